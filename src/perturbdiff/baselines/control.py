@@ -1,0 +1,91 @@
+"""The baseline under which nothing changes: control cells, unchanged, are the prediction.
+
+For each predicted (perturbation, cell type, assay batch) as many control cells of the same cell type and assay
+batch are drawn, without replacement while they last, then from a fresh permutation; of the cell type in any
+assay batch where the label is empty or has no control cells.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from perturbdiff.data.cells import Cells
+
+GROUP = ("perturbation", "cell_type", "assay_batch")
+"""The labels of a population."""
+
+type Rows = NDArray[np.int64]
+
+
+def groups_of(cells: Cells) -> pd.DataFrame:
+    """The populations of cells that are not controls: perturbation, cell_type, assay_batch, cells (how many)."""
+    labels = cells.labels[~cells.is_control]
+    sizes = labels.groupby(list(GROUP), observed=True, sort=True).size()
+    return pd.DataFrame(sizes.rename("cells").reset_index())
+
+
+def predict_control(
+    groups: pd.DataFrame, controls: Cells, *, genes: Sequence[str], control: str, rng: np.random.Generator
+) -> Cells:
+    """Predict control cells, unchanged.
+
+    Args:
+        groups: one row per population to predict, as `groups_of` gives them.
+        controls: a file with control cells.
+        genes: the genes to predict.
+        control: the control label of the result.
+        rng: draws the control cells.
+
+    Returns:
+        The predicted cells, log1p counts per 10^4, in the order of `groups`; no control cells among them.
+
+    Raises:
+        ValueError: a cell type has no control cells.
+    """
+    rows_of = _rows_of_groups(controls)
+    rows = [np.zeros(0, dtype=np.int64)]
+    for cell_type, assay_batch, n_cells in zip(
+        groups["cell_type"], groups["assay_batch"], groups["cells"], strict=True
+    ):
+        available = rows_of.get((cell_type, assay_batch), rows_of.get((cell_type, "")))
+        if available is None:
+            raise ValueError(
+                f"cell type {cell_type!r} has no control cells to predict from; add them or leave the cell type out."
+            )
+        rows.append(draw(available, n_cells, rng))
+    drawn = np.concatenate(rows)
+    names = pd.Index([f"predicted-{index}" for index in range(drawn.size)])
+    labels = (
+        groups.loc[groups.index.repeat(groups["cells"]), list(GROUP)]
+        .astype(str)
+        .reset_index(drop=True)
+        .astype("category")
+    )
+    return Cells(
+        values=controls.log_expression(genes, drawn),
+        scale="log1p",
+        total_counts=None,
+        genes=pd.Index(genes),
+        names=names,
+        labels=labels,
+        control=control,
+    )
+
+
+def draw(rows: Rows, n_cells: int, rng: np.random.Generator) -> Rows:
+    """Draw `n_cells` of `rows`: without replacement while they last, then again from a fresh permutation."""
+    rounds = -(-n_cells // rows.size)
+    return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:n_cells]
+
+
+def _rows_of_groups(controls: Cells) -> dict[tuple[str, str], Rows]:
+    """Rows of the control cells by (cell type, assay batch), and by (cell type, "") for all of a cell type."""
+    control = np.flatnonzero(controls.is_control)
+    labels = controls.labels.iloc[control]
+    by_batch: Any = labels.groupby(["cell_type", "assay_batch"], observed=True).indices
+    by_type: Any = labels.groupby("cell_type", observed=True).indices
+    rows = {(cell_type, ""): control[inside] for cell_type, inside in by_type.items()}
+    return rows | {key: control[inside] for key, inside in by_batch.items()}

@@ -1,0 +1,160 @@
+"""A trained model on disk: weights in safetensors, everything else that they mean in JSON.
+
+    model.safetensors   the averaged weights
+    model.json          format, version, settings, gene panel, scale, vocabularies, recipe, split, history
+
+Both are written to temporary names and moved into place, the JSON last: it holds the hash of the weights, so a pair
+that does not belong together is refused. No code is run by loading.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from perturbdiff.config import Settings, build_denoiser
+from perturbdiff.core.denoiser import Denoiser
+from perturbdiff.core.population import COVARIATES
+from perturbdiff.data.recipe import Recipe, recipe_from_mapping, validated
+from perturbdiff.data.vocabulary import Vocabulary
+
+FORMAT = 1
+"""Raised with every change that an older version could not read."""
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A trained denoiser and what its numbers mean.
+
+    Attributes:
+        weights: of the denoiser, by name.
+        settings: of the run that trained it.
+        genes: the panel, in the order of the network's inputs and outputs.
+        scale: what log1p counts per 10^4 were divided by.
+        vocabularies: one for each covariate.
+        recipe: of the data it was trained on.
+        folder: that the recipe's files are relative to; None where the data were in memory.
+        split: hash, seed, and the conditions of each part.
+        history: step of these weights, validation energy.
+    """
+
+    weights: Mapping[str, Tensor]
+    settings: Settings
+    genes: tuple[str, ...]
+    scale: float
+    vocabularies: Mapping[str, Vocabulary]
+    recipe: Recipe
+    folder: str | None
+    split: Mapping[str, Any]
+    history: Mapping[str, Any] = field(default_factory=dict)
+
+    def denoiser(self) -> Denoiser:
+        """The network with these weights, in evaluation mode, on the CPU."""
+        model = untrained(self.settings, self.genes, self.vocabularies)
+        model.load_state_dict(dict(self.weights))
+        return model.eval().requires_grad_(requires_grad=False)
+
+    def save(self, folder: Path) -> None:
+        """Write both files into `folder`, which is made where it is missing."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = save({name: value.detach().cpu().contiguous() for name, value in self.weights.items()})
+        description = {
+            "format": FORMAT,
+            "version": version("perturbdiff"),
+            "weights": hashlib.sha256(weights).hexdigest(),
+            "settings": self.settings.model_dump(mode="json"),
+            "genes": list(self.genes),
+            "scale": self.scale,
+            "vocabularies": {name: list(known.labels) for name, known in self.vocabularies.items()},
+            "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
+            "folder": self.folder,
+            "split": dict(self.split),
+            "history": dict(self.history),
+        }
+        _replace(folder / WEIGHTS, weights)
+        _replace(folder / DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False).encode())
+
+
+def untrained(settings: Settings, genes: tuple[str, ...], vocabularies: Mapping[str, Vocabulary]) -> Denoiser:
+    """A new network for this panel and these labels."""
+    perturbations, cell_types, assay_batches = (len(vocabularies[name]) for name in COVARIATES)
+    return build_denoiser(settings.model, n_genes=len(genes), labels=(perturbations, cell_types, assay_batches))
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a model from its folder.
+
+    Raises:
+        FileNotFoundError: there is no model.
+        ValueError: a newer version wrote it, or a file is damaged.
+    """
+    description = _description(folder)
+    try:
+        weights = (folder / WEIGHTS).read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{str(folder / WEIGHTS)!r} is missing; copy the whole folder of the model.") from None
+    if hashlib.sha256(weights).hexdigest() != description.get("weights"):
+        raise ValueError(
+            f"{str(folder / WEIGHTS)!r} is damaged: its hash is not the one in {DESCRIPTION}; copy the folder again, "
+            "or train again."
+        )
+    try:
+        return Checkpoint(
+            weights=load(weights),
+            settings=validated(Settings, description["settings"], DESCRIPTION),
+            genes=tuple(description["genes"]),
+            scale=float(description["scale"]),
+            vocabularies={
+                name: Vocabulary(name, tuple(labels)) for name, labels in description["vocabularies"].items()
+            },
+            recipe=recipe_from_mapping(description["recipe"], DESCRIPTION),
+            folder=description["folder"],
+            split=description["split"],
+            history=description["history"],
+        )
+    except (KeyError, TypeError, SafetensorError) as error:
+        raise ValueError(
+            f"{str(folder)!r} is not a whole model ({type(error).__name__}: {error}); copy the folder again, or train "
+            "again."
+        ) from None
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    try:
+        description = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"there is no model in {str(folder)!r}: {DESCRIPTION} is missing; give the folder that training wrote."
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ValueError(f"{str(path)!r} is damaged: it is not JSON; copy the folder again, or train again.") from None
+    found = description.get("format") if isinstance(description, dict) else None
+    if not isinstance(found, int):
+        raise ValueError(f"{str(path)!r} is damaged: it names no format; copy the folder again, or train again.")
+    if found > FORMAT:
+        raise ValueError(
+            f"{str(path)!r} has format {found}, written by perturbdiff {description.get('version')}, and this version "
+            f"({version('perturbdiff')}) reads up to {FORMAT}; install a newer perturbdiff."
+        )
+    return dict(description)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write to a temporary name beside `path` and move it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,253 @@
+"""Settings: strict, typed, read from the tables [model], [training] and [sampling] of a recipe.
+
+A preset fills in what is not given. Configuration ends here: each `build_*` hands keyword arguments to core.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from perturbdiff.core.block import Joint
+from perturbdiff.core.conditioning import Conditioning, Null
+from perturbdiff.core.denoiser import Denoiser, DenoiserContract, ModulateBy, Target
+from perturbdiff.core.guidance import Guided, Of
+from perturbdiff.core.kernel import EnergyKernel, GaussianKernel, Kernel
+from perturbdiff.core.objective import Coins, Objective
+from perturbdiff.core.process import Process, linear_betas, power_cosine_betas
+from perturbdiff.core.sampler import DDIM, DDPM, Step, Variance, respaced
+from perturbdiff.data.recipe import Recipe, Table, validated
+
+Preset = Literal["tiny", "small", "medium", "paper"]
+
+_PRESETS: Mapping[Preset, Mapping[str, Mapping[str, int]]] = {
+    "tiny": {
+        "model": {"width": 64, "depth": 2, "heads": 4, "embedding_width": 32},
+        "training": {"cells_per_population": 32, "populations_per_batch": 8},
+    },
+    "small": {
+        "model": {"width": 128, "depth": 3, "heads": 4, "embedding_width": 64},
+        "training": {"cells_per_population": 64, "populations_per_batch": 12},
+    },
+    "medium": {
+        "model": {"width": 256, "depth": 6, "heads": 8, "embedding_width": 128},
+        "training": {"cells_per_population": 128, "populations_per_batch": 16},
+    },
+    "paper": {
+        "model": {"width": 512, "depth": 8, "heads": 8, "embedding_width": 512},
+        "training": {"cells_per_population": 256, "populations_per_batch": 8},
+    },
+}
+
+
+class ModelSettings(Table):
+    """The network, the process and the kernel: what a checkpoint's weights are bound to.
+
+    Attributes:
+        preset: fills in width, depth, heads and embedding_width where they are not given.
+        joint, target, null, modulate_by: see `core.block`, `core.denoiser` and `core.conditioning`.
+        schedule: "linear" (the paper), "cosine" or "power-cosine" (abar of the cosine to the power gamma).
+        times: T.
+        rho: share of each cell's noise variance that its population has in common; 0 is the paper.
+        kernel: of the MMD; bandwidths, for the Gaussian one, in units of the training scale.
+        scale: what expression is divided by; None measures it on the training cells (the release: 10).
+    """
+
+    preset: Preset = "small"
+    width: int = Field(default=0, ge=8)
+    depth: int = Field(default=0, ge=1)
+    heads: int = Field(default=0, ge=1)
+    embedding_width: int = Field(default=0, ge=1)
+    joint: Joint = "tokens"
+    target: Target = "change"
+    null: Null = "covariate"
+    modulate_by: ModulateBy = "population"
+    schedule: Literal["linear", "cosine", "power-cosine"] = "linear"
+    gamma: float = Field(default=0.3, gt=0)
+    times: int = Field(default=1000, ge=2)
+    rho: float = Field(default=0.1, ge=0, le=1)
+    kernel: Literal["energy", "gaussian"] = "energy"
+    bandwidths: tuple[float, ...] = ()
+    scale: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width = {self.width} is not a multiple of heads = {self.heads}; change one of them")
+        if (self.kernel == "gaussian") != bool(self.bandwidths):
+            raise ValueError(
+                f'bandwidths = {list(self.bandwidths)} does not fit kernel = "{self.kernel}"; '
+                "give bandwidths for the gaussian kernel and none for the energy kernel"
+            )
+        return self
+
+
+class TrainingSettings(Table):
+    """How long and on what a model is trained; the objective's weights and coins.
+
+    Attributes:
+        max_steps: optimiser steps.
+        cells_per_population: m.
+        populations_per_batch: populations in one optimiser step.
+        learning_rate: of the plateau; reached after warmup_steps, held until (1 - decay_share) of the steps are done,
+            then lowered along a cosine to a hundredth.
+        weight_decay: of matrices only.
+        ema_decay: of the averaged weights; step n averages with min(ema_decay, (1 + n) / (10 + n)).
+        control_share: share of control -> control populations.
+        validate_every: steps between validations.
+        validation_populations: populations that a validation looks at, at most.
+        seed: of the split, the populations and all noise.
+        precision: "auto" is bfloat16 where the device has it, else float32.
+    """
+
+    max_steps: int = Field(default=2000, ge=1)
+    cells_per_population: int = Field(default=0, ge=2)
+    populations_per_batch: int = Field(default=0, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    decay_share: float = Field(default=0.5, ge=0, le=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    gradient_clip: float = Field(default=1.0, gt=0)
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    control_share: float = Field(default=0.1, ge=0, lt=1)
+    mmd_weight: float = Field(default=1.0, ge=0)
+    mse_weight: float = Field(default=1.0, ge=0)
+    condition_dropout: float = Field(default=0.1, ge=0, le=1)
+    control_dropout: float = Field(default=0.0, ge=0, le=1)
+    self_conditioning: float = Field(default=0.5, ge=0, le=1)
+    coins: Coins = "population"
+    validate_every: int = Field(default=100, ge=1)
+    validation_populations: int = Field(default=32, ge=1)
+    seed: int = Field(default=0, ge=0)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.mmd_weight == self.mse_weight == 0:
+            raise ValueError("mmd_weight and mse_weight are both 0; give one of them a positive weight")
+        return self
+
+
+class SamplingSettings(Table):
+    """How populations are drawn from a trained model.
+
+    Attributes:
+        steps: network evaluations, spread over the whole chain.
+        truncate: keep to t < truncate (the release: 100, with as many steps).
+        sampler: "ddim" with its eta, or "ddpm" with one of its fixed variances.
+        guidance: strength w; guidance_of: what it is applied to, see `core.guidance`.
+        guidance_passes: "one" doubled minibatch, or "two".
+        cutoff: estimates of x_0 below it become 0, in units of the training scale.
+    """
+
+    steps: int = Field(default=10, ge=1)
+    truncate: int | None = Field(default=None, ge=1)
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    eta: float = Field(default=0.0, ge=0, le=1)
+    variance: Variance = "small"
+    guidance: float = Field(default=0.0, ge=0)
+    guidance_of: Of = "change"
+    guidance_passes: Literal["one", "two"] = "one"
+    cutoff: float = Field(default=1e-4, ge=0)
+
+
+class Settings(Table):
+    """All settings of a run."""
+
+    model: ModelSettings
+    training: TrainingSettings
+    sampling: SamplingSettings
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        end = self.sampling.truncate or self.model.times
+        if not self.sampling.steps <= end <= self.model.times:
+            raise ValueError(
+                f"sampling.steps = {self.sampling.steps} of {end} times does not fit a chain of "
+                f"model.times = {self.model.times}; lower steps or truncate"
+            )
+        return self
+
+
+def settings_of(recipe: Recipe, **overrides: Mapping[str, Any]) -> Settings:
+    """The settings of a recipe, with the preset's values and then `overrides` per table (model=..., training=...).
+
+    Raises:
+        ValueError: an unknown key (the nearest is named), a wrong type or a value out of range.
+    """
+    tables = {
+        name: dict(getattr(recipe, name)) | {k: v for k, v in overrides.get(name, {}).items() if v is not None}
+        for name in ("model", "training", "sampling")
+    }
+    preset = tables["model"].get("preset", "small")
+    filled = {name: dict(_PRESETS.get(preset, {}).get(name, {})) | table for name, table in tables.items()}
+    return validated(Settings, filled, f"the settings of {recipe.name!r}")
+
+
+def build_process(settings: ModelSettings) -> Process:
+    """The forward chain."""
+    if settings.schedule == "linear":
+        betas = linear_betas(settings.times)
+    else:
+        gamma = 1.0 if settings.schedule == "cosine" else settings.gamma
+        betas = power_cosine_betas(settings.times, gamma)
+    return Process(betas, rho=settings.rho)
+
+
+def build_kernel(settings: ModelSettings) -> Kernel:
+    """The kernel of the loss."""
+    return EnergyKernel() if settings.kernel == "energy" else GaussianKernel(settings.bandwidths)
+
+
+def build_denoiser(settings: ModelSettings, *, n_genes: int, labels: tuple[int, int, int]) -> Denoiser:
+    """The network, untrained, for a panel of `n_genes` and so many labels of each covariate."""
+    conditioning = Conditioning(
+        labels, width=settings.width, embedding_width=settings.embedding_width, null=settings.null
+    )
+    return Denoiser(
+        conditioning,
+        n_genes=n_genes,
+        width=settings.width,
+        depth=settings.depth,
+        heads=settings.heads,
+        joint=settings.joint,
+        target=settings.target,
+        modulate_by=settings.modulate_by,
+    )
+
+
+def build_objective(settings: Settings) -> Objective:
+    """The loss."""
+    training = settings.training
+    return Objective(
+        build_process(settings.model),
+        kernel=build_kernel(settings.model),
+        mmd_weight=training.mmd_weight,
+        mse_weight=training.mse_weight,
+        condition_dropout=training.condition_dropout,
+        control_dropout=training.control_dropout,
+        self_conditioning=training.self_conditioning,
+        coins=training.coins,
+    )
+
+
+def build_step(settings: SamplingSettings) -> Step:
+    """One step of the reverse chain."""
+    return DDIM(settings.eta) if settings.sampler == "ddim" else DDPM(settings.variance)
+
+
+def build_guided(settings: SamplingSettings, denoiser: DenoiserContract) -> DenoiserContract:
+    """The denoiser with its guidance; itself where the strength is 0."""
+    if settings.guidance == 0:
+        return denoiser
+    return Guided(
+        denoiser,
+        strength=settings.guidance,
+        of=settings.guidance_of,
+        one_pass=settings.guidance_passes == "one",
+    )
+
+
+def build_times(settings: Settings) -> list[int]:
+    """The times of the reverse chain."""
+    return respaced(settings.model.times, settings.sampling.steps, truncate=settings.sampling.truncate)

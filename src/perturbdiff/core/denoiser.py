@@ -1,0 +1,146 @@
+r"""The denoiser x_0^theta(x_t, t, control, condition) of a population, as a two-stream MM-DiT over cells.
+
+A denoiser is anything with the signature of `DenoiserContract`: it takes a minibatch of noised populations and returns
+estimates of x_0, in units of the training scale, never negative. What the network gives is read in one of two ways:
+
+    target "cell":    x_0 = ReLU(network_j)
+    target "change":  x_0 = ReLU(control_j + network_j)
+
+`unclamped` is what stands inside the ReLU. The network sees [x_t, self-conditioning] and control, each token of a
+stream by one linear map, and the condition vector c = time + covariates, once a population (or, with
+``modulate_by="cell"``, once a cell: the same numbers at the release's cost).
+"""
+
+import math
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from perturbdiff.core.block import Block, Joint, Modulation, modulate
+from perturbdiff.core.conditioning import Conditioning
+from perturbdiff.core.population import Noised
+
+Target = Literal["cell", "change"]
+ModulateBy = Literal["population", "cell"]
+Expression = Float[Tensor, "batch cells genes"]
+
+
+@runtime_checkable
+class DenoiserContract(Protocol):
+    """What objective, guidance and samplers ask of a denoiser."""
+
+    def __call__(self, noised: Noised) -> Expression:
+        """x_0, non-negative."""
+        ...
+
+    def unclamped(self, noised: Noised) -> Expression:
+        """x_0 before its ReLU."""
+        ...
+
+
+class TimeEmbedding(nn.Module):
+    """t -> [cos(t f_i), sin(t f_i)], f_i = 1e4^(-i/128), i = 0 .. 127 -> linear, SiLU, linear."""
+
+    def __init__(self, width: int, waves: int = 128) -> None:
+        super().__init__()
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", torch.exp(-math.log(1e4) * torch.arange(waves) / waves), persistent=False)
+        self.up = nn.Linear(2 * waves, width)
+        self.down = nn.Linear(width, width)
+
+    def forward(self, t: Int[Tensor, " batch"]) -> Float[Tensor, "batch width"]:
+        angle = t[:, None].float() * self.frequencies
+        waves = torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.up.weight.dtype)
+        result: Tensor = self.down(functional.silu(self.up(waves)))
+        return result
+
+
+class Head(nn.Module):
+    """Modulated LayerNorm, then one linear map to genes."""
+
+    def __init__(self, width: int, n_genes: int) -> None:
+        super().__init__()
+        self.modulation = Modulation(width, 2)
+        self.linear = nn.Linear(width, n_genes)
+        # small, not zero: at zero a ReLU on top of it would pass no gradient
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(
+        self, h: Float[Tensor, "batch cells width"], c: Float[Tensor, "batch _ width"]
+    ) -> Float[Tensor, "batch cells genes"]:
+        result: Tensor = self.linear(modulate(h, *self.modulation(c)))
+        return result
+
+
+class Denoiser(nn.Module):
+    """The two-stream MM-DiT.
+
+    Args:
+        conditioning: condition -> vector of `width`.
+        n_genes: of the panel.
+        width: of each stream; a multiple of `heads`.
+        depth: number of blocks.
+        heads: of each attention.
+        joint: how the streams meet, see `block`.
+        target: what the network gives, see above.
+        modulate_by: one condition vector a population, or one a cell.
+        control_head: whether the control stream is read too (the release has such a head; its loss does not use it).
+    """
+
+    def __init__(
+        self,
+        conditioning: Conditioning,
+        *,
+        n_genes: int,
+        width: int,
+        depth: int,
+        heads: int,
+        joint: Joint = "tokens",
+        target: Target = "change",
+        modulate_by: ModulateBy = "population",
+        control_head: bool = False,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            message = f"width={width} must be a multiple of heads={heads}; change one of them."
+            raise ValueError(message)
+        self.target = target
+        self.modulate_by = modulate_by
+        self.conditioning = conditioning
+        self.time = TimeEmbedding(width)
+        self.embed = nn.Linear(2 * n_genes, width)
+        self.embed_control = nn.Linear(n_genes, width)
+        self.blocks = nn.ModuleList(
+            Block(width, heads, joint=joint, reads_control=control_head or i < depth - 1) for i in range(depth)
+        )
+        self.head = Head(width, n_genes)
+        self.control_head = Head(width, n_genes) if control_head else None
+
+    def streams(
+        self, noised: Noised
+    ) -> tuple[Float[Tensor, "batch cells genes"], Float[Tensor, "batch cells genes"] | None]:
+        """What the network gives for the perturbed cells and, where it has a head for them, the control cells."""
+        x_t, hint = noised.x_t, noised.self_conditioning
+        c = (self.time(noised.t) + self.conditioning(noised.condition, noised.dropped)).unsqueeze(1)
+        if self.modulate_by == "cell":
+            c = c.expand(-1, x_t.shape[1], -1)
+        h = self.embed(torch.cat([x_t, torch.zeros_like(x_t) if hint is None else hint], dim=-1))
+        h_control = self.embed_control(noised.control)
+        for block in self.blocks:
+            h, h_control = block(h, h_control, c, noised.mask)
+        return self.head(h, c), None if self.control_head is None else self.control_head(h_control, c)
+
+    def unclamped(self, noised: Noised) -> Float[Tensor, "batch cells genes"]:
+        """x_0 before its ReLU: the network, or the control cells and the network."""
+        control = noised.control
+        # the sum is float32 under mixed precision too: a small change of a large value must survive
+        out = self.streams(noised)[0].to(control.dtype)
+        return control + out if self.target == "change" else out
+
+    def forward(self, noised: Noised) -> Float[Tensor, "batch cells genes"]:
+        """x_0^theta, non-negative, in units of the training scale (Eq. 7, arXiv:2602.19685v1)."""
+        return functional.relu(self.unclamped(noised))

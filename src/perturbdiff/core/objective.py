@@ -1,0 +1,143 @@
+r"""The training loss: how far the denoised populations are from the observed ones.
+
+    loss = w_mmd MMD^2(x_0, x_0^theta) + w_mse (1/(m G)) sum_j |x_0j - x_0j^theta|^2
+
+at x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps with t uniform; w_mmd = w_mse = 1 is the paper's release (its
+lambda), and either may be 0. MMD^2 is the biased estimate over the cells that exist; each population counts once.
+
+Per population, from a stream that is a function of (seed, step, index of the population), in this order: t; one coin
+for each covariate (its label is replaced by the null), one for the control cells (replaced by zeros), one for
+self-conditioning (the network's own estimate of x_0 from a first pass without gradient, else zeros); then the noise.
+With ``coins="minibatch"`` the first population's coins serve all, its condition coin all covariates at once: the
+release's way.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from perturbdiff.core.denoiser import DenoiserContract
+from perturbdiff.core.kernel import EnergyKernel, Kernel, mmd_squared
+from perturbdiff.core.population import Condition, Noised, PopulationBatch
+from perturbdiff.core.process import Process
+from perturbdiff.core.randomness import PopulationNoise, stream
+
+Coins = Literal["population", "minibatch"]
+
+
+class Loss(NamedTuple):
+    """One number a population for each part; `total` is the weighted mean to be minimised."""
+
+    total: Float[Tensor, ""]
+    mmd: Float[Tensor, " batch"]
+    mse: Float[Tensor, " batch"]
+
+
+class Draw(NamedTuple):
+    """The randomness of one step, a row a population."""
+
+    t: Int[Tensor, " batch"]
+    dropped: Bool[Tensor, "batch 3"]
+    control_dropped: Bool[Tensor, " batch"]
+    self_conditioned: Bool[Tensor, " batch"]
+    eps: Float[Tensor, "batch cells genes"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss and its weights.
+
+    Attributes:
+        process: the forward chain.
+        kernel: of the MMD.
+        mmd_weight: w_mmd; 0 leaves the term out.
+        mse_weight: w_mse; 0 leaves the term out.
+        condition_dropout: probability that a covariate is replaced by its null.
+        control_dropout: probability that the control cells are replaced by zeros.
+        self_conditioning: probability that the network sees its own first estimate.
+        coins: one set a population, or one a minibatch.
+    """
+
+    process: Process
+    kernel: Kernel = field(default_factory=EnergyKernel)
+    mmd_weight: float = 1.0
+    mse_weight: float = 1.0
+    condition_dropout: float = 0.1
+    control_dropout: float = 0.0
+    self_conditioning: float = 0.5
+    coins: Coins = "population"
+
+    def __post_init__(self) -> None:
+        if min(self.mmd_weight, self.mse_weight) < 0 or self.mmd_weight + self.mse_weight == 0:
+            message = (
+                f"mmd_weight={self.mmd_weight} and mse_weight={self.mse_weight} must not be negative, and one of "
+                "them must be positive."
+            )
+            raise ValueError(message)
+
+    def draw(self, batch: PopulationBatch, *, seed: int, step: int) -> Draw:
+        """The randomness of one step: a function of (seed, step, index of each population)."""
+        device = batch.perturbed.device
+        streams = [stream(seed, step, int(key), device=device) for key in batch.key.tolist()]
+        t = torch.cat([torch.randint(self.process.n_times, (1,), generator=own, device=device) for own in streams])
+        coins = torch.stack([torch.rand(5, generator=own, device=device) for own in streams])
+        if self.coins == "minibatch":
+            coins = coins[:1, [0, 0, 0, 3, 4]].expand(len(streams), -1)
+        return Draw(
+            t=t,
+            dropped=coins[:, :3] < self.condition_dropout,
+            control_dropped=coins[:, 3] < self.control_dropout,
+            self_conditioned=coins[:, 4] < self.self_conditioning,
+            eps=PopulationNoise(self.process, streams)(batch.perturbed),
+        )
+
+    def __call__(self, denoiser: DenoiserContract, batch: PopulationBatch, draw: Draw) -> Loss:
+        """The loss of a minibatch of observed populations."""
+        control = batch.control.masked_fill(draw.control_dropped[:, None, None], 0.0)
+        noised = Noised(
+            x_t=self.process.corrupt(batch.perturbed, draw.t, draw.eps),
+            t=draw.t,
+            control=control,
+            condition=batch.condition,
+            mask=batch.mask,
+            dropped=draw.dropped,
+        )
+        hint = self._first_estimate(denoiser, noised, draw.self_conditioned)
+        return self.compare(batch, denoiser(noised._replace(self_conditioning=hint)))
+
+    def compare(self, batch: PopulationBatch, x_0: Float[Tensor, "batch cells genes"]) -> Loss:
+        """The loss of given estimates of x_0."""
+        observed, mask = batch.perturbed, batch.mask
+        mmd = mse = observed.new_zeros(len(observed))
+        if self.mmd_weight > 0:
+            mmd = mmd_squared(observed, x_0, self.kernel, x_mask=mask, y_mask=mask)
+        if self.mse_weight > 0:
+            squares = (observed - x_0).square().mean(dim=-1)
+            weights = torch.ones_like(squares) if mask is None else mask.to(squares.dtype)
+            mse = (squares * weights).sum(dim=-1) / weights.sum(dim=-1)
+        total = (self.mmd_weight * mmd + self.mse_weight * mse).mean()
+        return Loss(total, mmd, mse)
+
+    @staticmethod
+    def _first_estimate(
+        denoiser: DenoiserContract, noised: Noised, chosen: Bool[Tensor, " batch"]
+    ) -> Float[Tensor, "batch cells genes"]:
+        """The network's estimate for the chosen populations, zeros for the others."""
+        hint = torch.zeros_like(noised.x_t)
+        rows = chosen.nonzero().squeeze(-1)
+        if len(rows) == 0:
+            return hint
+        some = Noised(
+            x_t=noised.x_t[rows],
+            t=noised.t[rows],
+            control=noised.control[rows],
+            condition=Condition(*(index[rows] for index in noised.condition)),
+            mask=None if noised.mask is None else noised.mask[rows],
+            dropped=None if noised.dropped is None else noised.dropped[rows],
+        )
+        with torch.no_grad():
+            hint[rows] = denoiser(some)
+        return hint

@@ -1,0 +1,82 @@
+r"""A population: m cells that share one condition, handed to the model as one point of a Hilbert space.
+
+A minibatch holds B populations of up to m cells each. Cells are rows of expression divided by the training scale (log1p
+counts per 10^4, in units of the standard deviation over the training cells), so the empirical embedding of population b
+is ``mu_b = (1/m_b) sum_j k(x_bj, .)`` over the cells that its mask keeps.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+COVARIATES = ("perturbation", "cell_type", "assay_batch")
+"""The covariates of a condition, in the order of every table, coin and index."""
+
+NULL = 0
+"""The index of a covariate's trained null: the label is unknown, absent, or dropped."""
+
+
+class Condition(NamedTuple):
+    """One label index per population and covariate; `NULL` (0) is the trained null, label i is i + 1."""
+
+    perturbation: Int[Tensor, " batch"]
+    cell_type: Int[Tensor, " batch"]
+    assay_batch: Int[Tensor, " batch"]
+
+
+class PopulationBatch(NamedTuple):
+    """A minibatch of populations.
+
+    Attributes:
+        perturbed: observed cells x_0 in units of the training scale, zero where masked.
+        control: as many control cells of the same cell type (and assay batch, where it has any), same units.
+        mask: true for cells that exist; None where every population is full.
+        condition: the label indices.
+        key: the running number of each population, of which its noise is a function.
+    """
+
+    perturbed: Float[Tensor, "batch cells genes"]
+    control: Float[Tensor, "batch cells genes"]
+    mask: Bool[Tensor, "batch cells"] | None
+    condition: Condition
+    key: Int[Tensor, " batch"]
+
+
+class Noised(NamedTuple):
+    """What a denoiser is asked: populations at time t, and all it may look at.
+
+    Attributes:
+        x_t: noised perturbed cells.
+        t: one time a population, 0 .. T - 1.
+        control: control cells.
+        condition: the label indices.
+        mask: true for cells that exist; None for all.
+        dropped: covariates (in the order of `COVARIATES`) to be replaced by their nulls; None for none.
+        self_conditioning: an earlier estimate of x_0; None for zeros.
+    """
+
+    x_t: Float[Tensor, "batch cells genes"]
+    t: Int[Tensor, " batch"]
+    control: Float[Tensor, "batch cells genes"]
+    condition: Condition
+    mask: Bool[Tensor, "batch cells"] | None = None
+    dropped: Bool[Tensor, "batch 3"] | None = None
+    self_conditioning: Float[Tensor, "batch cells genes"] | None = None
+
+    def doubled(self) -> "Noised":
+        """The same populations twice over, as one minibatch."""
+
+        def twice[T: (Tensor, Tensor | None)](x: T) -> T:
+            return x if x is None else torch.cat([x, x])
+
+        return Noised(
+            twice(self.x_t),
+            twice(self.t),
+            twice(self.control),
+            Condition(*(twice(index) for index in self.condition)),
+            twice(self.mask),
+            twice(self.dropped),
+            twice(self.self_conditioning),
+        )

@@ -1,0 +1,1 @@
+"""Files to batches of populations: recipes, cells, genes, splits, populations and a simulator."""

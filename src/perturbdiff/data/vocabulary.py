@@ -1,0 +1,105 @@
+"""Labels as indices, and the sentence that helps with a misspelt one.
+
+A vocabulary sends the labels of one covariate to 1, 2, ...; index 0 is the covariate's trained null, which stands
+for "unknown, absent or dropped". The empty label is the null and is never part of a vocabulary.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+_SHOWN = 5
+"""So many labels are listed where none is near."""
+
+
+def nearest(label: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown label: the nearest known one, or a few of those there are."""
+    labels = list(dict.fromkeys(known))
+    if not labels:
+        return "there are none to choose from"
+    folded: dict[str, str] = {}
+    for one in labels:
+        folded.setdefault(one.casefold(), one)
+    close = difflib.get_close_matches(label.casefold(), list(folded), n=1, cutoff=0.5)
+    if close:
+        return f"the nearest is {folded[close[0]]!r}"
+    shown = ", ".join(repr(one) for one in labels[:_SHOWN])
+    more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
+    return f"there are {shown}{more}"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The labels of one covariate, in the order of their indices 1, 2, ...; index 0 is the trained null.
+
+    Attributes:
+        name: the covariate ("perturbation", "cell_type", "assay_batch").
+        labels: unique, none of them empty. May be empty: then every label is the null.
+
+    Raises:
+        ValueError: a label is empty or occurs twice.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if "" in self.labels:
+            raise ValueError(f"the {self.name} vocabulary holds the empty label, which means the null; leave it out.")
+        if len(set(self.labels)) != len(self.labels):
+            twice = next(one for one in self.labels if self.labels.count(one) > 1)
+            raise ValueError(f"{self.name} {twice!r} is twice in the vocabulary; name each label once.")
+
+    def __len__(self) -> int:
+        """The number of labels, the null not counted."""
+        return len(self.labels)
+
+    def index(self, label: str) -> int:
+        """The index of a label: 0 for the empty one, else its place + 1.
+
+        Raises:
+            ValueError: the label is not in the vocabulary; the nearest one is named.
+        """
+        if label == "":
+            return 0
+        try:
+            return self.labels.index(label) + 1
+        except ValueError:
+            raise ValueError(self._unknown(label)) from None
+
+    def encode(self, series: "pd.Series[str]") -> npt.NDArray[np.int64]:
+        """The indices of a column of labels, one lookup per category.
+
+        Raises:
+            ValueError: a label that occurs is not in the vocabulary, or a value is missing.
+        """
+        categorical = pd.Categorical(series)
+        codes = np.asarray(categorical.codes)
+        if (codes < 0).any():
+            raise ValueError(
+                f"{int((codes < 0).sum())} cells have no {self.name}, and every cell needs a label; "
+                "use the empty label for the null."
+            )
+        place = {label: i + 1 for i, label in enumerate(self.labels)} | {"": 0}
+        table = np.zeros(len(categorical.categories), dtype=np.int64)
+        for code in np.unique(codes):
+            label = str(categorical.categories[code])
+            if label not in place:
+                raise ValueError(self._unknown(label))
+            table[code] = place[label]
+        return table[codes]
+
+    @classmethod
+    def from_labels(cls, name: str, series: "pd.Series[str]") -> "Vocabulary":
+        """The sorted labels that occur in a column, the empty one left out."""
+        return cls(name, tuple(sorted({str(label) for label in pd.unique(series)} - {""})))
+
+    def _unknown(self, label: str) -> str:
+        return (
+            f"{self.name} {label!r} is not one of the {len(self)} labels known here; "
+            f"{nearest(label, self.labels)}, and the empty label stands for the trained null."
+        )

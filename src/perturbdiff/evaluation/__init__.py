@@ -1,0 +1,1 @@
+"""Judges files of predicted cells against files of observed cells. No torch, nothing of the model."""

@@ -1,0 +1,310 @@
+"""The Python API: one object from an AnnData to predictions.
+
+model = PerturbDiff.from_anndata(adata, perturbation="perturbation", control="control", cell_type="cell_type")
+model.train(hold_out=[{"part": "test", "perturbation": ["IFN-beta"], "cell_type": ["B cells"]}])
+predicted = model.predict(adata[controls], perturbation="IFN-beta", cell_type="B cells", populations=8)
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import anndata
+import pandas as pd
+import torch
+
+from perturbdiff.checkpoint import Checkpoint, load_checkpoint
+from perturbdiff.config import Settings, settings_of
+from perturbdiff.data.cells import Cells, cells_from_anndata, read_cells
+from perturbdiff.data.recipe import HoldOut, Recipe, hold_outs_from, read_recipe, recipe_from_mapping, validated
+from perturbdiff.data.split import Split, split_cells
+from perturbdiff.prediction.conditions import conditions_of
+from perturbdiff.prediction.predict import Say, predict
+from perturbdiff.training.trainer import Outcome, train
+
+_LOG = logging.getLogger(__name__)
+
+
+class PerturbDiff:
+    """A model of how populations of cells respond to perturbations: untrained (with data), trained, or loaded.
+
+    Attributes:
+        recipe: what is known of the data.
+        checkpoint: the trained model; None before training.
+        outcome: how the last training ended; None before training, and in a loaded model.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        cells: Cells | None = None,
+        folder: Path | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        """Hold a recipe with its cells, or with a trained model; use `from_anndata`, `from_recipe` or `load`."""
+        self.recipe = recipe
+        self.checkpoint = checkpoint
+        self.outcome: Outcome | None = None
+        self._cells = cells
+        self._folder = folder
+
+    @classmethod
+    def from_anndata(
+        cls,
+        adata: anndata.AnnData,
+        *,
+        perturbation: str,
+        control: str,
+        cell_type: str | None = None,
+        assay_batch: str | None = None,
+        total_counts: str | None = None,
+        layer: str | None = None,
+        scale: str = "counts",
+        gene_names: str | None = None,
+        n_genes: int | None = 2000,
+        genes: Sequence[str] | None = None,
+        model: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        name: str = "anndata",
+    ) -> Self:
+        """A model of the cells of an AnnData, whose matrix is not copied.
+
+        Args:
+            adata: control and perturbed cells.
+            perturbation: column of `obs`.
+            control: label of the control cells in it.
+            cell_type: column of `obs`, where there is one.
+            assay_batch: column of `obs` (donor, plate, gem group), where there is one.
+            total_counts: column of `obs` with the counts over all genes, where `adata` holds a panel of genes only.
+            layer: where the expression is; X when absent, "obsm:KEY" too.
+            scale: "counts" (checked to be non-negative integers) or "log1p" (log1p counts per 10^4).
+            gene_names: column of `var`; the index when absent.
+            n_genes: size of the panel, chosen on training cells by their variability; None takes all genes.
+            genes: the panel itself.
+            model: settings of the network, as in the table [model] of a recipe.
+            training: settings of the training.
+            sampling: settings of the sampling.
+            name: of the data.
+
+        Raises:
+            ValueError: a column, label or value is not as declared; the sentence says which and what to do.
+        """
+        mapping = {
+            "name": name,
+            "control": control,
+            "n_genes": None if genes is not None else n_genes,
+            "genes": None if genes is None else list(genes),
+            "columns": {
+                "perturbation": perturbation,
+                "cell_type": cell_type,
+                "assay_batch": assay_batch,
+                "total_counts": total_counts,
+            },
+            "expression": {"layer": layer, "scale": scale, "gene_names": gene_names},
+            "model": dict(model or {}),
+            "training": dict(training or {}),
+            "sampling": dict(sampling or {}),
+        }
+        recipe = recipe_from_mapping(mapping, "the arguments")
+        settings_of(recipe)
+        cells = cells_from_anndata(adata, columns=recipe.columns, expression=recipe.expression, control=recipe.control)
+        return cls(recipe, cells=cells)
+
+    @classmethod
+    def from_recipe(cls, path: str | Path) -> Self:
+        """A model of the cells that a recipe names; its settings are checked before any file is read.
+
+        Raises:
+            FileNotFoundError: the recipe or a file of it is not there.
+            ValueError: see `data.recipe` and `data.cells`.
+        """
+        recipe = read_recipe(Path(path))
+        settings_of(recipe)
+        folder = Path(path).resolve().parent
+        return cls(recipe, cells=read_cells(recipe, folder), folder=folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """A trained model from its folder.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged, or a newer version wrote it.
+        """
+        checkpoint = load_checkpoint(Path(folder))
+        return cls(checkpoint.recipe, checkpoint=checkpoint)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the trained model: model.safetensors and model.json."""
+        self.trained.save(Path(folder))
+
+    @property
+    def trained(self) -> Checkpoint:
+        """The trained model.
+
+        Raises:
+            ValueError: it is not trained yet.
+        """
+        if self.checkpoint is None:
+            raise ValueError("this model is not trained; call train() first, or load() a trained one.")
+        return self.checkpoint
+
+    @property
+    def cells(self) -> Cells:
+        """The cells to train on.
+
+        Raises:
+            ValueError: a loaded model has none.
+        """
+        if self._cells is None:
+            raise ValueError("a loaded model has no data to train on; make one with from_anndata() or from_recipe().")
+        return self._cells
+
+    def split(self, hold_out: Sequence[Mapping[str, Any] | HoldOut] | None = None, *, seed: int | None = None) -> Split:
+        """The split that `train` would use."""
+        rules = self.recipe.hold_out if hold_out is None else _hold_outs(hold_out, self.recipe)
+        return split_cells(self.cells, rules, seed=settings_of(self.recipe).training.seed if seed is None else seed)
+
+    def train(
+        self,
+        *,
+        hold_out: Sequence[Mapping[str, Any] | HoldOut] | None = None,
+        run: str | Path | None = None,
+        max_steps: int | None = None,
+        seed: int | None = None,
+        device: str = "auto",
+        show_progress: bool = True,
+        say: Say = _LOG.info,
+    ) -> Self:
+        """Train, keeping the weights with the best validation energy; Ctrl-C ends it early and keeps the model.
+
+        Args:
+            hold_out: rules in place of the recipe's; each has part ("test" or "validation") and lists of labels.
+            run: folder for the model, its logs and the state to resume from; the same call resumes.
+            max_steps: in place of the setting.
+            seed: in place of the setting.
+            device: "auto", "cpu", "cuda".
+            show_progress: whether to draw a bar.
+            say: receives sentences.
+
+        Raises:
+            ValueError: a rule or a setting does not fit, or `run` holds another run.
+        """
+        recipe = self.recipe
+        if hold_out is not None:
+            recipe = recipe.model_copy(update={"hold_out": _hold_outs(hold_out, recipe)})
+        settings: Settings = settings_of(recipe, training={"max_steps": max_steps, "seed": seed})
+        split = split_cells(self.cells, recipe.hold_out, seed=settings.training.seed)
+        self.outcome = train(
+            self.cells,
+            split,
+            recipe,
+            settings,
+            run=None if run is None else Path(run),
+            data_folder=self._folder,
+            device=device,
+            say=say,
+            show_progress=show_progress,
+        )
+        self.recipe, self.checkpoint = recipe, self.outcome.checkpoint
+        return self
+
+    def predict(
+        self,
+        controls: anndata.AnnData,
+        *,
+        perturbation: str | None = None,
+        cell_type: str | None = None,
+        assay_batch: str | None = None,
+        conditions: pd.DataFrame | None = None,
+        populations: int = 1,
+        seed: int = 0,
+        device: str = "auto",
+        sampling: Mapping[str, Any] | None = None,
+        say: Say = _LOG.info,
+    ) -> anndata.AnnData:
+        """Predict one cell for each control cell of each condition.
+
+        Args:
+            controls: cells with the columns of the training data; where it has the perturbation column, only control
+                cells are used.
+            perturbation: label of one condition.
+            cell_type: of the condition, and of the control cells that are used.
+            assay_batch: likewise.
+            conditions: a table of conditions (perturbation, cell_type, assay_batch) in place of the three.
+            populations: how many populations to draw for each condition.
+            seed: of all noise; the same seed gives the same cells.
+            device: "auto", "cpu", "cuda".
+            sampling: settings in place of the model's, as in the table [sampling] of a recipe.
+            say: receives sentences.
+
+        Returns:
+            Control and predicted cells: log1p counts per 10^4 in X; `population` is -1 for control cells.
+
+        Raises:
+            ValueError: a label is unknown (the nearest is named), genes do not match, or there are no control cells.
+        """
+        checkpoint = self.trained
+        rows = (
+            [{"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}]
+            if conditions is None
+            else conditions.to_dict("records")
+        )
+        return predict(
+            checkpoint,
+            control_cells(controls, checkpoint.recipe),
+            conditions_of(rows, checkpoint.vocabularies),
+            populations=populations,
+            seed=seed,
+            device=torch_device(device),
+            settings=with_sampling(checkpoint.settings, sampling),
+            say=say,
+        )
+
+    def conditions(self) -> dict[str, tuple[str, ...]]:
+        """The labels that the trained model knows, by covariate."""
+        return {name: known.labels for name, known in self.trained.vocabularies.items()}
+
+
+def control_cells(adata: anndata.AnnData, recipe: Recipe) -> Cells:
+    """The cells of an AnnData for prediction; a file without the recipe's columns of labels is all control cells."""
+    columns = recipe.columns
+    there = {name: column for name, column in columns.model_dump().items() if column in adata.obs.columns}
+    present = columns.model_validate(there)
+    control = recipe.control if present.perturbation is not None else None
+    return cells_from_anndata(adata, columns=present, expression=recipe.expression, control=control)
+
+
+def with_sampling(settings: Settings, sampling: Mapping[str, Any] | None) -> Settings:
+    """The settings with another sampling."""
+    if not sampling:
+        return settings
+    tables = settings.model_dump()
+    tables["sampling"] |= {key: value for key, value in sampling.items() if value is not None}
+    return validated(Settings, tables, "the sampling settings")
+
+
+def torch_device(device: str) -> str:
+    """The device of torch that "auto" means here.
+
+    Raises:
+        ValueError: the device is not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} is not there: torch sees no CUDA device; use 'cpu' or 'auto'.")
+    return device
+
+
+def _hold_outs(rules: Sequence[Mapping[str, Any] | HoldOut], recipe: Recipe) -> tuple[HoldOut, ...]:
+    """Rules checked against the recipe's columns."""
+    found = hold_outs_from(rules)
+    recipe_from_mapping(
+        recipe.model_dump(exclude_none=True) | {"hold_out": [rule.model_dump(exclude_none=True) for rule in found]},
+        "hold_out",
+    )
+    return found

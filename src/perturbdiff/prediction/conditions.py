@@ -1,0 +1,72 @@
+"""The conditions to predict: a table of perturbation, cell_type and assay_batch, "" where a label is not given.
+
+It comes from arguments, from a CSV file, or from the test part of the split that a checkpoint remembers.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from perturbdiff.checkpoint import Checkpoint
+from perturbdiff.data.split import PARTS
+from perturbdiff.data.vocabulary import Vocabulary, nearest
+
+COLUMNS = ["perturbation", "cell_type", "assay_batch"]
+
+
+def conditions_of(rows: Sequence[Mapping[Any, Any]], vocabularies: Mapping[str, Vocabulary]) -> pd.DataFrame:
+    """A checked table of conditions, each once.
+
+    Raises:
+        ValueError: there is none, or a label is unknown to the model (the nearest is named).
+    """
+    filled = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in rows]
+    table = pd.DataFrame(filled, columns=COLUMNS).drop_duplicates(ignore_index=True)
+    if table.empty:
+        raise ValueError("no condition is given; name a perturbation, or give a table with at least one row.")
+    for name in COLUMNS:
+        for label in table[name].unique():
+            vocabularies[name].index(label)
+    return table
+
+
+def read_conditions(path: Path, vocabularies: Mapping[str, Vocabulary]) -> pd.DataFrame:
+    """The conditions of a CSV file with the column perturbation and, where wanted, cell_type and assay_batch.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a table, has another column, or names an unknown label.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no table of conditions {str(path)!r}; give the path of a .csv file.")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(path)!r} is not a CSV table ({error}); mend it.") from None
+    for column in table.columns:
+        if column not in COLUMNS:
+            raise ValueError(
+                f"{str(path)!r} has a column {column!r}, and conditions are {', '.join(COLUMNS)}; "
+                f"{nearest(str(column), COLUMNS)}."
+            )
+    if "perturbation" not in table.columns:
+        raise ValueError(f"{str(path)!r} has no column 'perturbation'; add it.")
+    return conditions_of(table.to_dict("records"), vocabularies)
+
+
+def held_out_conditions(checkpoint: Checkpoint, part: str = "test") -> pd.DataFrame:
+    """The conditions of a part of the split that the model was trained with.
+
+    Raises:
+        ValueError: there is no such part, or it is empty.
+    """
+    if part not in PARTS:
+        raise ValueError(f"there is no part {part!r}; choose one of {', '.join(PARTS)}.")
+    rows = checkpoint.split["conditions"][part]
+    if not rows:
+        raise ValueError(
+            f"the split of this model has no cells in its {part} part; name the conditions to predict instead."
+        )
+    return conditions_of(rows, checkpoint.vocabularies)

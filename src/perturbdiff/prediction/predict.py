@@ -1,0 +1,273 @@
+"""Predicted populations from a checkpoint and control cells: one predicted cell for each control cell.
+
+The control cells of a condition are those of the file with its cell type and assay batch (any, where the condition
+leaves it open), shuffled by the seed and cut into chunks of m, the populations that the network sees. Every chunk
+draws from a stream of its own, a function of (seed, repeat, condition, chunk): the result does not depend on how
+chunks are batched.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import anndata
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import scipy.sparse as sp
+import torch
+
+from perturbdiff.checkpoint import Checkpoint
+from perturbdiff.config import Settings, build_guided, build_process, build_step, build_times
+from perturbdiff.core.denoiser import DenoiserContract
+from perturbdiff.core.population import COVARIATES, Condition
+from perturbdiff.core.randomness import stream
+from perturbdiff.core.sampler import sample
+from perturbdiff.data.cells import Cells
+from perturbdiff.data.genes import align_genes
+
+FORMAT = 1
+NUMBERS_AT_ONCE = 8 * 256 * 2000
+"""Expression values in one minibatch, which bounds the memory of a prediction."""
+
+type Rows = npt.NDArray[np.int64]
+type Say = Callable[[str], None]
+type Track = Callable[[Sequence[list["Chunk"]]], Iterator[list["Chunk"]]]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Up to m control cells of one condition, the start of one predicted population.
+
+    Attributes:
+        rows: of the control cells.
+        condition: row in the table of conditions.
+        repeat: which of the K populations.
+        number: of the chunk within condition and repeat.
+    """
+
+    rows: Rows
+    condition: int
+    repeat: int
+    number: int
+
+
+def predict(
+    checkpoint: Checkpoint,
+    cells: Cells,
+    conditions: pd.DataFrame,
+    *,
+    populations: int = 1,
+    seed: int = 0,
+    device: str = "cpu",
+    settings: Settings | None = None,
+    min_overlap: float = 0.9,
+    say: Say,
+    track: Track = iter,
+) -> anndata.AnnData:
+    """Predict conditions from control cells.
+
+    Args:
+        checkpoint: the model.
+        cells: a file's cells, of which only control cells are used.
+        conditions: see `prediction.conditions`.
+        populations: how often each condition is drawn.
+        seed: of all noise and of the chunks.
+        device: of torch.
+        settings: those of the checkpoint, with another sampling perhaps.
+        min_overlap: least share of the panel's genes that the control cells must have; missing ones count as 0.
+        say: receives sentences for the user.
+        track: wraps the list of minibatches, to show progress.
+
+    Returns:
+        The control cells and the predicted cells: log1p counts per 10^4, [cells, panel], see `_described`.
+
+    Raises:
+        ValueError: a condition has no control cells, or too few of the panel's genes are there.
+    """
+    if populations < 1:
+        raise ValueError(f"populations={populations} must be at least 1; give how often each condition is drawn.")
+    settings = settings or checkpoint.settings
+    genes = list(checkpoint.genes)
+    missing = align_genes(genes, [str(gene) for gene in cells.genes], min_overlap=min_overlap)
+    if missing:
+        say(
+            f"{len(missing)} of the panel's {len(genes)} genes are not in the control cells and count as 0: "
+            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
+        )
+    _say_nulls(conditions, checkpoint, say)
+    candidates = np.flatnonzero(cells.is_control)
+    matched = [_controls_of(cells, candidates, row) for row in conditions.to_dict("records")]
+    chunks = _chunks(matched, settings.training.cells_per_population, populations, seed)
+    used = np.unique(np.concatenate(matched))
+    control = (used, _panel(cells, genes, missing, used))
+    predicted = _run(checkpoint, settings, chunks, conditions, control, device=device, seed=seed, track=track)
+    facts = {
+        "format": FORMAT,
+        "version": version("perturbdiff"),
+        "scale": "log1p",
+        "unit": "log1p counts per 10^4",
+        "split_hash": str(checkpoint.split["hash"]),
+        "checkpoint": json.dumps(dict(checkpoint.history)),
+        "seed": seed,
+        "populations": populations,
+        "sampling": settings.sampling.model_dump_json(),
+        "missing_genes": json.dumps(missing),
+    }
+    return _described(checkpoint, cells, conditions, control, (chunks, predicted), facts)
+
+
+def _say_nulls(conditions: pd.DataFrame, checkpoint: Checkpoint, say: Say) -> None:
+    for name in COVARIATES:
+        if len(checkpoint.vocabularies[name]) and (conditions[name] == "").any():
+            say(f"conditions without {name.replace('_', ' ')} are predicted with its trained null.")
+
+
+def _controls_of(cells: Cells, control: Rows, condition: dict[Any, str]) -> Rows:
+    """The control cells with the cell type and assay batch of a condition."""
+    rows = control
+    for name in ("cell_type", "assay_batch"):
+        labels, wanted = cells.labels[name], condition[name]
+        if wanted and list(labels.cat.categories) != [""]:
+            rows = rows[(labels.iloc[rows] == wanted).to_numpy()]
+    if not len(rows):
+        named = ", ".join(f"{name} {condition[name]!r}" for name in ("cell_type", "assay_batch") if condition[name])
+        raise ValueError(
+            f"there is no control cell of {named or 'any kind'} among the {len(control)} control cells given; give "
+            "control cells of that condition, or leave the label empty."
+        )
+    return rows
+
+
+def _chunks(matched: list[Rows], m: int, populations: int, seed: int) -> list[Chunk]:
+    chunks = []
+    for condition, rows in enumerate(matched):
+        for repeat in range(populations):
+            shuffled = np.random.default_rng([seed, repeat, condition]).permutation(rows)
+            starts = range(0, len(shuffled), m)
+            chunks += [Chunk(shuffled[at : at + m], condition, repeat, i) for i, at in enumerate(starts)]
+    return chunks
+
+
+def _panel(cells: Cells, genes: list[str], missing: list[str], rows: Rows) -> "sp.csr_matrix[np.float32]":
+    """log1p counts per 10^4 of the panel, missing genes as columns of zeros."""
+    if not missing:
+        return cells.log_expression(genes, rows)
+    absent = set(missing)
+    present = [i for i, gene in enumerate(genes) if gene not in absent]
+    found = cells.log_expression([genes[i] for i in present], rows).tocoo()
+    columns = np.asarray(present)[found.col]
+    return sp.csr_matrix((found.data, (found.row, columns)), shape=(len(rows), len(genes)), dtype=np.float32)
+
+
+def _run(
+    checkpoint: Checkpoint,
+    settings: Settings,
+    chunks: list[Chunk],
+    conditions: pd.DataFrame,
+    control: tuple[Rows, "sp.csr_matrix[np.float32]"],
+    *,
+    device: str,
+    seed: int,
+    track: Track,
+) -> "sp.csr_matrix[np.float32]":
+    """The predicted cells of all chunks, one below the other."""
+    denoiser = build_guided(settings.sampling, checkpoint.denoiser().to(device))
+    index = np.stack(
+        [[checkpoint.vocabularies[name].index(label) for label in conditions[name]] for name in COVARIATES]
+    )
+    per_batch = max(1, NUMBERS_AT_ONCE // (settings.training.cells_per_population * len(checkpoint.genes)))
+    # chunks of equal length share a minibatch, so that little is padded
+    order = sorted(range(len(chunks)), key=lambda i: -len(chunks[i].rows))
+    batches = [[chunks[i] for i in order[at : at + per_batch]] for at in range(0, len(order), per_batch)]
+    results: list[sp.csr_matrix[np.float32]] = []
+    for batch in track(batches):
+        labels = torch.from_numpy(index[:, [chunk.condition for chunk in batch]]).to(device)
+        results += _sample(denoiser, checkpoint.scale, settings, batch, labels, control, device=device, seed=seed)
+    place = np.argsort(order)
+    cells: sp.csr_matrix[np.float32] = sp.vstack([results[i] for i in place], format="csr")
+    return cells
+
+
+def _sample(
+    denoiser: DenoiserContract,
+    scale: float,
+    settings: Settings,
+    batch: list[Chunk],
+    labels: torch.Tensor,
+    control: tuple[Rows, "sp.csr_matrix[np.float32]"],
+    *,
+    device: str,
+    seed: int,
+) -> list["sp.csr_matrix[np.float32]"]:
+    """One minibatch of chunks."""
+    used, expression = control
+    lengths = [len(chunk.rows) for chunk in batch]
+    dense = torch.zeros(len(batch), max(lengths), expression.shape[1])
+    for i, chunk in enumerate(batch):
+        dense[i, : lengths[i]] = torch.from_numpy(expression[np.searchsorted(used, chunk.rows)].toarray()) / scale
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    cells = sample(
+        denoiser,
+        build_process(settings.model),
+        build_times(settings),
+        control=dense.to(device),
+        condition=Condition(*labels),
+        streams=[stream(seed, c.repeat, c.condition, c.number, device=device) for c in batch],
+        mask=None if bool(mask.all()) else mask.to(device),
+        step=build_step(settings.sampling),
+        cutoff=settings.sampling.cutoff,
+    )
+    cells = (cells.clamp(min=0) * scale).float().cpu()
+    return [sp.csr_matrix(cells[i, :length].numpy()) for i, length in enumerate(lengths)]
+
+
+def _described(
+    checkpoint: Checkpoint,
+    cells: Cells,
+    conditions: pd.DataFrame,
+    control: tuple[Rows, "sp.csr_matrix[np.float32]"],
+    predicted: tuple[list[Chunk], "sp.csr_matrix[np.float32]"],
+    facts: dict[str, Any],
+) -> anndata.AnnData:
+    """The control cells, then the predicted ones, under the column names of the checkpoint's recipe.
+
+    A predicted cell carries the labels of its condition and, where that leaves one open, those of its control cell;
+    `population` is -1 for control cells, else which of the K draws; `control_cell` names the cell it was made from.
+    """
+    (used, expression), (chunks, values) = control, predicted
+    source = np.concatenate([chunk.rows for chunk in chunks])
+    sizes = [len(chunk.rows) for chunk in chunks]
+    condition = np.repeat([chunk.condition for chunk in chunks], sizes)
+    repeat = np.repeat([chunk.repeat for chunk in chunks], sizes)
+    columns = checkpoint.recipe.columns
+    obs: dict[str, Any] = {}
+    for name in COVARIATES:
+        column = getattr(columns, name)
+        if column is None:
+            continue
+        own = cells.labels[name].astype(object).to_numpy()
+        given = conditions[name].to_numpy(dtype=object)[condition]
+        if name == "perturbation":
+            own = np.full(cells.n_cells, checkpoint.recipe.control, dtype=object)
+        obs[column] = pd.Categorical(np.concatenate([own[used], np.where(given == "", own[source], given)]))
+    names = cells.names.to_numpy(dtype=object)
+    obs["population"] = np.concatenate([np.full(len(used), -1), repeat])
+    obs["control_cell"] = np.concatenate([names[used], names[source]])
+    labels = [f"{names[row]}-predicted-{c}-{r}" for row, c, r in zip(source, condition, repeat, strict=True)]
+    declared = {name: column for name, column in columns.model_dump().items() if column and name in COVARIATES}
+    return anndata.AnnData(
+        X=sp.vstack([expression, values], format="csr"),
+        obs=pd.DataFrame(obs, index=pd.Index([*names[used], *labels], dtype=str)),
+        var=pd.DataFrame(index=pd.Index(checkpoint.genes, dtype=str)),
+        uns={
+            "perturbdiff": {
+                **facts,
+                "columns": declared,
+                "control": str(checkpoint.recipe.control),
+                "conditions": conditions.to_json(orient="records"),
+            }
+        },
+    )

@@ -1,0 +1,1 @@
+"""The training loop: a thin module around the objective, the optimiser and the callbacks."""

@@ -1,0 +1,162 @@
+"""Averaged weights with a warmed-up decay, the run folder, and an end in good order when interrupted."""
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar, WeightAveraging
+from torch import Tensor
+
+RESUME = "resume.ckpt"
+"""Lightning's file of the whole training state; plain tensors, numbers and text only."""
+
+Say = Callable[[str], None]
+"""Receives sentences for the user."""
+
+SaveModel = Callable[[Mapping[str, Tensor], Mapping[str, Any]], None]
+
+
+class AveragedWeights(WeightAveraging):
+    """An exponential moving average whose n-th update decays by min(decay, (1 + n) / (10 + n)).
+
+    A constant decay would still sit on the first weights after a few hundred steps.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def average(averaged: Tensor, current: Tensor, n_averaged: Tensor | int) -> Tensor:
+            kept = min(decay, (1 + float(n_averaged)) / (10 + float(n_averaged)))
+            return averaged.lerp(current, 1 - kept)
+
+        super().__init__(avg_fn=average)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The averaged weights of the denoiser, by name."""
+        if self._average_model is None:
+            raise ValueError("there are no averaged weights before training has begun; begin it first.")
+        denoiser: Any = self._average_model.module.denoiser
+        return {name: value.detach().clone() for name, value in denoiser.state_dict().items()}
+
+
+class RunFolder(Callback):
+    """Keeps the best averaged weights, by validation energy, and the state to resume from.
+
+    Without a validation the last weights are kept.
+
+    Args:
+        folder: of the run; None keeps the best weights in memory only.
+        averaged: the averaging callback.
+        save_model: writes a model, given its weights and its history.
+        every: steps between two resume files.
+    """
+
+    def __init__(
+        self, folder: Path | None, averaged: AveragedWeights, save_model: SaveModel, *, every: int, validates: bool
+    ) -> None:
+        self.folder = folder
+        self.averaged = averaged
+        self.save_model = save_model
+        self.every = every
+        self.validates = validates
+        self.best = math.inf
+        self.best_step = -1
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Keep the weights where they are the best so far."""
+        energy = float(trainer.callback_metrics["validation energy"])
+        if energy < self.best:
+            self.best, self.best_step = energy, trainer.global_step
+            self._keep(trainer, energy)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ANN401, ARG002
+        batch: Any,  # noqa: ANN401, ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Write the state to resume from, every so many steps."""
+        if trainer.global_step % self.every == 0:
+            self._write_state(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Leave a usable model and the state to resume from, however training ended."""
+        if not self.validates or self.best_step < 0:
+            self._keep(trainer, None)
+        self._write_state(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far, for resuming."""
+        return {"best": self.best, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The best so far, when resuming."""
+        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+
+    def _keep(self, trainer: Trainer, energy: float | None) -> None:
+        if trainer.is_global_zero:
+            self.save_model(self.averaged.weights(), {"step": trainer.global_step, "validation_energy": energy})
+
+    def _write_state(self, trainer: Trainer) -> None:
+        if self.folder is None:
+            return
+        # of one name for all processes, which write it together
+        temporary = self.folder / f".{RESUME}.part"
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            temporary.replace(self.folder / RESUME)
+
+
+class Interruption(Callback):
+    """The first Ctrl-C or SIGTERM ends training after the step at hand, in good order; the second at once.
+
+    Handlers are put in place for the time of training only, and only in the main thread, which alone receives signals.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Listen."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+
+        def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+            self.received = signal.Signals(number)
+            trainer.should_stop = True
+            self._restore()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.getsignal(number)
+            signal.signal(number, stop)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Listen no more."""
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        """Listen no more."""
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's bar without its version number."""
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Loss, cells/s and validation energy."""
+        shown = super().get_metrics(trainer, pl_module)
+        shown.pop("v_num", None)
+        return shown

@@ -1,0 +1,95 @@
+"""The training and validation step around a denoiser; everything else is Lightning's."""
+
+import time
+from collections import defaultdict
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from perturbdiff.config import Settings, build_guided, build_objective, build_process, build_step, build_times
+from perturbdiff.core.denoiser import Denoiser
+from perturbdiff.core.kernel import energy_distance
+from perturbdiff.core.population import PopulationBatch
+from perturbdiff.core.randomness import stream
+from perturbdiff.core.sampler import sample
+from perturbdiff.training.optimizer import build_optimizer, learning_rate_factor
+
+VALIDATION_STREAM = -1
+"""The place of the step in the key of a validation's streams: the same noise at every validation."""
+
+LARGEST_SET = 512
+"""Cells of one condition that enter the energy distance of a validation."""
+
+
+class DenoiserModule(LightningModule):
+    """Trains a denoiser; validates by the energy distance of sampled to observed held-out populations.
+
+    Args:
+        denoiser: to be trained.
+        settings: of the run.
+        scale: what expression was divided by; reported distances are multiplied by it (log1p counts per 10^4).
+    """
+
+    def __init__(self, denoiser: Denoiser, settings: Settings, *, scale: float) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.settings = settings
+        self.scale = scale
+        self.objective = build_objective(settings)
+        self._sampled: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        self._since = time.perf_counter()
+
+    def training_step(self, batch: PopulationBatch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
+        """The loss of one minibatch; its noise is a function of (seed, step, key of each population)."""
+        draw = self.objective.draw(batch, seed=self.settings.training.seed, step=self.global_step)
+        loss = self.objective(self.denoiser, batch, draw)
+        now = time.perf_counter()
+        n_cells = batch.perturbed.shape[:2].numel() if batch.mask is None else int(batch.mask.sum())
+        self.log("loss", loss.total.detach(), prog_bar=True)
+        self.log("mmd", loss.mmd.detach().mean())
+        self.log("mse", loss.mse.detach().mean())
+        self.log("cells/s", n_cells / (now - self._since), prog_bar=True)
+        self._since = now
+        return loss.total
+
+    def validation_step(self, batch: PopulationBatch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+        """Sample each population from its control cells."""
+        settings = self.settings
+        sampled = sample(
+            build_guided(settings.sampling, self.denoiser),
+            build_process(settings.model),
+            build_times(settings),
+            control=batch.control,
+            condition=batch.condition,
+            streams=[
+                stream(settings.training.seed, VALIDATION_STREAM, int(key), device=batch.control.device)
+                for key in batch.key.tolist()
+            ],
+            mask=batch.mask,
+            step=build_step(settings.sampling),
+            cutoff=settings.sampling.cutoff,
+        ).float()
+        kept = torch.ones_like(sampled[..., 0], dtype=torch.bool) if batch.mask is None else batch.mask
+        labels = zip(batch.condition.perturbation.tolist(), batch.condition.cell_type.tolist(), strict=True)
+        for i, label in enumerate(labels):
+            self._sampled[label].append((sampled[i, kept[i]], batch.perturbed[i, kept[i]]))
+
+    def on_validation_epoch_end(self) -> None:
+        """The unbiased energy distance, a mean over (perturbation, cell type)."""
+        distances = []
+        for populations in self._sampled.values():
+            predicted, observed = (torch.cat(cells)[:LARGEST_SET] for cells in zip(*populations, strict=True))
+            distances.append(energy_distance(predicted, observed))
+        self._sampled.clear()
+        self.log("validation energy", torch.stack(distances).mean() * self.scale, prog_bar=True)
+        self._since = time.perf_counter()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW and its schedule, one step at a time."""
+        training = self.settings.training
+        optimizer = build_optimizer(self, training)
+        schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, training))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,242 @@
+"""From cells and a split to a checkpoint, through Lightning's loop.
+
+A run folder holds the model, `resume.ckpt` (Lightning's state, always loaded with ``weights_only=True``), and `logs/`
+(CSV and TensorBoard). The same call on the same folder resumes; a folder that holds another run is refused.
+"""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from perturbdiff.checkpoint import DESCRIPTION, Checkpoint, load_checkpoint, untrained
+from perturbdiff.config import Settings, TrainingSettings
+from perturbdiff.core.denoiser import Denoiser
+from perturbdiff.core.randomness import stream
+from perturbdiff.data.cells import Cells
+from perturbdiff.data.recipe import Recipe
+from perturbdiff.data.split import PARTS, Split
+from perturbdiff.training.callbacks import RESUME, AveragedWeights, Interruption, Progress, RunFolder, SaveModel, Say
+from perturbdiff.training.cost import Announcement
+from perturbdiff.training.module import DenoiserModule
+from perturbdiff.training.preparation import Prepared, prepare
+from perturbdiff.training.streams import FixedPopulations, PopulationStream
+
+LOG_EVERY = 10
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trained model, and how its training ended.
+
+    Attributes:
+        checkpoint: the kept weights.
+        interrupted: whether a signal ended it before its last step.
+        steps: optimiser steps done.
+    """
+
+    checkpoint: Checkpoint
+    interrupted: bool
+    steps: int
+
+
+def train(
+    cells: Cells,
+    split: Split,
+    recipe: Recipe,
+    settings: Settings,
+    *,
+    run: Path | None = None,
+    data_folder: Path | None = None,
+    device: str = "auto",
+    say: Say = _LOG.info,
+    show_progress: bool = True,
+) -> Outcome:
+    """Train a model on the training part of a split.
+
+    Args:
+        cells: of the recipe's data.
+        split: of these cells.
+        recipe: of the data, kept in the checkpoint.
+        settings: of the model, the training and the sampling.
+        run: folder to write to and resume from; None keeps the model in memory only.
+        data_folder: that the recipe's files are relative to.
+        device: "auto", "cpu", "cuda" or another of Lightning's accelerators.
+        say: receives sentences for the user.
+        show_progress: whether to draw a progress bar.
+
+    Raises:
+        ValueError: the run folder holds another run, the panel does not fit, or a group has no control cells.
+    """
+    prepared = prepare(cells, split, recipe, settings)
+    for note in (*cells.notes, *split.notes, *prepared.notes):
+        say(note)
+    described = Checkpoint(
+        weights={},
+        settings=settings,
+        genes=prepared.genes,
+        scale=prepared.scale,
+        vocabularies=prepared.vocabularies,
+        recipe=recipe,
+        folder=None if data_folder is None else str(data_folder.resolve()),
+        split=describe(split),
+    )
+    resume = None if run is None else _resumable(run, described, say)
+    kept: list[Checkpoint] = []
+
+    def save_model(weights: Mapping[str, Tensor], history: Mapping[str, Any]) -> None:
+        kept.append(replace(described, weights=weights, history=history))
+        del kept[:-1]
+        if run is not None:
+            kept[0].save(run)
+
+    module = DenoiserModule(initial(described), settings, scale=prepared.scale)
+    trainer, interruption = _trainer(
+        settings.training, run, save_model, prepared, device=device, say=say, show_progress=show_progress
+    )
+    _fit(trainer, module, prepared, resume)
+    # nothing better may have been found after resuming: then the run folder has the kept weights
+    checkpoint = kept[0] if kept or run is None else load_checkpoint(run)
+    return Outcome(checkpoint, interruption.received is not None, trainer.global_step)
+
+
+def initial(described: Checkpoint) -> Denoiser:
+    """The network at step 0: its weights are a function of the seed; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.set_state(stream(described.settings.training.seed, -2).get_state())
+        return untrained(described.settings, described.genes, described.vocabularies)
+
+
+def describe(split: Split) -> dict[str, Any]:
+    """What a checkpoint keeps of a split: its hash, its seed, and the conditions of each part."""
+    return {
+        "hash": split.hash,
+        "seed": split.seed,
+        "conditions": {part: split.groups(part).to_dict(orient="records") for part in PARTS},
+    }
+
+
+def _resumable(run: Path, described: Checkpoint, say: Say) -> Path | None:
+    """The state to resume from, where the folder holds this same run.
+
+    Raises:
+        ValueError: it holds another run.
+    """
+    if not (run / DESCRIPTION).exists() and not (run / RESUME).exists():
+        return None
+    if not (run / DESCRIPTION).exists():
+        return run / RESUME
+    there = load_checkpoint(run)
+    same = {
+        "settings": _lasting(there.settings) == _lasting(described.settings),
+        "genes": there.genes == described.genes,
+        "split": there.split["hash"] == described.split["hash"],
+        "scale": there.scale == described.scale,
+    }
+    if not all(same.values()):
+        differing = ", ".join(name for name, equal in same.items() if not equal)
+        raise ValueError(
+            f"{str(run)!r} holds another run (it differs in {differing}), and nothing is overwritten unasked; choose "
+            "another folder, or overwrite it."
+        )
+    if not (run / RESUME).exists():
+        raise ValueError(f"{str(run)!r} holds a model without {RESUME}; choose another folder, or overwrite it.")
+    say(f"resuming from {str(run / RESUME)!r}.")
+    return run / RESUME
+
+
+def _lasting(settings: Settings) -> Settings:
+    """The settings that must not change in a resumed run; it may be prolonged."""
+    return settings.model_copy(update={"training": settings.training.model_copy(update={"max_steps": 1})})
+
+
+def _trainer(
+    training: TrainingSettings,
+    run: Path | None,
+    save_model: SaveModel,
+    prepared: Prepared,
+    *,
+    device: str,
+    say: Say,
+    show_progress: bool,
+) -> tuple[Trainer, Interruption]:
+    validates = prepared.validation is not None
+    averaged, interruption = AveragedWeights(training.ema_decay), Interruption()
+    callbacks: list[Callback] = [
+        # before the averaging, whose end puts the averaged weights in place of the trained ones
+        RunFolder(run, averaged, save_model, every=training.validate_every, validates=validates),
+        averaged,
+        interruption,
+        Announcement(next(iter(PopulationStream(prepared.training, per_batch=training.populations_per_batch))), say),
+        *([Progress()] if show_progress else []),
+    ]
+    loggers: list[Logger] = []
+    if run is not None:
+        run.mkdir(parents=True, exist_ok=True)
+        loggers = [
+            CSVLogger(run, name="logs", version="", flush_logs_every_n_steps=LOG_EVERY),
+            TensorBoardLogger(run, name="logs", version=""),
+        ]
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    trainer = Trainer(
+        accelerator=device,
+        devices=1 if device in {"auto", "cpu"} else "auto",
+        precision=_precision(training, device),
+        max_steps=training.max_steps,
+        max_epochs=-1,
+        gradient_clip_val=training.gradient_clip,
+        val_check_interval=min(training.validate_every, training.max_steps) if validates else None,
+        check_val_every_n_epoch=None,
+        limit_val_batches=None if validates else 0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=LOG_EVERY,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=show_progress,
+        callbacks=callbacks,
+        logger=loggers,
+        default_root_dir=run,
+    )
+    return trainer, interruption
+
+
+def _precision(training: TrainingSettings, device: str) -> Literal["32-true", "bf16-mixed"]:
+    if training.precision == "auto":
+        on_gpu = device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return "bf16-mixed" if on_gpu else "32-true"
+    return "bf16-mixed" if training.precision == "bfloat16" else "32-true"
+
+
+def _fit(trainer: Trainer, module: DenoiserModule, prepared: Prepared, resume: Path | None) -> None:
+    training = module.settings.training
+    first_step = 0
+    if resume is not None:
+        state = torch.load(resume, map_location="cpu", weights_only=True)
+        first_step = int(state["global_step"])
+    batches = DataLoader(
+        PopulationStream(prepared.training, per_batch=training.populations_per_batch, first_step=first_step),
+        batch_size=None,
+    )
+    held_out = None
+    if prepared.validation is not None:
+        held_out = DataLoader(
+            FixedPopulations(
+                prepared.validation,
+                per_batch=training.populations_per_batch,
+                at_most=training.validation_populations,
+            ),
+            batch_size=None,
+        )
+    with warnings.catch_warnings():
+        # reading is a slice of a matrix in memory: workers would only copy it
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        trainer.fit(module, batches, held_out, ckpt_path=resume, weights_only=True)

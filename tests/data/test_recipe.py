@@ -1,0 +1,196 @@
+import re
+
+import pytest
+
+from perturbdiff.data.recipe import (
+    HoldOut,
+    Match,
+    hold_outs_from,
+    read_recipe,
+    recipe_from_mapping,
+    resolve_files,
+    write_recipe,
+)
+
+BASE = {
+    "name": "screen",
+    "control": "ctrl",
+    "files": ["cells.h5ad"],
+    "columns": {"perturbation": "guide", "cell_type": "line"},
+    "expression": {"scale": "counts"},
+}
+
+
+def recipe(**changes):
+    return recipe_from_mapping(BASE | changes, "screen.toml")
+
+
+def test_a_recipe_takes_its_defaults_where_a_key_is_absent():
+    made = recipe()
+    assert made.kind == "perturb-seq"
+    assert made.columns.assay_batch is None
+    assert made.n_genes is None
+    assert made.exclude == made.hold_out == ()
+    assert made.model == made.training == {}
+
+
+def test_a_recipe_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        recipe().name = "another"
+
+
+def test_writing_and_reading_gives_the_same_recipe(tmp_path):
+    made = recipe(
+        about='says "all", in one\nsentence',
+        n_genes=500,
+        exclude=[{"cell_type": ["dead"]}],
+        hold_out=[{"part": "test", "perturbation": ["A", "B+C"], "keep_fraction": 0.25}],
+        model={"width": 128, "layers": [1, 2], "block": {"heads": 4, "bias": None}},
+        training={"lr": 1e-3},
+    )
+    write_recipe(made, tmp_path / "again.toml")
+    again = read_recipe(tmp_path / "again.toml")
+    assert again.model == {"width": 128, "layers": [1, 2], "block": {"heads": 4}}
+    assert again.model_copy(update={"model": {}}) == made.model_copy(update={"model": {}})
+
+
+def test_the_free_tables_pass_through_untouched():
+    made = recipe(model={"anything": [1, {"deep": [2]}]}, training={"x": "y"})
+    assert made.model == {"anything": [1, {"deep": [2]}]}
+    assert made.training == {"x": "y"}
+
+
+BAD = {
+    "unknown key": ({"n_gene": 3}, "screen.toml: 'n_gene' is not a key here; the nearest is 'n_genes'"),
+    "unknown nested key": (
+        {"hold_out": [{"prt": "test", "perturbation": ["A"]}]},
+        "hold_out[0]: 'prt' is not a key here; the nearest is 'part'",
+    ),
+    "unknown column": ({"columns": {"perturbations": "x"}}, "the nearest is 'perturbation'"),
+    "wrong type": ({"n_genes": "many"}, "n_genes is 'many', which should be a valid integer"),
+    "boolean for integer": ({"n_genes": True}, "n_genes is True, which should be a valid integer"),
+    "text for list": ({"files": "x.h5ad"}, "files is 'x.h5ad', which should be a list"),
+    "number for label": (
+        {"hold_out": [{"part": "test", "perturbation": [3]}]},
+        "hold_out[0].perturbation[0] is 3, which should be text in quotes",
+    ),
+    "number for table": ({"columns": 3}, "columns is 3, which should be a table"),
+    "unknown part": (
+        {"hold_out": [{"part": "tests", "perturbation": ["A"]}]},
+        "hold_out[0].part is 'tests', which should be 'test' or 'validation'",
+    ),
+    "unknown kind": ({"kind": "bulk"}, "kind is 'bulk', which should be 'perturb-seq' or 'rna-seq'"),
+    "no scale": ({"expression": {}}, 'expression.scale is missing; write scale = "counts"'),
+    "unknown scale": (
+        {"expression": {"scale": "tpm"}},
+        "expression.scale is 'tpm', which should be 'counts' or 'log1p'",
+    ),
+    "dose": (
+        {"columns": BASE["columns"] | {"dose": "uM"}},
+        "dose = 'uM' is not supported by this version; join the dose",
+    ),
+    "empty rule": ({"hold_out": [{"part": "test"}]}, "hold_out[0]: it names no cells; give a list for one of"),
+    "empty exclusion": ({"exclude": [{}]}, "exclude[0]: it names no cells"),
+    "empty list": (
+        {"hold_out": [{"part": "test", "cell_type": []}]},
+        "cell_type = [] matches no cell; list labels, or leave the key out",
+    ),
+    "rule without column": (
+        {"hold_out": [{"part": "test", "assay_batch": ["d1"]}]},
+        "hold_out[0] names assay_batch, for which [columns] gives no column; add assay_batch",
+    ),
+    "both keeps": (
+        {"hold_out": [{"part": "test", "perturbation": ["A"], "keep_cells": 5, "keep_fraction": 0.5}]},
+        "keep_fraction = 0.5 and keep_cells = 5 both say how many cells stay in training; give one",
+    ),
+    "all kept": (
+        {"hold_out": [{"part": "test", "perturbation": ["A"], "keep_fraction": 1.0}]},
+        "keep_fraction = 1.0 is not between 0 and 1",
+    ),
+    "none kept": (
+        {"hold_out": [{"part": "test", "perturbation": ["A"], "keep_cells": 0}]},
+        "keep_cells = 0 is below 1; leave it out",
+    ),
+    "no control": ({"control": None}, 'control is missing, which kind = "perturb-seq" needs; name it'),
+    "no perturbation": ({"columns": {}}, "columns.perturbation is missing"),
+    "half of a pair": ({"kind": "rna-seq", "control": None}, "belong together; give both or neither"),
+    "no genes": ({"n_genes": 0}, "n_genes = 0 is below 1; leave it out"),
+    "two panels": ({"n_genes": 2, "genes": ["A", "B"]}, "both choose the panel; give one of them"),
+}
+
+
+@pytest.mark.parametrize(("changes", "sentence"), BAD.values(), ids=BAD.keys())
+def test_a_bad_recipe_is_refused_in_one_sentence(changes, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)) as caught:
+        recipe(**changes)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+def test_a_missing_name_is_asked_for():
+    with pytest.raises(ValueError, match="the key name is missing; write a short name"):
+        recipe_from_mapping({"expression": {"scale": "log1p"}, "kind": "rna-seq"}, "screen.toml")
+
+
+def test_unperturbed_data_need_neither_perturbation_nor_control():
+    made = recipe_from_mapping({"name": "atlas", "kind": "rna-seq", "expression": {"scale": "log1p"}}, "atlas.toml")
+    assert made.control is None
+
+
+def test_hold_outs_are_taken_as_tables_or_as_rules():
+    rule = HoldOut(part="test", perturbation=("A",))
+    assert hold_outs_from([rule, {"part": "test", "perturbation": ["A"]}]) == (rule, rule)
+    with pytest.raises(ValueError, match=r"hold_out\[0\]: 'cell_typ' is not a key here; the nearest is 'cell_type'"):
+        hold_outs_from([{"part": "test", "cell_typ": ["B"]}])
+
+
+def test_a_match_lists_only_what_it_names():
+    assert Match(cell_type=("B", "T")).named() == {"cell_type": ("B", "T")}
+
+
+def test_reading_says_what_is_wrong_with_a_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no recipe file .*none.toml.*give the path of a .toml file"):
+        read_recipe(tmp_path / "none.toml")
+    (tmp_path / "broken.toml").write_text("name = \n")
+    with pytest.raises(ValueError, match=r"broken.toml' is not TOML: .*line 1.*mend that line"):
+        read_recipe(tmp_path / "broken.toml")
+    (tmp_path / "cells.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n\xff\xfe")
+    with pytest.raises(ValueError, match=r"cells.h5ad' is not text.*give a .toml file"):
+        read_recipe(tmp_path / "cells.h5ad")
+
+
+def test_files_are_found_by_path_and_by_glob_each_once(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("b2.h5ad", "b1.h5ad", "sub/c[1].h5ad"):
+        (tmp_path / name).touch()
+    made = recipe(files=["b*.h5ad", "b1.h5ad", "sub/c[1].h5ad", str(tmp_path / "sub" / "*.h5ad")])
+    assert [path.name for path in resolve_files(made, tmp_path)] == ["b1.h5ad", "b2.h5ad", "c[1].h5ad"]
+    assert resolve_files(recipe(files=["../b1.h5ad"]), tmp_path / "sub")[0].is_file()
+
+
+@pytest.mark.parametrize("entry", ["gone.h5ad", "gone_*.h5ad"])
+def test_a_file_that_is_not_there_is_named(tmp_path, entry):
+    sentence = f"file {entry!r} of recipe 'screen' matches nothing in {str(tmp_path)!r}; put the file there"
+    with pytest.raises(FileNotFoundError, match=re.escape(sentence)):
+        resolve_files(recipe(files=[entry]), tmp_path)
+
+
+def test_a_recipe_without_files_says_so_when_they_are_needed(tmp_path):
+    with pytest.raises(ValueError, match="recipe 'screen' names no files; add files"):
+        resolve_files(recipe(files=[]), tmp_path)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("cellxgene", []), ("pbmc-cytokines", [62, 4]), ("replogle-nadig", [624, 104]), ("tahoe-100m", [735, 54])],
+)
+def test_the_benchmarks_recipes_load_and_round_trip(recipes, tmp_path, name, sizes):
+    made = read_recipe(recipes / f"{name}.toml")
+    assert made.name == name
+    assert made.n_genes == 2000
+    assert made.expression.scale == "log1p"
+    assert [len(rule.perturbation) for rule in made.hold_out] == sizes
+    assert [rule.part for rule in made.hold_out] == ["test", "validation"][: len(sizes)]
+    write_recipe(made, tmp_path / "again.toml")
+    assert read_recipe(tmp_path / "again.toml") == made

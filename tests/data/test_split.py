@@ -1,0 +1,325 @@
+import itertools
+import re
+from dataclasses import replace
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from perturbdiff.data.cells import cells_from_anndata, read_cells
+from perturbdiff.data.recipe import Columns, Expression, HoldOut, recipe_from_mapping
+from perturbdiff.data.split import PARTS, find_leaks, split_cells
+
+pytestmark = [  # anndata's own
+    pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated"),
+    pytest.mark.filterwarnings("ignore:The 'mode.chained_assignment' option is deprecated"),
+]
+
+EACH = 4
+TYPES = ("B", "T", "NK")
+DONORS = ("d1", "d2")
+TEST_A_IN_B = HoldOut(part="test", perturbation=("A",), cell_type=("B",))
+VALIDATION = HoldOut(part="validation", perturbation=("C",), cell_type=("NK",))
+
+
+def made(perturbations=("ctrl", "A", "B", "C"), types=TYPES, donors=DONORS, each=EACH, names=None, edit=None):
+    labels = [row for row in itertools.product(perturbations, types, donors) for _ in range(each)]
+    obs = pd.DataFrame(labels, columns=["perturbation", "cell_type", "assay_batch"])
+    obs.index = [f"cell{i}" for i in range(len(obs))]
+    counts = np.random.default_rng(0).poisson(3.0, (len(obs), 30)).astype(np.float32) + 1
+    adata = anndata.AnnData(sp.csr_matrix(counts), obs=obs)
+    if edit is not None:
+        adata = edit(adata)
+    columns = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="assay_batch")
+    cells = cells_from_anndata(adata, columns=columns, expression=Expression(scale="counts"), control="ctrl")
+    return cells if names is None else replace(cells, names=pd.Index(names))
+
+
+def parts_by_name(cells, split):
+    return dict(zip(cells.names, split.part.tolist(), strict=True))
+
+
+def test_a_cell_is_held_out_where_all_named_covariates_match():
+    cells = made()
+    split = split_cells(cells, [TEST_A_IN_B, VALIDATION], seed=0)
+    labels = cells.labels.astype(str)
+    expected = (labels["perturbation"] == "A") & (labels["cell_type"] == "B")
+    np.testing.assert_array_equal(split.rows("test"), np.flatnonzero(expected))
+    assert split.part.dtype == np.int8
+    assert split.notes == ()
+
+
+def test_every_cell_has_exactly_one_part():
+    cells = made()
+    split = split_cells(cells, [TEST_A_IN_B], seed=3)
+    rows = np.concatenate([split.rows(part) for part in PARTS])
+    assert sorted(rows.tolist()) == list(range(cells.n_cells))
+
+
+def test_control_cells_train_unless_a_rule_holds_them_out():
+    cells = made()
+    rule = {"part": "test", "cell_type": ("B",)}
+    kept = split_cells(cells, [HoldOut(**rule), VALIDATION], seed=0)
+    assert not cells.is_control[kept.rows("test")].any()
+    held = split_cells(cells, [HoldOut(**rule, hold_out_controls=True), VALIDATION], seed=0)
+    assert cells.is_control[held.rows("test")].sum() == 2 * EACH
+
+
+def test_the_table_and_the_groups_count_perturbed_cells():
+    split = split_cells(made(), [TEST_A_IN_B, VALIDATION], seed=0)
+    groups = split.groups("test")
+    assert groups.to_numpy().tolist() == [["A", "B", "d1", EACH], ["A", "B", "d2", EACH]]
+    assert list(groups) == ["perturbation", "cell_type", "assay_batch", "cells"]
+    table = split.table()
+    assert table.loc["test"].tolist() == [2, 2 * EACH, 0]
+    assert table.loc["train", "control cells"] == 6 * EACH
+    assert table["cells"].sum() == 24 * EACH
+    with pytest.raises(ValueError, match="there is no part 'tests'; choose one of train, validation, test"):
+        split.rows("tests")
+
+
+@pytest.mark.parametrize(("keep", "n_kept"), [({"keep_cells": 3}, 3), ({"keep_fraction": 0.25}, 2)])
+def test_so_many_matching_cells_stay_in_training_as_asked(keep, n_kept):
+    cells = made()
+    rule = HoldOut(part="test", perturbation=("A",), cell_type=("B",), **keep)
+    split = split_cells(cells, [rule, VALIDATION], seed=0)
+    assert len(split.rows("test")) == 2 * EACH - n_kept
+    again = split_cells(cells, [rule, VALIDATION], seed=0)
+    np.testing.assert_array_equal(split.part, again.part)
+    drawn = {tuple(split_cells(cells, [rule, VALIDATION], seed=seed).rows("test")) for seed in range(8)}
+    assert len(drawn) > 1
+    assert find_leaks(cells, split) == []
+
+
+def test_a_later_rule_does_not_change_what_an_earlier_one_keeps():
+    cells = made()
+    rule = HoldOut(part="test", perturbation=("A",), cell_type=("B",), keep_cells=3)
+    alone = split_cells(cells, [rule, VALIDATION], seed=0).rows("test")
+    more = split_cells(cells, [rule, VALIDATION, HoldOut(part="validation", perturbation=("B",))], seed=0)
+    np.testing.assert_array_equal(alone, more.rows("test"))
+
+
+def test_the_order_of_the_cells_does_not_change_the_split(rng):
+    cells = made()
+    rules = [HoldOut(part="test", perturbation=("A",), cell_type=("B",), keep_cells=3)]
+    shuffled = cells.take(rng.permutation(cells.n_cells))
+    first, second = split_cells(cells, rules, seed=5), split_cells(shuffled, rules, seed=5)
+    assert parts_by_name(cells, first) == parts_by_name(shuffled, second)
+    assert first.hash == second.hash
+
+
+def test_the_hash_changes_with_the_rules_and_not_with_an_idle_seed():
+    cells = made()
+    base = split_cells(cells, [TEST_A_IN_B, VALIDATION], seed=0).hash
+    assert base == split_cells(cells, [TEST_A_IN_B, VALIDATION], seed=1).hash
+    assert base != split_cells(cells, [VALIDATION], seed=0).hash
+    assert base != split_cells(made(names=[f"x{i}" for i in range(96)]), [TEST_A_IN_B, VALIDATION], seed=0).hash
+    assert re.fullmatch("[0-9a-f]{64}", base)
+
+
+def test_a_seeded_tenth_of_the_training_groups_validates_where_no_rule_names_any():
+    cells = made()
+    split = split_cells(cells, [TEST_A_IN_B], seed=0)
+    assert len(split.groups("validation")) == 2
+    assert (split.groups("validation")["cells"] == EACH).all()
+    assert split.notes == (
+        "Validation: no rule names one, so 2 of 16 training groups of perturbed cells (8 cells) were drawn for it with "
+        "seed 0.",
+    )
+    drawn = {tuple(split_cells(cells, [TEST_A_IN_B], seed=seed).rows("validation")) for seed in range(8)}
+    assert len(drawn) > 1
+
+
+def test_no_validation_is_drawn_where_a_rule_names_it():
+    split = split_cells(made(), [VALIDATION], seed=0)
+    assert set(split.groups("validation")["perturbation"]) == {"C"}
+    assert split.notes == ()
+
+
+def test_fewer_than_ten_groups_give_no_validation_and_a_note():
+    cells = made(perturbations=("ctrl", "A"))
+    split = split_cells(cells, [TEST_A_IN_B], seed=0)
+    assert len(split.rows("validation")) == 0
+    assert split.notes[0].startswith(
+        "No validation: no rule names one, and 4 training groups of perturbed cells are fewer"
+    )
+    assert split.notes[0].endswith("the last checkpoint is kept.")
+
+
+def test_groups_of_one_cell_do_not_count_for_validation():
+    split = split_cells(made(each=1), [TEST_A_IN_B], seed=0)
+    assert len(split.rows("validation")) == 0
+    assert "0 training groups" in split.notes[0]
+
+
+def test_validation_is_never_drawn_from_what_a_rule_keeps_in_training():
+    rule = HoldOut(part="test", perturbation=("A",), keep_cells=12)
+    for seed in range(10):
+        split = split_cells(made(), [rule], seed=seed)
+        assert set(split.groups("validation")["perturbation"]) <= {"B", "C"}
+
+
+def test_validation_spares_a_perturbation_its_only_group():
+    def once(adata):
+        rare = (adata.obs["perturbation"] == "A") & ~(
+            (adata.obs["cell_type"] == "B") & (adata.obs["assay_batch"] == "d1")
+        )
+        return adata[~rare.to_numpy()].copy()
+
+    for seed in range(20):
+        split = split_cells(made(edit=once), [], seed=seed)
+        assert len(split.groups("validation")) == 1
+        assert "A" not in set(split.groups("validation")["perturbation"])
+
+
+def test_validation_says_which_perturbation_it_leaves_unseen():
+    perturbations = ("ctrl", *(f"P{i}" for i in range(12)))
+    split = split_cells(made(perturbations=perturbations, types=("B",), donors=("d1",)), [], seed=0)
+    (unseen,) = split.groups("validation")["perturbation"]
+    assert f"no training cell is left of {unseen!r}" in split.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("rules", "sentence"),
+    [
+        (
+            [HoldOut(part="test", cell_type=("b",))],
+            "hold_out[0] names cell_type 'b', which no cell has; the nearest is 'B'; mend the label",
+        ),
+        (
+            [TEST_A_IN_B, HoldOut(part="validation", perturbation=("A",))],
+            "hold_out[0] (test) and hold_out[1] (validation) both match 8 cells, and a cell has one part; narrow one",
+        ),
+        (
+            [HoldOut(part="test", perturbation=("ctrl",))],
+            "hold_out[0] (test) matches 24 control cells only, which are never held out; name a perturbation, or set",
+        ),
+        (
+            [HoldOut(part="test", perturbation=("A",), keep_cells=24)],
+            "keep_cells = 24 of hold_out[0] keeps 24 of the 24 cells it matches in training, and some must stay",
+        ),
+        (
+            [HoldOut(part="test", perturbation=("A",), keep_fraction=0.001)],
+            "keep_fraction = 0.001 of hold_out[0] keeps 0 of the 24 cells",
+        ),
+        (
+            [HoldOut(part="test", cell_type=TYPES, hold_out_controls=True)],
+            "the hold-out rules match all 96 cells, and some must be left to train; narrow the rules",
+        ),
+    ],
+)
+def test_a_rule_that_cannot_be_followed_is_refused(rules, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        split_cells(made(), rules, seed=0)
+
+
+def test_a_combination_that_is_not_in_the_data_is_refused():
+    cells = made(
+        edit=lambda adata: adata[~((adata.obs["perturbation"] == "A") & (adata.obs["cell_type"] == "B"))].copy()
+    )
+    sentence = (
+        r"hold_out\[0\] \(test\) matches no cell, though each of its labels occurs \(perturbation: A; cell_type: B\)"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        split_cells(cells, [TEST_A_IN_B], seed=0)
+
+
+def test_a_clean_split_has_no_leaks():
+    cells = made()
+    assert find_leaks(cells, split_cells(cells, [TEST_A_IN_B], seed=0)) == []
+
+
+def test_repeated_names_are_a_leak():
+    cells = made(names=["same", "same", *(f"cell{i}" for i in range(94))])
+    (leak,) = find_leaks(cells, split_cells(cells, [TEST_A_IN_B, VALIDATION], seed=0))
+    assert leak.startswith("1 cell names occur more than once, such as 'same'")
+
+
+def test_the_hash_of_cells_of_one_name_does_not_depend_on_their_order(rng):
+    cells = made(names=["same"] * 96)
+    shuffled = cells.take(rng.permutation(96))
+    rules = [TEST_A_IN_B, VALIDATION]
+    assert split_cells(cells, rules, seed=0).hash == split_cells(shuffled, rules, seed=0).hash
+
+
+def test_a_copy_of_a_training_cell_in_a_held_out_part_is_a_leak():
+    def copied(adata):
+        held = np.flatnonzero((adata.obs["perturbation"] == "A") & (adata.obs["cell_type"] == "B"))[1]
+        counts = adata.X.toarray()
+        counts[held] = counts[0]
+        adata.X = sp.csr_matrix(counts)
+        return adata
+
+    cells = made(edit=copied)
+    (leak,) = find_leaks(cells, split_cells(cells, [TEST_A_IN_B, VALIDATION], seed=0))
+    assert leak == "1 test cells, such as 'cell25', have exactly the expression of a training cell; remove the copies."
+
+
+def test_nearly_empty_profiles_that_coincide_are_no_leak():
+    def emptied(adata):
+        counts = np.zeros(adata.shape, dtype=np.float32)
+        counts[:, :3] = 1
+        adata.X = sp.csr_matrix(counts)
+        return adata
+
+    cells = made(edit=emptied)
+    assert find_leaks(cells, split_cells(cells, [TEST_A_IN_B, VALIDATION], seed=0)) == []
+
+
+def test_another_spelling_of_a_held_out_condition_in_training_is_a_leak():
+    cells = made(perturbations=("ctrl", "IFN-beta", "ifn_beta ", "C"))
+    rule = HoldOut(part="test", perturbation=("IFN-beta",), cell_type=("B",))
+    leaks = find_leaks(cells, split_cells(cells, [rule, VALIDATION], seed=0))
+    assert leaks == [
+        "the test cells of perturbation 'IFN-beta' in cell type 'B' may be in training too, spelt 'ifn_beta ' in 'B'; "
+        "give the same thing one name."
+    ]
+
+
+def test_part_of_a_held_out_group_in_training_is_a_leak_unless_asked_for():
+    cells = made()
+    split = split_cells(cells, [TEST_A_IN_B, VALIDATION], seed=0)
+    split.part[split.rows("test")[0]] = 0
+    (leak,) = find_leaks(cells, split)
+    assert leak.startswith("1 training cells are of held-out groups, such as ('A', 'B', 'd1'), and no keep_cells")
+
+
+@pytest.fixture(scope="module")
+def stimulated(real_data):
+    table = {
+        "name": "interferon",
+        "control": "control",
+        "files": ["kang_ifnb_1kgenes.h5ad"],
+        "columns": {"perturbation": "perturbation", "cell_type": "cell_type", "assay_batch": "batch"},
+        "expression": {"scale": "counts"},
+        "exclude": [{"assay_batch": ["unknown"]}],
+        "hold_out": [
+            {"part": "test", "perturbation": ["IFN-beta"], "cell_type": ["B cells", "CD14+ Monocytes"]},
+            {"part": "validation", "perturbation": ["IFN-beta"], "cell_type": ["CD8 T cells"]},
+        ],
+    }
+    recipe = recipe_from_mapping(table, "interferon.toml")
+    return recipe, read_cells(recipe, real_data)
+
+
+@pytest.mark.real
+def test_a_real_hold_out_by_recipe_leaves_the_recorded_cells(stimulated):
+    recipe, cells = stimulated
+    assert (~cells.is_control).sum() == 2117 - 917
+    with_validation = split_cells(cells, recipe.hold_out, seed=0)
+    assert len(with_validation.rows("validation")) == 134
+    test_only = split_cells(cells, recipe.hold_out[:1], seed=0)
+    assert (~cells.is_control & (with_validation.part == 0)).sum() == 538
+    assert set(test_only.groups("test")["assay_batch"]) == {"101", "107", "1015"}
+    assert find_leaks(cells, with_validation) == []
+    assert find_leaks(cells, test_only) == []
+
+
+@pytest.mark.real
+def test_a_real_misspelt_cell_type_is_told_the_right_one(stimulated):
+    _, cells = stimulated
+    rule = HoldOut(part="test", cell_type=("CD14+ monocytes",))
+    with pytest.raises(ValueError, match=re.escape("the nearest is 'CD14+ Monocytes'")):
+        split_cells(cells, [rule], seed=0)

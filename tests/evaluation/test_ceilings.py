@@ -1,0 +1,62 @@
+"""The ceiling is one half of the observed cells against the disjoint other half."""
+
+import math
+
+import numpy as np
+import pytest
+
+from perturbdiff.evaluation import ceilings
+from perturbdiff.evaluation.ceilings import ceiling, halves
+from perturbdiff.evaluation.metrics import METRICS, Population, Reference
+
+
+@pytest.mark.parametrize("n_cells", [2, 7, 100])
+def test_halves_are_disjoint_and_together_all_cells(n_cells):
+    first, second = halves(n_cells, np.random.default_rng(0))
+    assert sorted([*first, *second]) == list(range(n_cells))
+    assert second.size - first.size == n_cells % 2
+
+
+def _reference(rng, n_cells, shift=2.0):
+    observed = rng.gamma(2.0, 0.5, (n_cells, 30)).astype(np.float32)
+    observed[:, :8] += shift
+    return Reference(Population(observed), Population(rng.gamma(2.0, 0.5, (200, 30)).astype(np.float32)))
+
+
+def test_a_ceiling_is_near_perfect_and_its_energy_distance_is_near_zero():
+    found = ceiling(_reference(np.random.default_rng(1), 400), np.random.default_rng(2))
+    assert list(found) == [metric.name for metric in METRICS]
+    assert abs(found["energy_distance"]) < 0.02
+    assert found["pearson_of_change"] > 0.99
+    assert found["spread_ratio"] == pytest.approx(1.0, abs=0.05)
+    assert found["de_auroc"] > 0.95
+
+
+def test_a_ceiling_is_the_mean_of_its_halvings_and_repeats_with_its_seed(monkeypatch):
+    reference = _reference(np.random.default_rng(3), 40)
+    rng = np.random.default_rng(4)
+    single = [ceiling(reference, rng, halvings=1)["mae"] for _ in range(3)]
+    assert ceiling(reference, np.random.default_rng(4), halvings=3)["mae"] == pytest.approx(np.mean(single))
+    assert len(set(single)) == 3
+
+
+def test_the_ceiling_judges_halves_that_share_no_cell(monkeypatch):
+    seen = []
+
+    def spy(predicted, reference):
+        seen.append((predicted.cells, reference.observed.cells))
+        return dict.fromkeys([metric.name for metric in METRICS], 0.0)
+
+    monkeypatch.setattr(ceilings, "judge", spy)
+    cells = np.arange(22.0).reshape(11, 2)
+    ceiling(Reference(Population(cells), Population(cells)), np.random.default_rng(0), halvings=4)
+    assert len(seen) == 4
+    for first, second in seen:
+        assert sorted([*first[:, 0], *second[:, 0]]) == cells[:, 0].tolist()
+
+
+def test_a_ceiling_of_three_cells_has_no_energy_distance_and_of_one_cell_nothing():
+    reference = _reference(np.random.default_rng(5), 3)
+    assert math.isnan(ceiling(reference, np.random.default_rng(0))["energy_distance"])
+    one = Reference(Population(reference.observed.cells[:1]), reference.control)
+    assert all(math.isnan(value) for value in ceiling(one, np.random.default_rng(0)).values())

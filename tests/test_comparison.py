@@ -1,0 +1,208 @@
+"""A comparison puts predictions beside baselines and a ceiling, and says what is missing."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from perturbdiff import comparison
+from perturbdiff.baselines.control import groups_of, predict_control
+from perturbdiff.comparison import CEILING, CONTROL, MEAN_SHIFT, compare
+from perturbdiff.data.cells import Cells, cells_from_anndata
+from perturbdiff.data.reading import read_h5ad
+from perturbdiff.data.recipe import Columns, Expression, Match
+from perturbdiff.evaluation.metrics import METRICS, Population
+from perturbdiff.evaluation.pairs import align
+
+GENES = pd.Index([f"g{i}" for i in range(12)])
+SHIFT = {"control": 0.0, "a": np.repeat([1.5, 0.0], [4, 8]), "b": np.repeat([0.0, 1.0], [9, 3])}
+
+
+def make_cells(groups, seed, shift=1.0):
+    """Cells of (perturbation, cell type, number): additive data around a level per cell type, never at zero."""
+    rng = np.random.default_rng(seed)
+    labels = [(perturbation, cell_type, "") for perturbation, cell_type, n in groups for _ in range(n)]
+    values = np.stack(
+        [{"T": 3.0, "B": 4.0}[cell_type] + shift * SHIFT[tau] + rng.normal(0, 0.3, 12) for tau, cell_type, _ in labels]
+    )
+    return Cells(
+        values=values.astype(np.float32),
+        scale="log1p",
+        total_counts=None,
+        genes=GENES,
+        names=pd.Index([f"cell{i}" for i in range(len(labels))]),
+        labels=pd.DataFrame(labels, columns=["perturbation", "cell_type", "assay_batch"]).astype("category"),
+        control="control",
+    )
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated")  # anndata's own
+
+OBSERVED = make_cells([("control", "B", 40), ("a", "B", 30), ("b", "B", 20)], 0)
+TRAINING = make_cells([("control", "T", 60), ("control", "B", 40), ("a", "T", 50), ("b", "T", 30)], 1)
+PREDICTED = make_cells([("control", "B", 40), ("a", "B", 30), ("b", "B", 20)], 2, shift=0.5)
+
+
+@pytest.fixture(scope="module")
+def compared():
+    return compare({"model": PREDICTED}, OBSERVED, training=TRAINING, seed=0)
+
+
+def test_every_method_has_every_metric_on_every_condition(compared):
+    table = compared.table
+    assert list(dict.fromkeys(table["method"])) == ["model", CONTROL, MEAN_SHIFT, CEILING]
+    assert len(table) == 4 * 2 * len(METRICS)
+    assert table["value"].notna().all()
+    assert compared.notes == ()
+
+
+def test_the_order_of_the_methods_on_additive_data_is_the_true_one(compared):
+    energy = compared.summary()["energy_distance"]
+    assert energy[CONTROL] > energy["model"] > energy[MEAN_SHIFT]
+    assert energy[MEAN_SHIFT] == pytest.approx(0.0, abs=0.1)
+    assert energy[CEILING] == pytest.approx(0.0, abs=0.05)
+    assert compared.summary().loc[MEAN_SHIFT, "pearson_of_change"] > 0.95
+
+
+def test_a_comparison_repeats_with_its_seed_and_its_draws_change_with_it(compared):
+    again = compare({"model": PREDICTED}, OBSERVED, training=TRAINING, seed=0)
+    pd.testing.assert_frame_equal(again.table, compared.table)
+    other = compare({"model": PREDICTED}, OBSERVED, training=TRAINING, seed=1).summary()
+    assert other.loc[CEILING, "mae"] != compared.summary().loc[CEILING, "mae"]
+    assert other.loc["model", "mae"] == compared.summary().loc["model", "mae"]
+
+
+def test_without_training_cells_the_mean_shift_is_a_row_of_nan_and_a_note():
+    found = compare({"model": PREDICTED}, OBSERVED, training=None, seed=0)
+    assert found.summary().loc[MEAN_SHIFT].isna().all()
+    assert found.summary().drop(MEAN_SHIFT).notna().all(axis=None)
+    assert found.notes == (
+        "'control + mean shift' is missing: it needs the training cells; give them with --run or --recipe.",
+    )
+
+
+def test_a_perturbation_that_training_never_saw_is_named():
+    training = TRAINING.take(np.flatnonzero(TRAINING.labels["perturbation"] != "b"))
+    (note,) = compare({"model": PREDICTED}, OBSERVED, training=training, seed=0).notes
+    assert "1 of 2 perturbations were not in training ('b') and take the mean shift over all 1 trained" in note
+
+
+def test_undefined_metrics_are_counted_and_said():
+    silent = make_cells([("control", "B", 40), ("a", "B", 30)], 3, shift=0.0)
+    found = compare({"model": PREDICTED}, silent, training=TRAINING, seed=0, conditions=[("a", "B")])
+    assert math.isnan(found.summary().loc["model", "de_auroc"])
+    assert any(note.startswith("de_auroc of 'model' is undefined in 1 of 1 conditions") for note in found.notes)
+
+
+def test_several_predicted_files_stand_side_by_side(compared):
+    found = compare({"one": PREDICTED, "two": OBSERVED}, OBSERVED, training=None, seed=0)
+    assert found.summary().loc["one"].equals(compared.summary().loc["model"].rename("one"))
+    assert found.summary().loc["two", "mae"] == 0.0
+
+
+def test_the_baselines_use_the_observed_control_cells_where_the_predicted_file_has_none(compared):
+    alone = PREDICTED.take(np.flatnonzero(~PREDICTED.is_control))
+    found = compare({"model": alone}, OBSERVED, training=TRAINING, seed=0)
+    assert found.summary().loc["model"].equals(compared.summary().loc["model"])
+    assert found.summary().loc[CONTROL].notna().all()
+
+
+def test_a_predicted_file_may_not_take_a_baselines_name_and_training_must_hold_the_judged_genes():
+    with pytest.raises(ValueError, match="a predicted file is named 'ceiling'"):
+        compare({"ceiling": PREDICTED}, OBSERVED, training=None, seed=0)
+    fewer = replace(TRAINING, values=TRAINING.log_expression(GENES[:10]), genes=GENES[:10])
+    with pytest.raises(ValueError, match=r"the training cells lack 2 of the 12 judged genes \(such as 'g10'\)"):
+        compare({"model": PREDICTED}, OBSERVED, training=fewer, seed=0)
+
+
+def test_saved_tables_are_read_back_and_undefined_values_are_null(tmp_path):
+    found = compare({"model": PREDICTED}, OBSERVED, training=None, seed=0)
+    found.save(tmp_path / "eval")
+    assert sorted(path.name for path in (tmp_path / "eval").iterdir()) == ["metrics.csv", "metrics.json", "overall.csv"]
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "eval" / "metrics.csv"), found.table, check_dtype=False)
+    content = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert content["notes"] == list(found.notes)
+    assert len(content["conditions"]) == len(found.table)
+    missing = [row for row in content["overall"] if row["method"] == MEAN_SHIFT]
+    assert all(row["value"] is None and row["undefined"] == 2 for row in missing)
+    assert set(content["legend"]) == {metric.name for metric in METRICS}
+
+
+def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, compared):
+    compared.save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_args, **_kwargs):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(comparison.Path, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        replace(compared, notes=("changed",)).save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.fixture(scope="module")
+def kang(real_data):
+    """Test and training cells: IFN-beta held out in two cell types and kept for validation in a third, 500 genes."""
+    path = real_data / "kang_ifnb_1kgenes.h5ad"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is missing: this test reads files that are not part of the project")
+    cells = cells_from_anndata(
+        read_h5ad(path),
+        columns=Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="batch"),
+        expression=Expression(scale="counts"),
+        control="control",
+        exclude=(Match(assay_batch=("unknown",)),),
+    )
+    expression = cells.log_expression(cells.genes).toarray()
+    genes = np.sort(np.argsort(expression.var(axis=0))[::-1][:500])
+    cells = replace(cells, values=expression[:, genes], scale="log1p", total_counts=None, genes=cells.genes[genes])
+    kind = cells.labels["cell_type"]
+    held = kind.isin(["B cells", "CD14+ Monocytes"]).to_numpy() & ~cells.is_control
+    validation = (kind == "CD8 T cells").to_numpy() & ~cells.is_control
+    return cells.take(held | cells.is_control), cells.take(~held & ~validation)
+
+
+@pytest.mark.real
+def test_the_mean_shift_on_real_data_is_as_good_as_was_measured(kang):
+    test, training = kang
+    assert (~training.is_control).sum() == 538
+    found = compare({"the cells themselves": test}, test, training=training, seed=0).summary()
+    assert found.loc[CONTROL, "pearson_of_change"] == pytest.approx(-0.03, abs=0.04)
+    assert found.loc[CONTROL, "mae"] == pytest.approx(0.352, abs=0.01)
+    assert found.loc[CONTROL, "energy_distance"] == pytest.approx(2.6, abs=0.1)
+    # weighted by group and compared with each donor's own controls, the shift beats the pooled one (0.82, 1.16)
+    assert found.loc[MEAN_SHIFT, "pearson_of_change"] == pytest.approx(0.866, abs=0.02)
+    assert found.loc[MEAN_SHIFT, "energy_distance"] == pytest.approx(0.81, abs=0.06)
+    assert found.loc[CEILING, "pearson_of_change"] == pytest.approx(0.96, abs=0.02)
+    assert found.loc[CEILING, "energy_distance"] == pytest.approx(0.0, abs=0.05)
+    assert found.loc[CEILING, "de_auroc"] == pytest.approx(0.91, abs=0.03)
+
+
+@pytest.mark.real
+def test_a_shift_pooled_over_cell_types_gives_the_published_anchors(kang):
+    test, training = kang
+    expression = training.log_expression(training.genes).toarray()
+    kind = training.labels["cell_type"]
+    beside = training.is_control & kind.isin(set(kind[~training.is_control])).to_numpy()
+    shift = expression[~training.is_control].mean(axis=0) - expression[beside].mean(axis=0)
+    unchanged = predict_control(
+        groups_of(test), test, genes=test.genes, control="control", rng=np.random.default_rng(0)
+    )
+    predicted = replace(unchanged, values=np.maximum(unchanged.log_expression(test.genes).toarray() + shift, 0.0))
+    scores = compare({"pooled": predicted}, test, training=None, seed=0).summary().loc["pooled"]
+    pairs = align({"pooled": predicted}, test)
+    populations = pairs.populations_of(predicted)
+    bias = np.mean([_bias(populations(condition)) + _bias(pair.observed) for condition, pair in pairs.references()])
+    assert scores["pearson_of_change"] == pytest.approx(0.82, abs=0.015)
+    assert scores["mae"] == pytest.approx(0.262, abs=0.005)
+    assert scores["energy_distance"] + bias == pytest.approx(1.16, abs=0.04)  # the anchor is over all pairs
+    assert scores["de_share_predicted"] == pytest.approx(0.62, abs=0.02)
+
+
+def _bias(population: Population) -> float:
+    """What counting each cell's pair with itself adds to the energy distance."""
+    return population.distance_within / (2 * population.cells.shape[0])
