@@ -61,7 +61,13 @@ class Checkpoint:
     def denoiser(self) -> Denoiser:
         """The network with these weights, in evaluation mode, on the CPU."""
         model = untrained(self.settings, self.genes, self.vocabularies)
-        model.load_state_dict(dict(self.weights))
+        try:
+            model.load_state_dict(dict(self.weights))
+        except RuntimeError:
+            raise ValueError(
+                f"the weights do not fit the {len(self.genes)} genes, labels and settings described beside them in "
+                f"{DESCRIPTION}, so it was changed; copy the folder of the model again."
+            ) from None
         return model.eval().requires_grad_(requires_grad=False)
 
     def save(self, folder: Path) -> None:
@@ -122,7 +128,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             split=description["split"],
             history=description["history"],
         )
-    except (KeyError, TypeError, SafetensorError) as error:
+    except (KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(
             f"{str(folder)!r} is not a whole model ({type(error).__name__}: {error}); copy the folder again, or train "
             "again."

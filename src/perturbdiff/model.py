@@ -17,10 +17,19 @@ import torch
 from perturbdiff.checkpoint import Checkpoint, load_checkpoint
 from perturbdiff.config import Settings, settings_of
 from perturbdiff.data.cells import Cells, cells_from_anndata, read_cells
-from perturbdiff.data.recipe import HoldOut, Recipe, hold_outs_from, read_recipe, recipe_from_mapping, validated
+from perturbdiff.data.recipe import (
+    Columns,
+    Expression,
+    HoldOut,
+    Recipe,
+    hold_outs_from,
+    read_recipe,
+    recipe_from_mapping,
+    validated,
+)
 from perturbdiff.data.split import Split, split_cells
-from perturbdiff.prediction.conditions import conditions_of
-from perturbdiff.prediction.predict import Say, predict
+from perturbdiff.prediction.conditions import check_columns, conditions_of
+from perturbdiff.prediction.predict import Say, Track, predict
 from perturbdiff.training.trainer import Outcome, train
 
 _LOG = logging.getLogger(__name__)
@@ -114,17 +123,23 @@ class PerturbDiff:
         return cls(recipe, cells=cells)
 
     @classmethod
-    def from_recipe(cls, path: str | Path) -> Self:
+    def from_recipe(cls, recipe: str | Path | Recipe, *, folder: str | Path | None = None) -> Self:
         """A model of the cells that a recipe names; its settings are checked before any file is read.
+
+        Args:
+            recipe: a file, or a recipe in memory.
+            folder: that its files are relative to; that of the recipe's file, or the working folder, when absent.
 
         Raises:
             FileNotFoundError: the recipe or a file of it is not there.
             ValueError: see `data.recipe` and `data.cells`.
         """
-        recipe = read_recipe(Path(path))
+        if not isinstance(recipe, Recipe):
+            folder = folder or Path(recipe).resolve().parent
+            recipe = read_recipe(Path(recipe))
         settings_of(recipe)
-        folder = Path(path).resolve().parent
-        return cls(recipe, cells=read_cells(recipe, folder), folder=folder)
+        place = Path(folder or ".").resolve()
+        return cls(recipe, cells=read_cells(recipe, place), folder=place)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -175,6 +190,7 @@ class PerturbDiff:
         run: str | Path | None = None,
         max_steps: int | None = None,
         seed: int | None = None,
+        overwrite: bool = False,
         device: str = "auto",
         show_progress: bool = True,
         say: Say = _LOG.info,
@@ -186,6 +202,7 @@ class PerturbDiff:
             run: folder for the model, its logs and the state to resume from; the same call resumes.
             max_steps: in place of the setting.
             seed: in place of the setting.
+            overwrite: whether to begin anew where `run` holds a run.
             device: "auto", "cpu", "cuda".
             show_progress: whether to draw a bar.
             say: receives sentences.
@@ -193,6 +210,7 @@ class PerturbDiff:
         Raises:
             ValueError: a rule or a setting does not fit, or `run` holds another run.
         """
+        torch_device(device)
         recipe = self.recipe
         if hold_out is not None:
             recipe = recipe.model_copy(update={"hold_out": _hold_outs(hold_out, recipe)})
@@ -205,6 +223,7 @@ class PerturbDiff:
             settings,
             run=None if run is None else Path(run),
             data_folder=self._folder,
+            overwrite=overwrite,
             device=device,
             say=say,
             show_progress=show_progress,
@@ -247,21 +266,49 @@ class PerturbDiff:
         Raises:
             ValueError: a label is unknown (the nearest is named), genes do not match, or there are no control cells.
         """
-        checkpoint = self.trained
-        rows = (
-            [{"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}]
-            if conditions is None
-            else conditions.to_dict("records")
+        rows: list[dict[Any, Any]] = [
+            {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
+        ]
+        if conditions is not None:
+            if any(label is not None for label in rows[0].values()):
+                raise ValueError("conditions come from a table or from the three labels; give one of them.")
+            # the groups of a split are conditions with a number of cells beside them
+            check_columns([column for column in conditions.columns if column != "cells"], "the table of conditions")
+            rows = conditions.to_dict("records")
+        return self.predict_cells(
+            control_cells(controls, self.trained.recipe),
+            conditions_of(rows, self.trained.vocabularies),
+            populations=populations,
+            seed=seed,
+            device=device,
+            sampling=sampling,
+            say=say,
         )
+
+    def predict_cells(
+        self,
+        cells: Cells,
+        conditions: pd.DataFrame,
+        *,
+        populations: int = 1,
+        seed: int = 0,
+        device: str = "auto",
+        sampling: Mapping[str, Any] | None = None,
+        say: Say = _LOG.info,
+        track: Track = iter,
+    ) -> anndata.AnnData:
+        """As `predict`, from cells that are read already; `track` wraps the list of minibatches, to show progress."""
+        checkpoint = self.trained
         return predict(
             checkpoint,
-            control_cells(controls, checkpoint.recipe),
-            conditions_of(rows, checkpoint.vocabularies),
+            cells,
+            conditions,
             populations=populations,
             seed=seed,
             device=torch_device(device),
             settings=with_sampling(checkpoint.settings, sampling),
             say=say,
+            track=track,
         )
 
     def conditions(self) -> dict[str, tuple[str, ...]]:
@@ -269,13 +316,38 @@ class PerturbDiff:
         return {name: known.labels for name, known in self.trained.vocabularies.items()}
 
 
-def control_cells(adata: anndata.AnnData, recipe: Recipe) -> Cells:
-    """The cells of an AnnData for prediction; a file without the recipe's columns of labels is all control cells."""
-    columns = recipe.columns
-    there = {name: column for name, column in columns.model_dump().items() if column in adata.obs.columns}
-    present = columns.model_validate(there)
-    control = recipe.control if present.perturbation is not None else None
-    return cells_from_anndata(adata, columns=present, expression=recipe.expression, control=control)
+def control_cells(
+    adata: anndata.AnnData,
+    recipe: Recipe,
+    *,
+    columns: Mapping[str, str | None] | None = None,
+    scale: str | None = None,
+) -> Cells:
+    """The cells of an AnnData for prediction.
+
+    Args:
+        adata: control cells, and others perhaps where it has the column of perturbations.
+        recipe: of the model; names columns, layer and scale.
+        columns: columns in place of the recipe's, by covariate; a given one must be there.
+        scale: "counts" or "log1p" in place of the recipe's.
+
+    Raises:
+        ValueError: a column or a value is not as declared.
+    """
+    given = {name: column for name, column in (columns or {}).items() if column is not None}
+    own = recipe.columns.model_dump(exclude_none=True)
+    there = {name: column for name, column in own.items() if column in adata.obs.columns} | given
+    used = validated(Columns, there, "the columns")
+    expression = validated(Expression, recipe.expression.model_dump() | ({"scale": scale} if scale else {}), "scale")
+    if expression.scale == "log1p":
+        used = used.model_copy(update={"total_counts": None})
+    elif used.total_counts != recipe.columns.total_counts:
+        raise ValueError(
+            f"the control cells have no column {recipe.columns.total_counts!r}, where the model's data keep each "
+            "cell's total count; add it, since a sum over a panel of genes would be another unit."
+        )
+    control = recipe.control if used.perturbation is not None else None
+    return cells_from_anndata(adata, columns=used, expression=expression, control=control)
 
 
 def with_sampling(settings: Settings, sampling: Mapping[str, Any] | None) -> Settings:
@@ -291,10 +363,12 @@ def torch_device(device: str) -> str:
     """The device of torch that "auto" means here.
 
     Raises:
-        ValueError: the device is not there.
+        ValueError: there is no such device.
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.partition(":")[0] not in {"cpu", "cuda", "mps"}:
+        raise ValueError(f"device {device!r} is not a device; choose auto, cpu or cuda.")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} is not there: torch sees no CUDA device; use 'cpu' or 'auto'.")
     return device

@@ -48,7 +48,7 @@ def test_the_vector_is_the_formula(either, make_condition):
 
 def test_every_combination_of_labels_and_nulls_has_a_vector_of_its_own(either):
     every = torch.cartesian_prod(*(torch.arange(n_labels + 1) for n_labels in LABELS))
-    vectors = either(Condition(*every.unbind(dim=1)))
+    vectors = either(Condition(*every.unbind(dim=1))).detach()
     apart = torch.cdist(vectors, vectors) + torch.eye(len(vectors))
     assert float(apart.min()) > 1e-3
 
@@ -95,3 +95,10 @@ def test_coins_that_drop_nothing_change_nothing(either, make_condition):
 def test_the_mixed_width_is_the_networks_unless_given():
     assert Conditioning(LABELS, width=6, embedding_width=3).mix.out_features == 6
     assert Conditioning(LABELS, width=6, embedding_width=3, mixed_width=11).project.in_features == 11
+
+
+def test_a_label_that_is_in_no_table_is_an_error(either, make_condition):
+    for covariate, n_labels in zip(Condition._fields, LABELS, strict=True):
+        unknown = make_condition(3)._replace(**{covariate: torch.full((3,), n_labels + 1)})
+        with pytest.raises(IndexError):
+            either(unknown)

@@ -1,21 +1,21 @@
 """The denoiser's symmetries, its masks, and a gradient for every parameter."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from perturbdiff.core.conditioning import Conditioning
-from perturbdiff.core.denoiser import Denoiser, DenoiserContract, TimeEmbedding
+from perturbdiff.core.denoiser import Denoiser, DenoiserContract, Head, Target, TimeEmbedding
 from perturbdiff.core.objective import Draw, Objective
 from perturbdiff.core.population import NULL, Condition, Noised, PopulationBatch
 from perturbdiff.core.process import Process, linear_betas
 
 ORDER, OTHER = torch.tensor([3, 0, 5, 4, 1, 2]), torch.tensor([1, 5, 0, 2, 4, 3])
 both_joints = pytest.mark.parametrize("joint", ["tokens", "features"])
-both_targets = pytest.mark.parametrize("target", ["cell", "change"])
+every_target = pytest.mark.parametrize("target", get_args(Target))
 full_or_masked = pytest.mark.parametrize("lengths", [None, (6, 2, 4)])
 
 
@@ -38,11 +38,13 @@ def reorder(noised: Noised, cells: Tensor | None = None, controls: Tensor | None
 
 
 @both_joints
-@both_targets
-def test_x_0_is_the_clamped_cell_or_the_clamped_change_of_the_control_cell(make_denoiser, make_noised, joint, target):
+@every_target
+def test_x_0_is_what_the_target_says_clamped_at_0(make_denoiser, make_noised, joint, target):
     denoiser, noised = make_denoiser(joint=joint, target=target), make_noised()
     out, control_out = denoiser.streams(noised)
-    unclamped = out + noised.control if target == "change" else out
+    unclamped = out if target == "cell" else out + noised.control
+    if target == "residual":
+        unclamped = unclamped + denoiser.shift.weight[noised.condition.perturbation][:, None]
     close(denoiser.unclamped(noised), unclamped)
     close(denoiser(noised), unclamped.clamp(min=0))
     assert (unclamped < 0).any()
@@ -50,12 +52,26 @@ def test_x_0_is_the_clamped_cell_or_the_clamped_change_of_the_control_cell(make_
     assert isinstance(denoiser, DenoiserContract)
 
 
+def test_the_residuals_shift_is_the_nulls_where_the_perturbation_is_dropped_and_zero_in_a_new_network(
+    make_denoiser, make_noised, make_condition
+):
+    denoiser, noised = make_denoiser(target="residual"), make_noised()
+    noised = noised._replace(dropped=torch.tensor([[True, False, False], [False, True, True], [False] * 3]))
+    shifts = denoiser.unclamped(noised) - denoiser.streams(noised)[0] - noised.control
+    rows = make_condition(3).perturbation * torch.tensor([0, 1, 1])
+    close(shifts, denoiser.shift.weight[rows][:, None].expand_as(shifts))
+    new = Denoiser(
+        Conditioning((4, 3, 2), width=8, embedding_width=3), n_genes=5, width=8, depth=1, heads=2, target="residual"
+    )
+    assert not new.shift.weight.any()
+
+
 @both_joints
 def test_a_new_network_starts_near_the_control_cells(make_noised, joint):
     conditioning = Conditioning((4, 3, 2), width=8, embedding_width=3)
     denoiser = Denoiser(conditioning, n_genes=5, width=8, depth=2, heads=2, joint=joint).double()
     noised = make_noised()
-    assert float((denoiser(noised) - noised.control).abs().mean()) < 0.1
+    assert float((denoiser(noised) - noised.control).detach().abs().mean()) < 0.1
 
 
 def test_the_time_embedding_is_its_formula(randomise):
@@ -67,6 +83,14 @@ def test_the_time_embedding_is_its_formula(randomise):
     # frequencies are made in float32, and angles reach 999
     torch.testing.assert_close(embedding(t), wanted, rtol=1e-3, atol=1e-3)
     assert math.isclose(float(embedding.frequencies[-1]), 10_000 ** (-127 / 128), rel_tol=1e-5)
+
+
+def test_the_head_is_a_modulated_norm_and_one_linear_map(randomise, normal):
+    head = randomise(Head(6, 4).double())
+    h, c = normal(2, 3, 6, seed=30), normal(2, 1, 6, seed=31)
+    shift, scale = (torch.sigmoid(c) * c @ head.modulation.linear.weight.T + head.modulation.linear.bias).split(6, -1)
+    standard = (h - h.mean(-1, keepdim=True)) / (h.var(-1, keepdim=True, correction=0) + 1e-6).sqrt()
+    close(head(h, c), (standard * (1 + scale) + shift) @ head.linear.weight.T + head.linear.bias)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +146,7 @@ def test_over_tokens_the_network_follows_the_cells_and_is_blind_to_the_order_of_
 
 
 @both_joints
-@both_targets
+@every_target
 def test_x_0_follows_cells_and_controls_permuted_together(make_denoiser, make_noised, joint, target):
     denoiser, noised = make_denoiser(joint=joint, target=target), make_noised()
     close(denoiser(reorder(noised, ORDER, ORDER)), denoiser(noised)[:, ORDER])
@@ -178,7 +202,7 @@ def test_a_population_of_a_minibatch_is_denoised_as_if_alone_and_unpadded(make_d
 
 
 @both_joints
-@both_targets
+@every_target
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_padding_has_no_influence_whatsoever_on_cells_loss_or_gradients(
     make_denoiser, make_batch, normal, joint, target, dtype
@@ -225,20 +249,20 @@ def _gradients(denoiser: Denoiser, batch: PopulationBatch, options: dict[str, An
 
 @pytest.mark.parametrize("depth", [1, 2])
 @both_joints
-@both_targets
+@every_target
 @pytest.mark.parametrize("null", ["covariate", "joint"])
 @pytest.mark.parametrize("control_head", [False, True])
 def test_gradients_reach_every_parameter(make_denoiser, make_batch, joint, target, null, control_head, depth):
     options = {"joint": joint, "target": target, "null": null, "control_head": control_head, "depth": depth}
     denoiser = make_denoiser(**options)
     with torch.no_grad():
-        denoiser.head.linear.bias.fill_(2.0)  # no gene that random weights silence in every cell
+        denoiser.head.linear.bias.fill_(20.0)  # no gene that random weights silence in every cell
     grads = _gradients(denoiser, make_batch(5), options)
     without = [name for name, grad in grads.items() if grad is None or not grad.isfinite().all() or not grad.any()]
     assert without == []
     # of each row of a weight, not only of the weight
     for name, grad in grads.items():
-        if "conditioning" not in name and grad.ndim == 2:
+        if not name.startswith(("conditioning", "shift")) and grad.ndim == 2:
             assert (grad != 0).any(dim=1).all(), name
 
 

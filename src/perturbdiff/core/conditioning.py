@@ -45,6 +45,7 @@ class Conditioning(nn.Module):
     ) -> None:
         super().__init__()
         mixed_width = mixed_width or width
+        self.n_perturbations = labels[0]
         self.tables = nn.ModuleList(nn.Embedding(n_labels + 1, embedding_width) for n_labels in labels)
         self.mix = nn.Linear(len(labels) * embedding_width, mixed_width)
         self.project = nn.Linear(mixed_width, width)
@@ -61,3 +62,4 @@ class Conditioning(nn.Module):
         if dropped is not None and self.joint_null is not None:
             vector = torch.where(dropped.all(dim=-1, keepdim=True), self.joint_null, vector)
         return vector
+

@@ -3,8 +3,9 @@ r"""The denoiser x_0^theta(x_t, t, control, condition) of a population, as a two
 A denoiser is anything with the signature of `DenoiserContract`: it takes a minibatch of noised populations and returns
 estimates of x_0, in units of the training scale, never negative. What the network gives is read in one of two ways:
 
-    target "cell":    x_0 = ReLU(network_j)
-    target "change":  x_0 = ReLU(control_j + network_j)
+    target "cell":      x_0 = ReLU(network_j)
+    target "change":    x_0 = ReLU(control_j + network_j)
+    target "residual":  x_0 = ReLU(control_j + s + network_j), s a trained vector for each perturbation label
 
 `unclamped` is what stands inside the ReLU. The network sees [x_t, self-conditioning] and control, each token of a
 stream by one linear map, and the condition vector c = time + covariates, once a population (or, with
@@ -21,9 +22,9 @@ from torch.nn import functional
 
 from perturbdiff.core.block import Block, Joint, Modulation, modulate
 from perturbdiff.core.conditioning import Conditioning
-from perturbdiff.core.population import Noised
+from perturbdiff.core.population import NULL, Noised
 
-Target = Literal["cell", "change"]
+Target = Literal["cell", "change", "residual"]
 ModulateBy = Literal["population", "cell"]
 Expression = Float[Tensor, "batch cells genes"]
 
@@ -59,14 +60,13 @@ class TimeEmbedding(nn.Module):
 
 
 class Head(nn.Module):
-    """Modulated LayerNorm, then one linear map to genes."""
+    """Modulated LayerNorm, then one linear map to genes, whose weights begin with standard deviation `std`."""
 
-    def __init__(self, width: int, n_genes: int) -> None:
+    def __init__(self, width: int, n_genes: int, *, std: float) -> None:
         super().__init__()
         self.modulation = Modulation(width, 2)
         self.linear = nn.Linear(width, n_genes)
-        # small, not zero: at zero a ReLU on top of it would pass no gradient
-        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.normal_(self.linear.weight, std=std)
         nn.init.zeros_(self.linear.bias)
 
     def forward(
@@ -109,6 +109,9 @@ class Denoiser(nn.Module):
             message = f"width={width} must be a multiple of heads={heads}; change one of them."
             raise ValueError(message)
         self.target = target
+        self.shift = nn.Embedding(conditioning.n_perturbations + 1, n_genes) if target == "residual" else None
+        if self.shift is not None:
+            nn.init.zeros_(self.shift.weight)
         self.modulate_by = modulate_by
         self.conditioning = conditioning
         self.time = TimeEmbedding(width)
@@ -117,8 +120,10 @@ class Denoiser(nn.Module):
         self.blocks = nn.ModuleList(
             Block(width, heads, joint=joint, reads_control=control_head or i < depth - 1) for i in range(depth)
         )
-        self.head = Head(width, n_genes)
-        self.control_head = Head(width, n_genes) if control_head else None
+        # a change begins at none; a cell cannot begin at 0, where its ReLU would pass no gradient
+        std = 0.02 if target == "cell" else 0.0
+        self.head = Head(width, n_genes, std=std)
+        self.control_head = Head(width, n_genes, std=std) if control_head else None
 
     def streams(
         self, noised: Noised
@@ -139,7 +144,14 @@ class Denoiser(nn.Module):
         control = noised.control
         # the sum is float32 under mixed precision too: a small change of a large value must survive
         out = self.streams(noised)[0].to(control.dtype)
-        return control + out if self.target == "change" else out
+        if self.target == "cell":
+            return out
+        if self.shift is not None:
+            label = noised.condition.perturbation
+            if noised.dropped is not None:
+                label = label.masked_fill(noised.dropped[:, 0], NULL)
+            out = out + self.shift(label).unsqueeze(1)
+        return control + out
 
     def forward(self, noised: Noised) -> Float[Tensor, "batch cells genes"]:
         """x_0^theta, non-negative, in units of the training scale (Eq. 7, arXiv:2602.19685v1)."""

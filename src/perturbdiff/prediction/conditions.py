@@ -22,7 +22,7 @@ def conditions_of(rows: Sequence[Mapping[Any, Any]], vocabularies: Mapping[str, 
     Raises:
         ValueError: there is none, or a label is unknown to the model (the nearest is named).
     """
-    filled = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in rows]
+    filled = [{name: _label(row.get(name), vocabularies[name]) for name in COLUMNS} for row in rows]
     table = pd.DataFrame(filled, columns=COLUMNS).drop_duplicates(ignore_index=True)
     if table.empty:
         raise ValueError("no condition is given; name a perturbation, or give a table with at least one row.")
@@ -30,6 +30,30 @@ def conditions_of(rows: Sequence[Mapping[Any, Any]], vocabularies: Mapping[str, 
         for label in table[name].unique():
             vocabularies[name].index(label)
     return table
+
+
+def _label(value: Any, known: Vocabulary) -> str:  # noqa: ANN401 - a cell of any table
+    """A label as text: "" where there is none, without blanks around it unless the model knows it with them."""
+    if value is None or pd.isna(value):
+        return ""
+    text = str(value)
+    return text if text in known.labels else text.strip()
+
+
+def check_columns(columns: Sequence[Any], source: str) -> None:
+    """Refuse a table that is not one of conditions.
+
+    Raises:
+        ValueError: it has another column (the nearest is named), or none of perturbations.
+    """
+    for column in columns:
+        if column not in COLUMNS:
+            raise ValueError(
+                f"{source} has a column {column!r}, and conditions are {', '.join(COLUMNS)}; "
+                f"{nearest(str(column), COLUMNS)}."
+            )
+    if "perturbation" not in columns:
+        raise ValueError(f"{source} has no column 'perturbation'; add it.")
 
 
 def read_conditions(path: Path, vocabularies: Mapping[str, Vocabulary]) -> pd.DataFrame:
@@ -45,14 +69,7 @@ def read_conditions(path: Path, vocabularies: Mapping[str, Vocabulary]) -> pd.Da
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(path)!r} is not a CSV table ({error}); mend it.") from None
-    for column in table.columns:
-        if column not in COLUMNS:
-            raise ValueError(
-                f"{str(path)!r} has a column {column!r}, and conditions are {', '.join(COLUMNS)}; "
-                f"{nearest(str(column), COLUMNS)}."
-            )
-    if "perturbation" not in table.columns:
-        raise ValueError(f"{str(path)!r} has no column 'perturbation'; add it.")
+    check_columns(list(table.columns), repr(str(path)))
     return conditions_of(table.to_dict("records"), vocabularies)
 
 

@@ -32,6 +32,9 @@ FORMAT = 1
 NUMBERS_AT_ONCE = 8 * 256 * 2000
 """Expression values in one minibatch, which bounds the memory of a prediction."""
 
+UNSPECIFIED = "unspecified"
+"""The label of predicted cells whose condition leaves the perturbation open."""
+
 type Rows = npt.NDArray[np.int64]
 type Say = Callable[[str], None]
 type Track = Callable[[Sequence[list["Chunk"]]], Iterator[list["Chunk"]]]
@@ -98,6 +101,7 @@ def predict(
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
         )
     _say_nulls(conditions, checkpoint, say)
+    _say_absent_columns(cells, conditions, checkpoint, say)
     candidates = np.flatnonzero(cells.is_control)
     matched = [_controls_of(cells, candidates, row) for row in conditions.to_dict("records")]
     chunks = _chunks(matched, settings.training.cells_per_population, populations, seed)
@@ -123,6 +127,19 @@ def _say_nulls(conditions: pd.DataFrame, checkpoint: Checkpoint, say: Say) -> No
     for name in COVARIATES:
         if len(checkpoint.vocabularies[name]) and (conditions[name] == "").any():
             say(f"conditions without {name.replace('_', ' ')} are predicted with its trained null.")
+
+
+def _say_absent_columns(cells: Cells, conditions: pd.DataFrame, checkpoint: Checkpoint, say: Say) -> None:
+    """What is taken for granted of control cells whose file lacks a column."""
+    columns = checkpoint.recipe.columns
+    if cells.control is None and columns.perturbation is not None:
+        say(f"there is no column {columns.perturbation!r}, so all {cells.n_cells} cells are taken as control cells.")
+    for name in ("cell_type", "assay_batch"):
+        if list(cells.labels[name].cat.categories) == [""] and (conditions[name] != "").any():
+            say(
+                f"the control cells have no column {getattr(columns, name)!r}, so all of them serve every "
+                f"{name.replace('_', ' ')}."
+            )
 
 
 def _controls_of(cells: Cells, control: Rows, condition: dict[Any, str]) -> Rows:
@@ -234,7 +251,8 @@ def _described(
 ) -> anndata.AnnData:
     """The control cells, then the predicted ones, under the column names of the checkpoint's recipe.
 
-    A predicted cell carries the labels of its condition and, where that leaves one open, those of its control cell;
+    A predicted cell carries the labels of its condition and, where that leaves one open, those of its control cell
+    (but `UNSPECIFIED` for an open perturbation: it is no control cell);
     `population` is -1 for control cells, else which of the K draws; `control_cell` names the cell it was made from.
     """
     (used, expression), (chunks, values) = control, predicted
@@ -252,6 +270,7 @@ def _described(
         given = conditions[name].to_numpy(dtype=object)[condition]
         if name == "perturbation":
             own = np.full(cells.n_cells, checkpoint.recipe.control, dtype=object)
+            given = np.where(given == "", UNSPECIFIED, given)
         obs[column] = pd.Categorical(np.concatenate([own[used], np.where(given == "", own[source], given)]))
     names = cells.names.to_numpy(dtype=object)
     obs["population"] = np.concatenate([np.full(len(used), -1), repeat])
@@ -266,7 +285,7 @@ def _described(
             "perturbdiff": {
                 **facts,
                 "columns": declared,
-                "control": str(checkpoint.recipe.control),
+                **({} if checkpoint.recipe.control is None else {"control": checkpoint.recipe.control}),
                 "conditions": conditions.to_json(orient="records"),
             }
         },

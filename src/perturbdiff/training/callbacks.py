@@ -3,7 +3,8 @@
 import math
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -52,16 +53,26 @@ class RunFolder(Callback):
         averaged: the averaging callback.
         save_model: writes a model, given its weights and its history.
         every: steps between two resume files.
+        validates: whether there is a validation.
+        identity: of the run; kept in the resume file, so that no other run takes it up.
     """
 
     def __init__(
-        self, folder: Path | None, averaged: AveragedWeights, save_model: SaveModel, *, every: int, validates: bool
+        self,
+        folder: Path | None,
+        averaged: AveragedWeights,
+        save_model: SaveModel,
+        *,
+        every: int,
+        validates: bool,
+        identity: str,
     ) -> None:
         self.folder = folder
         self.averaged = averaged
         self.save_model = save_model
         self.every = every
         self.validates = validates
+        self.identity = identity
         self.best = math.inf
         self.best_step = -1
 
@@ -92,15 +103,18 @@ class RunFolder(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The best so far, for resuming."""
-        return {"best": self.best, "best_step": self.best_step}
+        return {"best": self.best, "best_step": self.best_step, "identity": self.identity}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The best so far, when resuming."""
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
 
     def _keep(self, trainer: Trainer, energy: float | None) -> None:
+        weights = self.averaged.weights()
+        if not all(bool(value.isfinite().all()) for value in weights.values()):
+            raise ValueError(f"the weights are not finite after step {trainer.global_step}; lower learning_rate.")
         if trainer.is_global_zero:
-            self.save_model(self.averaged.weights(), {"step": trainer.global_step, "validation_energy": energy})
+            self.save_model(weights, {"step": trainer.global_step, "validation_energy": energy})
 
     def _write_state(self, trainer: Trainer) -> None:
         if self.folder is None:
@@ -148,6 +162,19 @@ class Interruption(Callback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+
+
+@contextmanager
+def returning_to_the_caller() -> Iterator[None]:
+    """At a second Ctrl-C Lightning ends the interpreter and leaves Ctrl-C dead: raise KeyboardInterrupt instead."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 class Progress(TQDMProgressBar):

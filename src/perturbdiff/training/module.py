@@ -46,6 +46,11 @@ class DenoiserModule(LightningModule):
         """The loss of one minibatch; its noise is a function of (seed, step, key of each population)."""
         draw = self.objective.draw(batch, seed=self.settings.training.seed, step=self.global_step)
         loss = self.objective(self.denoiser, batch, draw)
+        if not bool(loss.total.isfinite()):
+            raise ValueError(
+                f"the loss is {float(loss.total)} at step {self.global_step}, and training cannot go on from there; "
+                "lower learning_rate or gradient_clip."
+            )
         now = time.perf_counter()
         n_cells = batch.perturbed.shape[:2].numel() if batch.mask is None else int(batch.mask.sum())
         self.log("loss", loss.total.detach(), prog_bar=True)
@@ -84,7 +89,13 @@ class DenoiserModule(LightningModule):
             predicted, observed = (torch.cat(cells)[:LARGEST_SET] for cells in zip(*populations, strict=True))
             distances.append(energy_distance(predicted, observed))
         self._sampled.clear()
-        self.log("validation energy", torch.stack(distances).mean() * self.scale, prog_bar=True)
+        energy = torch.stack(distances).mean() * self.scale
+        if not bool(energy.isfinite()):
+            raise ValueError(
+                f"the validation energy is {float(energy)} after step {self.global_step}, so the weights cannot be "
+                "judged; lower learning_rate or gradient_clip."
+            )
+        self.log("validation energy", energy, prog_bar=True)
         self._since = time.perf_counter()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

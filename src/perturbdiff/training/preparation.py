@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from perturbdiff.config import Settings
 from perturbdiff.core.population import COVARIATES
@@ -13,6 +14,8 @@ from perturbdiff.data.populations import Populations
 from perturbdiff.data.recipe import Recipe
 from perturbdiff.data.split import Indices, Split
 from perturbdiff.data.vocabulary import Vocabulary
+
+type FloatTable = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +29,7 @@ class Prepared:
         training: populations of the training part.
         validation: populations of the validation part; None where it has none that can be sampled.
         notes: sentences for the user.
+        control: label of the control cells; None where no cell is perturbed.
     """
 
     genes: tuple[str, ...]
@@ -34,6 +38,7 @@ class Prepared:
     training: Populations
     validation: Populations | None
     notes: tuple[str, ...]
+    control: str | None
 
 
 def prepare(cells: Cells, split: Split, recipe: Recipe, settings: Settings) -> Prepared:
@@ -71,7 +76,7 @@ def prepare(cells: Cells, split: Split, recipe: Recipe, settings: Settings) -> P
             seed=seed,
             control_rows=rows[cells.is_control[rows]] if cells.control is not None else None,
         )
-    return Prepared(tuple(genes), scale, vocabularies, training, validation, (*training.notes, *notes))
+    return Prepared(tuple(genes), scale, vocabularies, training, validation, (*training.notes, *notes), cells.control)
 
 
 def _sampleable(cells: Cells, rows: Indices, vocabularies: Mapping[str, Vocabulary]) -> tuple[Indices, tuple[str, ...]]:
@@ -89,3 +94,27 @@ def _sampleable(cells: Cells, rows: Indices, vocabularies: Mapping[str, Vocabula
     rows = rows[known]
     sizes = cells.labels.iloc[rows].groupby(list(COVARIATES), observed=True)["cell_type"].transform("size")
     return rows[sizes.to_numpy() >= 2], notes
+
+
+def mean_shifts(prepared: Prepared) -> FloatTable:
+    """The mean change of each perturbation label over the training populations of one epoch, nulls and controls 0.
+
+    A population's change is the mean of its perturbed cells less the mean of its control cells, both in units of the
+    training scale; populations count by their cells.
+
+    Returns:
+        [labels + 1, genes], row 0 the null.
+    """
+    known = prepared.vocabularies["perturbation"]
+    sums = np.zeros((len(known) + 1, len(prepared.genes)))
+    cells = np.zeros(len(known) + 1)
+    for draw in prepared.training.plan(0):
+        batch = prepared.training.batch([draw])
+        n_cells, label = len(draw.rows), draw.condition[0]
+        sums[label] += (batch.perturbed.sum(dim=1) - batch.control.sum(dim=1))[0].double().numpy()
+        cells[label] += n_cells
+    shifts = sums / np.maximum(cells, 1)[:, None]
+    if prepared.control is not None:
+        shifts[known.index(prepared.control)] = 0.0
+    shifts[0] = 0.0
+    return shifts.astype(np.float32)

@@ -17,17 +17,25 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from perturbdiff.checkpoint import DESCRIPTION, Checkpoint, load_checkpoint, untrained
+from perturbdiff.checkpoint import Checkpoint, load_checkpoint, untrained
 from perturbdiff.config import Settings, TrainingSettings
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.randomness import stream
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.recipe import Recipe
 from perturbdiff.data.split import PARTS, Split
-from perturbdiff.training.callbacks import RESUME, AveragedWeights, Interruption, Progress, RunFolder, SaveModel, Say
+from perturbdiff.training.callbacks import (
+    AveragedWeights,
+    Interruption,
+    Progress,
+    RunFolder,
+    Say,
+    returning_to_the_caller,
+)
 from perturbdiff.training.cost import Announcement
 from perturbdiff.training.module import DenoiserModule
-from perturbdiff.training.preparation import Prepared, prepare
+from perturbdiff.training.preparation import Prepared, mean_shifts, prepare
+from perturbdiff.training.resuming import LOGS, State, clear, identity, resumable
 from perturbdiff.training.streams import FixedPopulations, PopulationStream
 
 LOG_EVERY = 10
@@ -57,6 +65,7 @@ def train(
     *,
     run: Path | None = None,
     data_folder: Path | None = None,
+    overwrite: bool = False,
     device: str = "auto",
     say: Say = _LOG.info,
     show_progress: bool = True,
@@ -70,6 +79,7 @@ def train(
         settings: of the model, the training and the sampling.
         run: folder to write to and resume from; None keeps the model in memory only.
         data_folder: that the recipe's files are relative to.
+        overwrite: whether to begin anew where `run` holds a run; it is removed once the data have proved sound.
         device: "auto", "cpu", "cuda" or another of Lightning's accelerators.
         say: receives sentences for the user.
         show_progress: whether to draw a progress bar.
@@ -90,7 +100,9 @@ def train(
         folder=None if data_folder is None else str(data_folder.resolve()),
         split=describe(split),
     )
-    resume = None if run is None else _resumable(run, described, say)
+    if run is not None and overwrite:
+        clear(run)
+    resume = None if run is None else resumable(run, described, say)
     kept: list[Checkpoint] = []
 
     def save_model(weights: Mapping[str, Tensor], history: Mapping[str, Any]) -> None:
@@ -99,9 +111,28 @@ def train(
         if run is not None:
             kept[0].save(run)
 
-    module = DenoiserModule(initial(described), settings, scale=prepared.scale)
-    trainer, interruption = _trainer(
-        settings.training, run, save_model, prepared, device=device, say=say, show_progress=show_progress
+    denoiser = initial(described)
+    if denoiser.shift is not None:
+        denoiser.shift.weight.data.copy_(torch.from_numpy(mean_shifts(prepared)))
+    module = DenoiserModule(denoiser, settings, scale=prepared.scale)
+    averaged, interruption = AveragedWeights(settings.training.ema_decay), Interruption()
+    folder = RunFolder(
+        run,
+        averaged,
+        save_model,
+        every=settings.training.validate_every,
+        validates=prepared.validation is not None,
+        identity=identity(described),
+    )
+    first = next(iter(PopulationStream(prepared.training, per_batch=settings.training.populations_per_batch)))
+    trainer = _trainer(
+        settings.training,
+        # the folder comes before the averaging, whose end puts the averaged weights in place of the trained ones
+        [folder, averaged, interruption, Announcement(first, say), *([Progress()] if show_progress else [])],
+        loggers=[] if run is None else _loggers(run, resume),
+        device=device,
+        validates=prepared.validation is not None,
+        show_progress=show_progress,
     )
     _fit(trainer, module, prepared, resume)
     # nothing better may have been found after resuming: then the run folder has the kept weights
@@ -125,69 +156,27 @@ def describe(split: Split) -> dict[str, Any]:
     }
 
 
-def _resumable(run: Path, described: Checkpoint, say: Say) -> Path | None:
-    """The state to resume from, where the folder holds this same run.
-
-    Raises:
-        ValueError: it holds another run.
-    """
-    if not (run / DESCRIPTION).exists() and not (run / RESUME).exists():
-        return None
-    if not (run / DESCRIPTION).exists():
-        return run / RESUME
-    there = load_checkpoint(run)
-    same = {
-        "settings": _lasting(there.settings) == _lasting(described.settings),
-        "genes": there.genes == described.genes,
-        "split": there.split["hash"] == described.split["hash"],
-        "scale": there.scale == described.scale,
-    }
-    if not all(same.values()):
-        differing = ", ".join(name for name, equal in same.items() if not equal)
-        raise ValueError(
-            f"{str(run)!r} holds another run (it differs in {differing}), and nothing is overwritten unasked; choose "
-            "another folder, or overwrite it."
-        )
-    if not (run / RESUME).exists():
-        raise ValueError(f"{str(run)!r} holds a model without {RESUME}; choose another folder, or overwrite it.")
-    say(f"resuming from {str(run / RESUME)!r}.")
-    return run / RESUME
-
-
-def _lasting(settings: Settings) -> Settings:
-    """The settings that must not change in a resumed run; it may be prolonged."""
-    return settings.model_copy(update={"training": settings.training.model_copy(update={"max_steps": 1})})
+def _loggers(run: Path, resume: State | None) -> list[Logger]:
+    """CSV and TensorBoard in `logs`; the CSV of a resumed run in a folder of its own, beside what was logged before."""
+    version = "" if resume is None else f"from_step_{resume.step}"
+    run.mkdir(parents=True, exist_ok=True)
+    return [
+        CSVLogger(run, name=LOGS, version=version, flush_logs_every_n_steps=LOG_EVERY),
+        TensorBoardLogger(run, name=LOGS, version=""),
+    ]
 
 
 def _trainer(
     training: TrainingSettings,
-    run: Path | None,
-    save_model: SaveModel,
-    prepared: Prepared,
+    callbacks: list[Callback],
     *,
+    loggers: list[Logger],
     device: str,
-    say: Say,
+    validates: bool,
     show_progress: bool,
-) -> tuple[Trainer, Interruption]:
-    validates = prepared.validation is not None
-    averaged, interruption = AveragedWeights(training.ema_decay), Interruption()
-    callbacks: list[Callback] = [
-        # before the averaging, whose end puts the averaged weights in place of the trained ones
-        RunFolder(run, averaged, save_model, every=training.validate_every, validates=validates),
-        averaged,
-        interruption,
-        Announcement(next(iter(PopulationStream(prepared.training, per_batch=training.populations_per_batch))), say),
-        *([Progress()] if show_progress else []),
-    ]
-    loggers: list[Logger] = []
-    if run is not None:
-        run.mkdir(parents=True, exist_ok=True)
-        loggers = [
-            CSVLogger(run, name="logs", version="", flush_logs_every_n_steps=LOG_EVERY),
-            TensorBoardLogger(run, name="logs", version=""),
-        ]
+) -> Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = Trainer(
+    return Trainer(
         accelerator=device,
         devices=1 if device in {"auto", "cpu"} else "auto",
         precision=_precision(training, device),
@@ -204,9 +193,7 @@ def _trainer(
         enable_progress_bar=show_progress,
         callbacks=callbacks,
         logger=loggers,
-        default_root_dir=run,
     )
-    return trainer, interruption
 
 
 def _precision(training: TrainingSettings, device: str) -> Literal["32-true", "bf16-mixed"]:
@@ -216,12 +203,9 @@ def _precision(training: TrainingSettings, device: str) -> Literal["32-true", "b
     return "bf16-mixed" if training.precision == "bfloat16" else "32-true"
 
 
-def _fit(trainer: Trainer, module: DenoiserModule, prepared: Prepared, resume: Path | None) -> None:
+def _fit(trainer: Trainer, module: DenoiserModule, prepared: Prepared, resume: State | None) -> None:
     training = module.settings.training
-    first_step = 0
-    if resume is not None:
-        state = torch.load(resume, map_location="cpu", weights_only=True)
-        first_step = int(state["global_step"])
+    first_step = 0 if resume is None else resume.step
     batches = DataLoader(
         PopulationStream(prepared.training, per_batch=training.populations_per_batch, first_step=first_step),
         batch_size=None,
@@ -236,7 +220,9 @@ def _fit(trainer: Trainer, module: DenoiserModule, prepared: Prepared, resume: P
             ),
             batch_size=None,
         )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), returning_to_the_caller():
         # reading is a slice of a matrix in memory: workers would only copy it
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer.fit(module, batches, held_out, ckpt_path=resume, weights_only=True)
+        # what was logged after the state that is taken up again is logged once more
+        warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+        trainer.fit(module, batches, held_out, ckpt_path=None if resume is None else resume.path, weights_only=True)

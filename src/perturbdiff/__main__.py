@@ -1,0 +1,5 @@
+"""`python -m perturbdiff` is the command line."""
+
+from perturbdiff.cli import main
+
+main()

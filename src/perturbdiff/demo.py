@@ -1,0 +1,104 @@
+"""The main job on simulated data: simulate, train, predict held-out conditions, evaluate, draw.
+
+Two settings of `data.simulation` are run. In "interaction" the response depends on what the control cells of a type
+show, so carrying the mean shift of other types over is not enough; in "additive" that is exactly right, and the model
+can only come near it. In both, two perturbations are held out in the last cell type, and a third serves for
+validation.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from perturbdiff.comparison import Comparison
+from perturbdiff.data.export import write_h5ad
+from perturbdiff.data.recipe import Recipe, recipe_from_mapping, write_recipe
+from perturbdiff.data.simulation import simulate
+from perturbdiff.judgement import Source, compare_files
+from perturbdiff.model import PerturbDiff
+from perturbdiff.prediction.conditions import held_out_conditions
+from perturbdiff.prediction.predict import Say
+from perturbdiff.report.figure import figure, save_figure
+
+Setting = Literal["interaction", "additive"]
+
+SETTINGS: tuple[Setting, ...] = ("interaction", "additive")
+
+TRAINING: dict[str, Any] = {"max_steps": 600, "validate_every": 50}
+"""What the demo changes in the settings of the preset "tiny"."""
+
+
+def run_demo(
+    out: Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    say: Say,
+    show_progress: bool = True,
+    training: dict[str, Any] | None = None,
+) -> Iterator[tuple[Setting, Comparison]]:
+    """Run both settings into `out`, one comparison each; an interrupted demo resumes with the same call.
+
+    Args:
+        out: folder; each setting gets one of its own in it.
+        seed: of the simulation, the training and the prediction.
+        device: "auto", "cpu", "cuda".
+        say: receives sentences for the user.
+        show_progress: whether to draw progress bars.
+        training: settings in place of `TRAINING`.
+    """
+    for setting in SETTINGS:
+        folder = out / setting
+        folder.mkdir(parents=True, exist_ok=True)
+        say(f"{setting}: simulating.")
+        observed = folder / "observed.h5ad"
+        write_h5ad(simulate(setting, seed=seed), observed)
+        recipe = demo_recipe(observed.name, {"seed": seed, **(training or TRAINING)})
+        write_recipe(recipe, folder / "recipe.toml")
+        comparison = _train_and_judge(folder, observed, seed=seed, device=device, say=say, progress=show_progress)
+        if comparison is None:
+            say("interrupted: the same call resumes.")
+            return
+        yield setting, comparison
+
+
+def demo_recipe(file: str, training: dict[str, Any]) -> Recipe:
+    """What is held out: stimulus_1 and stimulus_2 in the last type; stimulus_3 in it is for validation."""
+    last = ["type_4"]
+    return recipe_from_mapping(
+        {
+            "name": "demo",
+            "about": "Simulated counts: 4 cell types, 3 donors, 4 perturbations.",
+            "control": "control",
+            "files": [file],
+            "columns": {"perturbation": "perturbation", "cell_type": "cell_type", "assay_batch": "assay_batch"},
+            "expression": {"scale": "counts"},
+            "hold_out": [
+                {"part": "test", "perturbation": ["stimulus_1", "stimulus_2"], "cell_type": last},
+                {"part": "validation", "perturbation": ["stimulus_3"], "cell_type": last},
+            ],
+            "model": {"preset": "tiny"},
+            "training": training,
+        },
+        "the demo",
+    )
+
+
+def _train_and_judge(
+    folder: Path, observed: Path, *, seed: int, device: str, say: Say, progress: bool
+) -> Comparison | None:
+    """The comparison of one setting; None where its training was interrupted."""
+    model = PerturbDiff.from_recipe(folder / "recipe.toml")
+    model.train(run=folder / "run", device=device, show_progress=progress, say=say)
+    if model.outcome is None or model.outcome.interrupted:
+        return None
+    held_out = held_out_conditions(model.trained)
+    predicted = model.predict_cells(model.cells, conditions=held_out, seed=seed, device=device, say=say)
+    write_h5ad(predicted, folder / "predicted.h5ad")
+    say("evaluating.")
+    comparison = compare_files(
+        {"perturbdiff": folder / "predicted.h5ad"}, observed, source=Source.of_run(folder / "run"), seed=seed
+    )
+    comparison.save(folder)
+    save_figure(figure(comparison.table, title=f"simulated, {folder.name}"), folder / "figure.png")
+    return comparison

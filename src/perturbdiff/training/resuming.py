@@ -1,0 +1,97 @@
+"""Resuming: the state that a run folder holds, and whether it is of the same run.
+
+A run may be prolonged; everything else that its weights depend on must be as it was: settings, columns and labels,
+gene panel, scale and split.
+"""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from perturbdiff.checkpoint import DESCRIPTION, WEIGHTS, Checkpoint, load_checkpoint
+from perturbdiff.training.callbacks import RESUME, RunFolder, Say
+
+LOGS = "logs"
+
+
+class State(NamedTuple):
+    """Where a run can be taken up again: Lightning's file, and the step that it was written after."""
+
+    path: Path
+    step: int
+
+
+def resumable(run: Path, described: Checkpoint, say: Say) -> State | None:
+    """The state to resume from, where the folder holds this same run; None where it holds none.
+
+    Raises:
+        ValueError: it holds another run, or its state is damaged.
+    """
+    described_there, resume = (run / DESCRIPTION).exists(), run / RESUME
+    if not described_there and not resume.exists():
+        return None
+    if described_there:
+        _refuse_another(run, bound(load_checkpoint(run)), bound(described))
+    if not resume.exists():
+        raise ValueError(f"{str(run)!r} holds a model without {RESUME}; choose another folder, or overwrite it.")
+    state = _load(resume)
+    if state["callbacks"][RunFolder.__qualname__]["identity"] != identity(described):
+        _refuse_another(run, {}, {"settings or data": ""})
+    say(f"resuming from {str(resume)!r}.")
+    return State(resume, int(state["global_step"]))
+
+
+def bound(described: Checkpoint) -> dict[str, Any]:
+    """What must not change in a resumed run, as JSON, by the name that a user knows it by."""
+    settings, recipe = described.settings.model_dump(mode="json"), described.recipe
+    settings["training"].pop("max_steps")
+    return {
+        "settings": settings,
+        "columns": [recipe.columns.model_dump(), recipe.expression.model_dump(), recipe.control],
+        "labels": {name: list(known.labels) for name, known in described.vocabularies.items()},
+        "genes": list(described.genes),
+        "scale": described.scale,
+        "split": described.split["hash"],
+    }
+
+
+def identity(described: Checkpoint) -> str:
+    """One hash of it all."""
+    return hashlib.sha256(json.dumps(bound(described), sort_keys=True).encode()).hexdigest()
+
+
+def clear(run: Path) -> None:
+    """Remove what an earlier run wrote, and nothing else."""
+    if not (run / DESCRIPTION).exists() and not (run / RESUME).exists():
+        return
+    for name in (WEIGHTS, DESCRIPTION, RESUME, "recipe.toml"):
+        (run / name).unlink(missing_ok=True)
+    shutil.rmtree(run / LOGS, ignore_errors=True)
+
+
+def _refuse_another(run: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    differing = ", ".join(name for name, value in here.items() if there.get(name) != value)
+    if differing:
+        raise ValueError(
+            f"{str(run)!r} holds another run (it differs in {differing}), and nothing is overwritten unasked; choose "
+            "another folder, or overwrite it."
+        )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        if zipfile.is_zipfile(path):
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            return state
+    except RuntimeError:
+        pass
+    raise ValueError(
+        f"{str(path)!r} is damaged, so the run cannot be resumed; the model beside it is as it was: choose another "
+        "folder, or overwrite the run."
+    )
