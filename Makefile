@@ -43,8 +43,9 @@ $(PY):
 	        fi; \
 	    done; \
 	    if [ -z "$$found" ]; then \
-	        echo "error: $(or $(PYTHON),no python3 on the PATH) is not Python 3.12 or newer, which perturbdiff needs;" \
-	             "install one, or give it: make PYTHON=/path/to/python3.12." >&2; \
+	        echo "error: perturbdiff needs Python 3.12 or newer, and $(or $(PYTHON),no python3 on the PATH) is" \
+	             "$(if $(PYTHON),not that,new enough); install one, install uv, or say where it is:" \
+	             "make demo PYTHON=/path/to/python3.12." >&2; \
 	        exit 1; \
 	    fi; \
 	    "$$found" -m venv $(VENV) || { \

@@ -1,10 +1,25 @@
-"""Fixtures shared by all tests: where the real data and the golden tensors lie, and random generators."""
+"""Fixtures shared by all tests: real data and golden tensors, random generators, a tiny screen and its trained run."""
 
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from anndata import AnnData
+
+from perturbdiff.cli import main
+from perturbdiff.data.cells import cells_from_anndata
+from perturbdiff.data.recipe import Recipe, recipe_from_mapping, write_recipe
+from perturbdiff.data.simulation import simulate
+from perturbdiff.model import PerturbDiff
+from perturbdiff.training.module import DenoiserModule
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -42,3 +57,158 @@ def generator() -> torch.Generator:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny models on many threads of a busy machine are slower by far than on one."""
+    torch.set_num_threads(1)
+
+
+TINY: dict[str, dict[str, Any]] = {
+    "model": {"preset": "tiny", "width": 16, "depth": 1, "heads": 2, "embedding_width": 4, "times": 20},
+    "training": {
+        "max_steps": 4,
+        "cells_per_population": 6,
+        "populations_per_batch": 4,
+        "warmup_steps": 1,
+        "validate_every": 2,
+        "validation_populations": 4,
+        "precision": "float32",
+    },
+    "sampling": {"steps": 2},
+}
+
+HOLD_OUT = (
+    {"part": "test", "perturbation": ["stimulus_1"], "cell_type": ["type_3"]},
+    {"part": "validation", "perturbation": ["stimulus_2"], "cell_type": ["type_3"]},
+)
+
+COLUMNS = {"perturbation": "perturbation", "cell_type": "cell_type", "assay_batch": "assay_batch"}
+
+
+@dataclass(frozen=True)
+class Screen:
+    """A tiny screen on disk, and the run of a model that was trained on it."""
+
+    data: Path
+    recipe: Path
+    run: Path
+
+
+@pytest.fixture(scope="session")
+def adata() -> AnnData:
+    """216 cells, 40 genes, 3 perturbations, 3 types, 2 donors; copy it before changing it."""
+    return simulate(
+        "interaction",
+        n_genes=40,
+        n_cell_types=3,
+        n_assay_batches=2,
+        n_perturbations=3,
+        cells_per_group=8,
+        control_cells_per_group=12,
+        seed=0,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., dict[str, dict[str, Any]]]:
+    """Settings of a model that trains in a moment, with changes: tiny(training={"seed": 1})."""
+    return _tiny
+
+
+def _tiny(**changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: table | changes.get(name, {}) for name, table in TINY.items()}
+
+
+@pytest.fixture(scope="session")
+def make_recipe() -> Callable[..., Recipe]:
+    """The recipe of the tiny screen, with changes of settings (training=...) and of other keys (n_genes=...)."""
+
+    def make(**changes: Any) -> Recipe:
+        tables = _tiny(**{name: changes.pop(name) for name in TINY if name in changes})
+        mapping = {
+            "name": "screen",
+            "control": "control",
+            "files": ["screen.h5ad"],
+            "columns": COLUMNS,
+            "expression": {"scale": "counts"},
+            "hold_out": list(HOLD_OUT),
+        }
+        return recipe_from_mapping(mapping | tables | changes, "the test")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model(adata: AnnData, make_recipe: Callable[..., Recipe]) -> Callable[..., PerturbDiff]:
+    """An untrained model of the tiny screen in memory; changes as of `make_recipe`, `of` in place of its cells."""
+
+    def make(*, of: AnnData | None = None, **changes: Any) -> PerturbDiff:
+        recipe = make_recipe(**changes)
+        cells = cells_from_anndata(
+            adata if of is None else of, columns=recipe.columns, expression=recipe.expression, control=recipe.control
+        )
+        return PerturbDiff(recipe, cells=cells)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def screen(tmp_path_factory: pytest.TempPathFactory, adata: AnnData, make_recipe: Callable[..., Recipe]) -> Screen:
+    """Shared by many tests, which must leave its files as they are."""
+    folder = tmp_path_factory.mktemp("screen")
+    adata.write_h5ad(folder / "screen.h5ad")
+    write_recipe(make_recipe(n_genes=30), folder / "recipe.toml")
+    model = PerturbDiff.from_recipe(folder / "recipe.toml")
+    model.train(run=folder / "run", device="cpu", show_progress=False)
+    return Screen(folder / "screen.h5ad", folder / "recipe.toml", folder / "run")
+
+
+@pytest.fixture
+def own_run(screen: Screen, tmp_path: Path) -> Path:
+    """A copy of the trained run, to be changed."""
+    return Path(shutil.copytree(screen.run, tmp_path / "own-run"))
+
+
+@pytest.fixture
+def signal_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Send this process signals in the middle of a training step: signal_at(3, SIGINT)."""
+
+    def arrange(step: int, *signals: signal.Signals) -> None:
+        original = DenoiserModule.training_step
+
+        def training_step(module: DenoiserModule, batch: Any, batch_idx: int) -> torch.Tensor:
+            if module.global_step == step:
+                for number in signals:
+                    os.kill(os.getpid(), number)
+            return original(module, batch, batch_idx)
+
+        monkeypatch.setattr(DenoiserModule, "training_step", training_step)
+
+    return arrange
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Run the command line in this process, as its entry point does."""
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["perturbdiff", *map(str, arguments)])
+        capsys.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return Ended(status, *capsys.readouterr())
+
+    return run

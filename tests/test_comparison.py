@@ -39,8 +39,6 @@ def make_cells(groups, seed, shift=1.0):
     )
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated")  # anndata's own
-
 OBSERVED = make_cells([("control", "B", 40), ("a", "B", 30), ("b", "B", 20)], 0)
 TRAINING = make_cells([("control", "T", 60), ("control", "B", 40), ("a", "T", 50), ("b", "T", 30)], 1)
 PREDICTED = make_cells([("control", "B", 40), ("a", "B", 30), ("b", "B", 20)], 2, shift=0.5)

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -60,7 +61,9 @@ class Checkpoint:
 
     def denoiser(self) -> Denoiser:
         """The network with these weights, in evaluation mode, on the CPU."""
-        model = untrained(self.settings, self.genes, self.vocabularies)
+        # initial weights are drawn only to be replaced
+        with torch.random.fork_rng(devices=[]):
+            model = untrained(self.settings, self.genes, self.vocabularies)
         try:
             model.load_state_dict(dict(self.weights))
         except RuntimeError:

@@ -279,7 +279,8 @@ def predict(
     )
     write_h5ad(adata, out)
     n_predicted = int((adata.obs["population"] >= 0).sum())
-    screen.say(f"{str(out)!r} holds {n_predicted} predicted cells of {len(table)} conditions, and their control cells.")
+    of = "1 condition" if len(table) == 1 else f"{len(table)} conditions"
+    screen.say(f"{str(out)!r} holds {n_predicted} predicted cells of {of}, and their control cells.")
 
 
 @app.command()
@@ -339,7 +340,9 @@ def evaluate(
     )
     comparison.save(out)
     save_figure(figure(comparison.table), out / "figure.png")
-    screen.table(comparison.summary().reset_index(), as_json=as_json)
+    summary = comparison.summary()
+    # a row a metric fits a terminal; a record a method fits a program
+    screen.table((summary if as_json else summary.T).reset_index(), as_json=as_json)
     for note in comparison.notes:
         screen.say(note)
     screen.say(f"{str(out)!r} holds metrics.csv, overall.csv, metrics.json and figure.png.")
@@ -361,7 +364,7 @@ def demo(
     for setting, comparison in run_demo(out, seed=seed, device=device, say=screen.say, show_progress=not quiet):
         n_judged += 1
         screen.out.print(f"{setting}:", markup=False)
-        screen.table(comparison.summary().reset_index(), as_json=False)
+        screen.table(comparison.summary().T.reset_index(), as_json=False)
         for note in comparison.notes:
             screen.say(note)
     if n_judged < len(SETTINGS):

@@ -59,13 +59,13 @@ class ModelSettings(Table):
     heads: int = Field(default=0, ge=1)
     embedding_width: int = Field(default=0, ge=1)
     joint: Joint = "tokens"
-    target: Target = "change"
+    target: Target = "residual"
     null: Null = "covariate"
     modulate_by: ModulateBy = "population"
     schedule: Literal["linear", "cosine", "power-cosine"] = "linear"
     gamma: float = Field(default=0.3, gt=0)
     times: int = Field(default=1000, ge=2)
-    rho: float = Field(default=0.1, ge=0, le=1)
+    rho: float = Field(default=0.5, ge=0, le=1)
     kernel: Literal["energy", "gaussian"] = "energy"
     bandwidths: tuple[float, ...] = ()
     scale: float | None = Field(default=None, gt=0)
@@ -111,10 +111,10 @@ class TrainingSettings(Table):
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     control_share: float = Field(default=0.1, ge=0, lt=1)
     mmd_weight: float = Field(default=1.0, ge=0)
-    mse_weight: float = Field(default=1.0, ge=0)
+    mse_weight: float = Field(default=0.0, ge=0)
     condition_dropout: float = Field(default=0.1, ge=0, le=1)
     control_dropout: float = Field(default=0.0, ge=0, le=1)
-    self_conditioning: float = Field(default=0.5, ge=0, le=1)
+    self_conditioning: float = Field(default=0.0, ge=0, le=1)
     coins: Coins = "population"
     validate_every: int = Field(default=100, ge=1)
     validation_populations: int = Field(default=32, ge=1)
@@ -160,6 +160,11 @@ class Settings(Table):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.model.null == "joint" and self.training.coins == "population" and self.training.condition_dropout > 0:
+            raise ValueError(
+                'model.null = "joint" replaces all labels at once, which coins of one population each seldom drop '
+                'together; set training.coins = "minibatch"'
+            )
         end = self.sampling.truncate or self.model.times
         if not self.sampling.steps <= end <= self.model.times:
             raise ValueError(

@@ -174,9 +174,7 @@ def test_the_energy_distance_is_the_releases(expected):
 
 @pytest.mark.parametrize("one_pass", [True, False])
 @pytest.mark.parametrize("strength", [0.0, 1.0])
-def test_truncated_guided_sampling_is_the_releases(
-    denoiser, process, config, expected, condition, strength, one_pass
-):
+def test_truncated_guided_sampling_is_the_releases(denoiser, process, config, expected, condition, strength, one_pass):
     start = Noised(
         expected["ddim_initial_noise"],
         torch.zeros(len(condition.perturbation), dtype=torch.long),

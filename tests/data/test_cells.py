@@ -7,11 +7,6 @@ import scipy.sparse as sp
 from perturbdiff.data.cells import cells_from_anndata, read_cells
 from perturbdiff.data.recipe import Columns, Expression, Match, recipe_from_mapping
 
-pytestmark = [  # anndata's own
-    pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated"),
-    pytest.mark.filterwarnings("ignore:The 'mode.chained_assignment' option is deprecated"),
-]
-
 COLUMNS = Columns(perturbation="guide", cell_type="line", assay_batch="plate")
 COUNTS = Expression(scale="counts")
 

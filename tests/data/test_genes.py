@@ -8,11 +8,6 @@ from perturbdiff.data.cells import cells_from_anndata
 from perturbdiff.data.genes import align_genes, check_panel, measured_scale, select_panel
 from perturbdiff.data.recipe import Columns, Expression
 
-pytestmark = [  # anndata's own
-    pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated"),
-    pytest.mark.filterwarnings("ignore:The 'mode.chained_assignment' option is deprecated"),
-]
-
 N_GENES = 40
 
 

@@ -11,11 +11,6 @@ from perturbdiff.data.cells import cells_from_anndata
 from perturbdiff.data.reading import read_h5ad, row_sums
 from perturbdiff.data.recipe import Columns, Expression
 
-pytestmark = [  # anndata's own
-    pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated"),
-    pytest.mark.filterwarnings("ignore:The 'mode.chained_assignment' option is deprecated"),
-]
-
 COLUMNS = Columns(perturbation="guide", cell_type="line")
 COUNTS = Expression(scale="counts")
 

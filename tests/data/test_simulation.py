@@ -1,5 +1,3 @@
-import time
-
 import anndata
 import numpy as np
 import pytest
@@ -121,10 +119,13 @@ def test_the_activation_in_control_cells_tells_the_share_that_responds():
     assert np.corrcoef(seen, truth["responding_share"].mean(axis=0))[0, 1] > 0.9
 
 
-def test_the_last_type_lies_within_the_range_of_the_others():
+def test_the_last_type_resembles_a_relative_more_than_the_mean_of_the_others():
     truth = simulate("interaction", cells_per_group=2, control_cells_per_group=2, seed=9).uns["truth"]
-    for level in (*truth["receptor_level"].T, truth["activation_of_type"]):
-        assert level[:-1].min() < level[-1] < level[:-1].max()
+    for level in (*np.log(truth["receptor_level"]).T, truth["activation_of_type"]):
+        assert np.abs(level[:-1] - level[-1]).min() < 0.5
+    markers = truth["log_type_effect"]
+    distance = np.linalg.norm(markers[:-1] - markers[-1], axis=1)
+    assert distance.min() < 0.6 * np.median(distance)
 
 
 def test_silent_genes_stay_silent_under_every_perturbation():
@@ -155,13 +156,6 @@ def test_counts_are_overdispersed_as_declared():
     dispersion = (share.var(0)[plain] - poisson) / share.mean(0)[plain] ** 2
     assert np.corrcoef(dispersion, truth["dispersion"][plain])[0, 1] > 0.9
     assert dispersion.mean() == pytest.approx(truth["dispersion"][plain].mean(), rel=0.25)
-
-
-def test_ten_thousand_cells_take_less_than_two_seconds():
-    start = time.process_time()
-    adata = simulate("interaction", cells_per_group=150, control_cells_per_group=250, seed=0)
-    assert adata.n_obs >= 10_000
-    assert time.process_time() - start < 2
 
 
 def test_impossible_sizes_are_refused():

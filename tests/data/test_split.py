@@ -12,11 +12,6 @@ from perturbdiff.data.cells import cells_from_anndata, read_cells
 from perturbdiff.data.recipe import Columns, Expression, HoldOut, recipe_from_mapping
 from perturbdiff.data.split import PARTS, find_leaks, split_cells
 
-pytestmark = [  # anndata's own
-    pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated"),
-    pytest.mark.filterwarnings("ignore:The 'mode.chained_assignment' option is deprecated"),
-]
-
 EACH = 4
 TYPES = ("B", "T", "NK")
 DONORS = ("d1", "d2")

@@ -8,8 +8,6 @@ import pytest
 from perturbdiff.data.recipe import Columns, Expression
 from perturbdiff.evaluation.files import read_file
 
-pytestmark = pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated")  # anndata's own
-
 DECLARED = {
     "columns": {"perturbation": "drug", "cell_type": "type", "assay_batch": None, "total_counts": ""},
     "control": "DMSO",

@@ -29,7 +29,7 @@ def test_overall_is_the_mean_over_conditions_and_counts_the_undefined():
     assert overall.loc[("z", "mae")].tolist() == [2.0, 2, 0]
     assert overall.loc[("z", "de_auroc")].tolist() == [1.0, 2, 1]
     assert undefined_notes(overall.reset_index()) == [
-        "de_auroc of 'z' is undefined in 1 of 2 conditions and its mean is over the rest."
+        "de_auroc of 'z' is undefined in 1 of 2 conditions, and its mean is over the rest."
     ]
 
 

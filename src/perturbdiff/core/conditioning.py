@@ -62,4 +62,3 @@ class Conditioning(nn.Module):
         if dropped is not None and self.joint_null is not None:
             vector = torch.where(dropped.all(dim=-1, keepdim=True), self.joint_null, vector)
         return vector
-

@@ -219,7 +219,8 @@ def _select(cells: Cells, columns: Columns, control: str | None, exclude: Sequen
             f"exclude leaves none of {cells.n_cells} cells, and some must remain; take a rule out of exclude."
         )
     if not keep.all():
-        cells = cells.take(keep)
+        left_out = f"exclude leaves out {int((~keep).sum())} of {cells.n_cells} cells."
+        cells = replace(cells.take(keep), notes=(*cells.notes, left_out))
     return replace(cells, control=_control(cells, columns, control))
 
 

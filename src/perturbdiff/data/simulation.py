@@ -1,17 +1,19 @@
 r"""A simulator of perturbed single cells with a known truth: behind the demonstration, the tests and calibration.
 
 Cell i has a cell type c, an assay batch (donor) k and a perturbation tau; lambda is expression per 10^4 counts, without
-noise, and x = log1p(lambda). What a cell would express without the perturbation::
+noise, and x = log1p(lambda). Cell types come in families f(c) = c mod ceil(n_types / 2), whose members look and respond
+alike, as two kinds of T cells or of monocytes do. What a cell would express without the perturbation::
 
     log u_ig = b_g + T_cg + D_kg + w_g z_i        ordinary genes; u_ig = 0 where the gene is silent in the type
     log u_ig = l_c,tau + D_kg + 0.4 e_i,tau       the receptor gene R(tau) of each perturbation
     lambda_ig = 10^4 u_ig / sum_g u_ig,    x_ig = log1p(lambda_ig)
 
-b is scaled so that sum_g exp(b_g) = 10^4; T holds the marker programmes of the types (zero for common genes, which half
-of the genes are and which are never silent), D ~ N(0, 0.1^2) the donors' random effects, z_i ~ N(a_c + a_k, 1) the
-cell's activation, seen in the genes with w_g = 0.5, e ~ N(0, 1). The receptor levels l_c,tau and the mean activations
-a_c lie on a grid over the types, in another order for every perturbation; from three types on the last type is never at
-the end of a grid, so holding it out asks for interpolation.
+b is scaled so that sum_g exp(b_g) = 10^4; T holds the marker programmes, ``T_cg ~ N(F_f(c),g, 0.3^2)`` around a
+family's ``F ~ N(0, 0.8^2)`` (zero for common genes, which half of the genes are; the other genes are silent in 3 of
+10 families), D ~ N(0, 0.1^2) the donors' random effects, z_i ~ N(a_c + a_k, 1) the cell's activation, seen in the
+genes with w_g = 0.5, e ~ N(0, 1). The receptor levels l_c,tau and the mean activations a_c lie on a grid over the
+families, in another order for every perturbation, with a small part of the type's own. The last type, meant to be
+held out, has a relative among the others from two types on.
 
 What the perturbation does, delta_tau being its programme (half of its genes belong to a pathway that every second
 perturbation shares)::
@@ -31,7 +33,8 @@ Then p_ig = expm1(x'_ig) / sum_g expm1(x'_ig), and the counts are negative-binom
 
 so Var n = mu + phi_g mu^2, given L_i and p_ig. In the interaction setting everything that a type's response depends on
 (receptor, activation, saturation, silence) is seen in the type's own control cells, and the law is the same for all
-types: the response of a held-out type can be learned from the others. In the additive setting, control cells plus the
+types: the response of a held-out type can be learned from the others, most directly from its relative, whereas the mean
+shift of all types is that of no type. In the additive setting, control cells plus the
 mean shift of the other types are the right answer, up to count noise (and up to the renormalisation to p, which is
 nearly the same for all types).
 """
@@ -52,6 +55,7 @@ CONTROL = "control"
 _PER = 1e4
 _MEDIAN_COUNTS, _SD_LOG_COUNTS = 5000.0, 0.3
 _SD_DONOR, _SD_RECEPTOR, _SD_RESPONSE = 0.1, 0.4, 0.15
+_SD_TYPE, _SD_OWN = 0.3, 0.1  # of a type around its family: markers; receptor levels and activation
 _CEILING = 7.0  # log1p expression at which a gene cannot rise any more
 _AMPLITUDE = 3.0  # of the programmes in the interaction setting, where strength and room take most of it away
 _HALF, _HILL = 15.0, 2.0  # receptor per 10^4 of half the full strength, and the Hill exponent
@@ -98,11 +102,11 @@ def simulate(
     setting: Literal["interaction", "additive"],
     *,
     n_genes: int = 200,
-    n_cell_types: int = 4,
+    n_cell_types: int = 6,
     n_assay_batches: int = 3,
     n_perturbations: int = 4,
-    cells_per_group: int = 64,
-    control_cells_per_group: int = 128,
+    cells_per_group: int = 48,
+    control_cells_per_group: int = 96,
     seed: int,
 ) -> AnnData:
     """Simulate control and perturbed cells of every (perturbation, cell type, assay batch).
@@ -157,13 +161,12 @@ def _check(setting: str, sizes: Sizes) -> None:
         )
 
 
-def _grid(n: int, low: float, high: float, rng: np.random.Generator) -> Floats:
-    """Give n values from low to high in random order, the last one not an end of the range where n >= 3; shape [n]."""
-    values = np.linspace(low, high, n) if n > 1 else np.array([(low + high) / 2])
-    if n < 3:
-        return values
-    last = int(rng.integers(1, n - 1))
-    return np.append(rng.permutation(np.delete(values, last)), values[last])
+def _over_families(n_types: int, low: float, high: float, own: float, rng: np.random.Generator) -> Floats:
+    """Give values even from low to high over the families, in random order, and N(0, own^2) for each type; [types]."""
+    n_families = -(-n_types // 2)
+    values = np.linspace(low, high, n_families) if n_families > 1 else np.array([(low + high) / 2])
+    spread: Floats = rng.permutation(values)[np.arange(n_types) % n_families]
+    return spread + rng.normal(0.0, own, n_types)
 
 
 def _draw_biology(setting: str, sizes: Sizes, rng: np.random.Generator) -> _Biology:
@@ -178,13 +181,16 @@ def _draw_biology(setting: str, sizes: Sizes, rng: np.random.Generator) -> _Biol
     b = rng.normal(0.0, 0.7, n_genes)
     b[receptor] = -np.inf
     b += np.log(_PER) - np.log(np.exp(b).sum())
+    n_families = -(-n_types // 2)
+    family = np.arange(n_types) % n_families
     T = np.zeros((n_types, n_genes))
-    T[:, typical] = rng.normal(0.0, 0.8, (n_types, len(typical)))
+    T[:, typical] = rng.normal(0.0, 0.8, (n_families, len(typical)))[family]
+    T[:, typical] += rng.normal(0.0, _SD_TYPE, (n_types, len(typical)))
     expressed = np.ones((n_types, n_genes), dtype=np.bool_)
-    expressed[:, typical] = rng.random((n_types, len(typical))) > 0.3
+    expressed[:, typical] = (rng.random((n_families, len(typical))) > 0.3)[family]
     b[receptor] = 0.0
     for column in receptor:
-        T[:, column] = _grid(n_types, np.log(3.0), np.log(60.0), rng)
+        T[:, column] = _over_families(n_types, np.log(3.0), np.log(60.0), _SD_OWN, rng)
 
     targets, amplitude = (common, 1.0) if setting == "additive" else (others, _AMPLITUDE)
     dispersion = np.exp(rng.normal(np.log(0.15), 0.4, n_genes))
@@ -196,7 +202,7 @@ def _draw_biology(setting: str, sizes: Sizes, rng: np.random.Generator) -> _Biol
         D=rng.normal(0.0, _SD_DONOR, (n_batches, n_genes)),
         w=w,
         receptor=receptor,
-        activation_of_type=_grid(n_types, -0.8, 0.8, rng),
+        activation_of_type=_over_families(n_types, -0.8, 0.8, _SD_OWN, rng),
         activation_of_batch=rng.normal(0.0, 0.2, n_batches),
         programme=_draw_programmes(n_genes, n_perturbations, targets, amplitude, rng),
         eta=np.exp(rng.normal(0.0, _SD_RESPONSE, (n_batches, n_perturbations))),

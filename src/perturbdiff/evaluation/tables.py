@@ -42,8 +42,11 @@ def wide_table(overall: pd.DataFrame) -> pd.DataFrame:
 
 def undefined_notes(overall: pd.DataFrame) -> list[str]:
     """A sentence per method and metric that is undefined somewhere, so that no mean hides it."""
+    undefined = overall[overall["undefined"] > 0]
     return [
-        f"{row.metric} of {row.method!r} is undefined in {row.undefined} of {row.conditions} conditions "
-        "and its mean is over the rest."
-        for row in overall[overall["undefined"] > 0].itertuples()
+        f"{metric} of {method!r} is undefined in {missing} of {conditions} conditions"
+        + (", and its mean is over the rest." if missing < conditions else ".")
+        for metric, method, missing, conditions in zip(
+            *(undefined[name].tolist() for name in ("metric", "method", "undefined", "conditions")), strict=True
+        )
     ]

@@ -76,6 +76,9 @@ def read_conditions(path: Path, vocabularies: Mapping[str, Vocabulary]) -> pd.Da
 def held_out_conditions(checkpoint: Checkpoint, part: str = "test") -> pd.DataFrame:
     """The conditions of a part of the split that the model was trained with.
 
+    A cell type or an assay batch that was held out altogether has no label of its own: it is left open, and predicted
+    with the trained null.
+
     Raises:
         ValueError: there is no such part, or it is empty.
     """
@@ -86,4 +89,9 @@ def held_out_conditions(checkpoint: Checkpoint, part: str = "test") -> pd.DataFr
         raise ValueError(
             f"the split of this model has no cells in its {part} part; name the conditions to predict instead."
         )
-    return conditions_of(rows, checkpoint.vocabularies)
+    known = {name: {*vocabulary.labels} for name, vocabulary in checkpoint.vocabularies.items()}
+    open_ = [
+        {name: label for name, label in row.items() if name == "perturbation" or label in known.get(name, ())}
+        for row in rows
+    ]
+    return conditions_of(open_, checkpoint.vocabularies)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import batched, groupby
 from typing import Any
 
 import anndata
@@ -196,9 +197,13 @@ def _run(
         [[checkpoint.vocabularies[name].index(label) for label in conditions[name]] for name in COVARIATES]
     )
     per_batch = max(1, NUMBERS_AT_ONCE // (settings.training.cells_per_population * len(checkpoint.genes)))
-    # chunks of equal length share a minibatch, so that little is padded
+    # only chunks of equal length share a minibatch: padding would change the numbers that a chunk's stream gives it
     order = sorted(range(len(chunks)), key=lambda i: -len(chunks[i].rows))
-    batches = [[chunks[i] for i in order[at : at + per_batch]] for at in range(0, len(order), per_batch)]
+    batches = [
+        list(alike)
+        for _, same_length in groupby((chunks[i] for i in order), key=lambda chunk: len(chunk.rows))
+        for alike in batched(same_length, per_batch)
+    ]
     results: list[sp.csr_matrix[np.float32]] = []
     for batch in track(batches):
         labels = torch.from_numpy(index[:, [chunk.condition for chunk in batch]]).to(device)
@@ -219,13 +224,10 @@ def _sample(
     device: str,
     seed: int,
 ) -> list["sp.csr_matrix[np.float32]"]:
-    """One minibatch of chunks."""
+    """One minibatch of chunks of equal length."""
     used, expression = control
-    lengths = [len(chunk.rows) for chunk in batch]
-    dense = torch.zeros(len(batch), max(lengths), expression.shape[1])
-    for i, chunk in enumerate(batch):
-        dense[i, : lengths[i]] = torch.from_numpy(expression[np.searchsorted(used, chunk.rows)].toarray()) / scale
-    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    rows = np.searchsorted(used, np.stack([chunk.rows for chunk in batch]))
+    dense = torch.from_numpy(expression[rows.ravel()].toarray()).reshape(*rows.shape, -1) / scale
     cells = sample(
         denoiser,
         build_process(settings.model),
@@ -233,12 +235,11 @@ def _sample(
         control=dense.to(device),
         condition=Condition(*labels),
         streams=[stream(seed, c.repeat, c.condition, c.number, device=device) for c in batch],
-        mask=None if bool(mask.all()) else mask.to(device),
         step=build_step(settings.sampling),
         cutoff=settings.sampling.cutoff,
     )
     cells = (cells.clamp(min=0) * scale).float().cpu()
-    return [sp.csr_matrix(cells[i, :length].numpy()) for i, length in enumerate(lengths)]
+    return [sp.csr_matrix(population.numpy()) for population in cells]
 
 
 def _described(

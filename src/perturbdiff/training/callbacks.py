@@ -2,6 +2,7 @@
 
 import math
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar, WeightAveraging
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
 RESUME = "resume.ckpt"
@@ -35,6 +37,9 @@ class AveragedWeights(WeightAveraging):
 
         super().__init__(avg_fn=average)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the trained weights in the module: training may be resumed from them, and `weights` has the others."""
+
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights of the denoiser, by name."""
         if self._average_model is None:
@@ -46,7 +51,8 @@ class AveragedWeights(WeightAveraging):
 class RunFolder(Callback):
     """Keeps the best averaged weights, by validation energy, and the state to resume from.
 
-    Without a validation the last weights are kept.
+    Without a validation the last weights are kept. Stands after the averaging in the list of callbacks, whose update
+    belongs to the step.
 
     Args:
         folder: of the run; None keeps the best weights in memory only.
@@ -77,11 +83,12 @@ class RunFolder(Callback):
         self.best_step = -1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Keep the weights where they are the best so far."""
+        """Keep the weights where they are the best so far, and write the state to resume from."""
         energy = float(trainer.callback_metrics["validation energy"])
         if energy < self.best:
             self.best, self.best_step = energy, trainer.global_step
             self._keep(trainer, energy)
+        self._write_state(trainer)
 
     def on_train_batch_end(
         self,
@@ -91,8 +98,9 @@ class RunFolder(Callback):
         batch: Any,  # noqa: ANN401, ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Write the state to resume from, every so many steps."""
-        if trainer.global_step % self.every == 0:
+        """Write the state to resume from, every so many steps, where no validation does it."""
+        # the last state is written when training ends, after the model
+        if not self.validates and trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps:
             self._write_state(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -178,7 +186,23 @@ def returning_to_the_caller() -> Iterator[None]:
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar without its version number."""
+    """Lightning's bar for training, without its version number, on standard error: standard output is for results."""
+
+    def init_train_tqdm(self) -> Tqdm:
+        """The bar of the steps."""
+        return Tqdm(
+            desc="training",
+            disable=self.is_disabled,
+            leave=True,
+            dynamic_ncols=True,
+            file=sys.stderr,
+            smoothing=0,
+            bar_format=self.BAR_FORMAT,
+        )
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """No bar: a validation is short."""
+        return Tqdm(disable=True, file=sys.stderr)
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule

@@ -48,14 +48,17 @@ class DenoiserModule(LightningModule):
         loss = self.objective(self.denoiser, batch, draw)
         if not bool(loss.total.isfinite()):
             raise ValueError(
-                f"the loss is {float(loss.total)} at step {self.global_step}, and training cannot go on from there; "
-                "lower learning_rate or gradient_clip."
+                f"the loss is {float(loss.total.detach())} at step {self.global_step}, and training cannot go on from "
+                "there; lower learning_rate or gradient_clip."
             )
         now = time.perf_counter()
         n_cells = batch.perturbed.shape[:2].numel() if batch.mask is None else int(batch.mask.sum())
         self.log("loss", loss.total.detach(), prog_bar=True)
-        self.log("mmd", loss.mmd.detach().mean())
-        self.log("mse", loss.mse.detach().mean())
+        # a part of weight 0 is not computed, so there is nothing to log
+        if self.settings.training.mmd_weight > 0:
+            self.log("mmd", loss.mmd.detach().mean())
+        if self.settings.training.mse_weight > 0:
+            self.log("mse", loss.mse.detach().mean())
         self.log("cells/s", n_cells / (now - self._since), prog_bar=True)
         self._since = now
         return loss.total

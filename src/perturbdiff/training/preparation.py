@@ -96,8 +96,12 @@ def _sampleable(cells: Cells, rows: Indices, vocabularies: Mapping[str, Vocabula
     return rows[sizes.to_numpy() >= 2], notes
 
 
+POPULATIONS_PER_LABEL = 256
+"""Populations that a mean shift is measured on, at most."""
+
+
 def mean_shifts(prepared: Prepared) -> FloatTable:
-    """The mean change of each perturbation label over the training populations of one epoch, nulls and controls 0.
+    """The mean change of each perturbation label over training populations; 0 for nulls and controls.
 
     A population's change is the mean of its perturbed cells less the mean of its control cells, both in units of the
     training scale; populations count by their cells.
@@ -107,14 +111,13 @@ def mean_shifts(prepared: Prepared) -> FloatTable:
     """
     known = prepared.vocabularies["perturbation"]
     sums = np.zeros((len(known) + 1, len(prepared.genes)))
-    cells = np.zeros(len(known) + 1)
+    populations, cells = np.zeros(len(known) + 1, dtype=int), np.zeros(len(known) + 1)
     for draw in prepared.training.plan(0):
+        label = draw.condition[0]
+        if label == 0 or known.labels[label - 1] == prepared.control or populations[label] == POPULATIONS_PER_LABEL:
+            continue
         batch = prepared.training.batch([draw])
-        n_cells, label = len(draw.rows), draw.condition[0]
         sums[label] += (batch.perturbed.sum(dim=1) - batch.control.sum(dim=1))[0].double().numpy()
-        cells[label] += n_cells
-    shifts = sums / np.maximum(cells, 1)[:, None]
-    if prepared.control is not None:
-        shifts[known.index(prepared.control)] = 0.0
-    shifts[0] = 0.0
-    return shifts.astype(np.float32)
+        populations[label] += 1
+        cells[label] += len(draw.rows)
+    return (sums / np.maximum(cells, 1)[:, None]).astype(np.float32)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from perturbdiff.checkpoint import DESCRIPTION, WEIGHTS, Checkpoint, load_checkpoint
 from perturbdiff.training.callbacks import RESUME, RunFolder, Say
@@ -41,7 +42,7 @@ def resumable(run: Path, described: Checkpoint, say: Say) -> State | None:
     if not resume.exists():
         raise ValueError(f"{str(run)!r} holds a model without {RESUME}; choose another folder, or overwrite it.")
     state = _load(resume)
-    if state["callbacks"][RunFolder.__qualname__]["identity"] != identity(described):
+    if state.get("callbacks", {}).get(RunFolder.__qualname__, {}).get("identity") != identity(described):
         _refuse_another(run, {}, {"settings or data": ""})
     say(f"resuming from {str(resume)!r}.")
     return State(resume, int(state["global_step"]))
@@ -86,7 +87,7 @@ def _refuse_another(run: Path, there: Mapping[str, Any], here: Mapping[str, Any]
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        if zipfile.is_zipfile(path):
+        if zipfile.is_zipfile(path) and not get_unsafe_globals_in_checkpoint(path):
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return state
     except RuntimeError:

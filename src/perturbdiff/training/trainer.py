@@ -127,8 +127,7 @@ def train(
     first = next(iter(PopulationStream(prepared.training, per_batch=settings.training.populations_per_batch)))
     trainer = _trainer(
         settings.training,
-        # the folder comes before the averaging, whose end puts the averaged weights in place of the trained ones
-        [folder, averaged, interruption, Announcement(first, say), *([Progress()] if show_progress else [])],
+        [averaged, folder, interruption, Announcement(first, say), *([Progress()] if show_progress else [])],
         loggers=[] if run is None else _loggers(run, resume),
         device=device,
         validates=prepared.validation is not None,
@@ -206,9 +205,11 @@ def _precision(training: TrainingSettings, device: str) -> Literal["32-true", "b
 def _fit(trainer: Trainer, module: DenoiserModule, prepared: Prepared, resume: State | None) -> None:
     training = module.settings.training
     first_step = 0 if resume is None else resume.step
+    unused = torch.Generator()  # a loader seeds its workers, of which there are none; else from the global generator
     batches = DataLoader(
         PopulationStream(prepared.training, per_batch=training.populations_per_batch, first_step=first_step),
         batch_size=None,
+        generator=unused,
     )
     held_out = None
     if prepared.validation is not None:
@@ -219,10 +220,14 @@ def _fit(trainer: Trainer, module: DenoiserModule, prepared: Prepared, resume: S
                 at_most=training.validation_populations,
             ),
             batch_size=None,
+            generator=unused,
         )
     with warnings.catch_warnings(), returning_to_the_caller():
         # reading is a slice of a matrix in memory: workers would only copy it
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no `val_dataloader`")
+        # raised by lightning's own use of torch
+        warnings.filterwarnings("ignore", message=".isinstance.treespec, LeafSpec.. is deprecated")
         # what was logged after the state that is taken up again is logged once more
         warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
         trainer.fit(module, batches, held_out, ckpt_path=None if resume is None else resume.path, weights_only=True)

@@ -1,0 +1,160 @@
+"""A training step's and a prediction's time and memory, against the release's configuration of the same size.
+
+    python benchmarks/speed.py
+
+Both have 2,000 genes, width 512, depth 8, 8 heads and minibatches of 8 populations of 256 cells. "parity" is the
+release's way: streams joined on features, one condition vector a cell, self-conditioning and dropped conditions at
+1/2 by one coin a minibatch, 100 truncated steps with two forwards each for guidance. "ours" has the defaults.
+Configurations take turns in one run, each in a process of its own, so that ratios hold on a noisy machine; times are
+medians, memory is the peak resident set of the process. Results: benchmarks/results/speed.json and speed.md."""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perturbdiff.config import (
+    Settings,
+    build_denoiser,
+    build_guided,
+    build_objective,
+    build_process,
+    build_step,
+    build_times,
+    settings_of,
+)
+from perturbdiff.core.population import Condition, PopulationBatch
+from perturbdiff.core.randomness import stream
+from perturbdiff.core.sampler import sample
+from perturbdiff.data.recipe import recipe_from_mapping
+
+HERE = Path(__file__).parent
+N_GENES, N_POPULATIONS, N_CELLS = 2000, 8, 256
+PARITY: dict[str, Any] = {
+    "model": {
+        "preset": "paper",
+        "joint": "features",
+        "target": "cell",
+        "null": "joint",
+        "modulate_by": "cell",
+        "rho": 0.0,
+    },
+    "training": {"mse_weight": 1.0, "condition_dropout": 0.5, "self_conditioning": 0.5, "coins": "minibatch"},
+    "sampling": {"steps": 100, "truncate": 100, "guidance": 1.0, "guidance_of": "x_0", "guidance_passes": "two"},
+}
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "parity": PARITY,
+    "ours": {"model": {"preset": "paper"}},
+    "ours, guidance 1": {"model": {"preset": "paper"}, "sampling": {"guidance": 1.0}},
+}
+
+
+def settings(name: str) -> Settings:
+    """The settings of one configuration."""
+    mapping = {"name": name, "control": "c", "columns": {"perturbation": "p"}, "expression": {"scale": "counts"}}
+    return settings_of(recipe_from_mapping({**mapping, **CONFIGURATIONS[name]}, name))
+
+
+def batch() -> PopulationBatch:
+    """Cells with as many zeros as real ones."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (N_POPULATIONS, N_CELLS, N_GENES)
+    cells = (torch.randn(2, *shape, generator=generator) - 0.3).relu()
+    labels = torch.arange(N_POPULATIONS) % 5 + 1
+    return PopulationBatch(*cells, None, Condition(labels, labels, labels), torch.arange(N_POPULATIONS))
+
+
+def worker(name: str, what: str, repeats: int) -> dict[str, Any]:
+    """Time one configuration in this process."""
+    chosen, cells = settings(name), batch()
+    denoiser = build_denoiser(chosen.model, n_genes=N_GENES, labels=(10, 10, 10))
+    parameters = sum(p.numel() for p in denoiser.parameters())
+    seconds = []
+    if what == "training":
+        objective = build_objective(chosen)
+        optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-4, fused=True)
+        for step in range(repeats + 1):
+            start = time.perf_counter()
+            objective(denoiser, cells, objective.draw(cells, seed=0, step=step)).total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            seconds.append(time.perf_counter() - start)
+    else:
+        denoiser.eval().requires_grad_(requires_grad=False)
+        times = build_times(chosen)
+        # the parity chain is timed on its last steps, all of which cost the same
+        timed = times[-2:] if len(times) > 20 else times
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            sample(
+                build_guided(chosen.sampling, denoiser),
+                build_process(chosen.model),
+                timed,
+                control=cells.control,
+                condition=cells.condition,
+                streams=[stream(0, i) for i in range(N_POPULATIONS)],
+                step=build_step(chosen.sampling),
+                cutoff=chosen.sampling.cutoff,
+            )
+            seconds.append((time.perf_counter() - start) * len(times) / len(timed))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds[1:], "peak_bytes": peak, "parameters": parameters}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=4, help="training steps a round; coins differ between steps")
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        repeats = arguments.steps if arguments.worker[1] == "training" else 1
+        print(json.dumps(worker(*arguments.worker, repeats)))
+        return
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for _ in range(arguments.rounds):
+        for what in ("training", "prediction"):
+            for name in CONFIGURATIONS:
+                if what == "training" and "guidance" in name:
+                    continue
+                command = [sys.executable, __file__, "--steps", str(arguments.steps), "--worker", name, what]
+                one = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                kept = found.setdefault((what, name), {"seconds": [], "peak_bytes": 0})
+                kept["seconds"] += one["seconds"]
+                kept["peak_bytes"] = max(kept["peak_bytes"], one["peak_bytes"])
+                kept["parameters"] = one["parameters"]
+                print(what, name, one, flush=True)
+    lines = [
+        "| what | configuration | parameters | seconds (min-max) | times faster | peak memory, GiB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (what, name), one in found.items():
+        # the mean over coin flips for training, the median for prediction
+        middle = statistics.fmean if what == "training" else statistics.median
+        ratio = middle(found[what, "parity"]["seconds"]) / middle(one["seconds"])
+        seconds = f"{middle(one['seconds']):.2f} ({min(one['seconds']):.2f}-{max(one['seconds']):.2f})"
+        peak = one["peak_bytes"] / 2**30
+        lines.append(f"| {what} | {name} | {one['parameters']:,} | {seconds} | {ratio:.1f} | {peak:.1f} |")
+    text = "\n".join(lines)
+    machine = (
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / "speed.md").write_text(
+        f"# Speed and memory\n\n{machine}; [8 populations of 256 cells, 2,000 genes].\n\n{text}\n"
+    )
+    rows = [{"what": what, "configuration": name, **one} for (what, name), one in found.items()]
+    (HERE / "results" / "speed.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

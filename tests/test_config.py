@@ -1,0 +1,122 @@
+"""Settings are strict, presets fill in what is not given, and every build_* hands core what the settings say."""
+
+import pytest
+import torch
+
+from perturbdiff.config import (
+    _PRESETS,
+    ModelSettings,
+    SamplingSettings,
+    build_denoiser,
+    build_guided,
+    build_kernel,
+    build_objective,
+    build_process,
+    build_step,
+    build_times,
+    settings_of,
+)
+from perturbdiff.core.guidance import Guided
+from perturbdiff.core.kernel import EnergyKernel, GaussianKernel
+from perturbdiff.core.population import COVARIATES as CORE_COVARIATES
+from perturbdiff.core.sampler import DDIM, DDPM
+from perturbdiff.data.recipe import COVARIATES, recipe_from_mapping
+
+
+def recipe_with(**tables):
+    mapping = {"name": "r", "kind": "rna-seq", "expression": {"scale": "counts"}}
+    return recipe_from_mapping(mapping | tables, "the test")
+
+
+def test_core_and_data_list_the_covariates_in_one_order():
+    assert CORE_COVARIATES == COVARIATES
+
+
+@pytest.mark.parametrize("preset", sorted(_PRESETS))
+def test_a_preset_composes_and_fills_in_what_is_not_given(preset):
+    settings = settings_of(recipe_with(model={"preset": preset}))
+    for table, values in _PRESETS[preset].items():
+        assert {key: getattr(getattr(settings, table), key) for key in values} == dict(values)
+    with torch.device("meta"):
+        denoiser = build_denoiser(settings.model, n_genes=50, labels=(3, 2, 0))
+    assert len(denoiser.blocks) == settings.model.depth
+    assert build_objective(settings).process.n_times == settings.model.times
+    assert len(build_times(settings)) == settings.sampling.steps
+
+
+def test_the_default_configuration_composes():
+    settings = settings_of(recipe_with())
+    assert settings.model.preset in _PRESETS
+    assert build_denoiser(settings.model, n_genes=5, labels=(1, 1, 1)) is not None
+    assert build_objective(settings) is not None
+    assert build_step(settings.sampling) is not None
+
+
+def test_a_given_value_wins_over_the_presets_and_an_override_over_both():
+    recipe = recipe_with(model={"preset": "tiny", "width": 32}, training={"seed": 3, "max_steps": 7})
+    settings = settings_of(recipe, training={"seed": 5, "max_steps": None})
+    assert settings.model.width == 32
+    assert settings.model.depth == _PRESETS["tiny"]["model"]["depth"]
+    assert (settings.training.seed, settings.training.max_steps) == (5, 7)
+
+
+@pytest.mark.parametrize(
+    ("tables", "sentence"),
+    [
+        ({"model": {"widht": 32}}, "'widht' is not a key here; the nearest is 'width'"),
+        ({"training": {"learning_rte": 1.0}}, "'learning_rte' is not a key here; the nearest is 'learning_rate'"),
+        ({"sampling": {"stpes": 5}}, "'stpes' is not a key here; the nearest is 'steps'"),
+        ({"model": {"preset": "huge"}}, "model.preset is 'huge', which should be 'tiny', 'small', 'medium' or 'paper'"),
+        ({"training": {"max_steps": "many"}}, "training.max_steps is 'many', which should be a valid integer"),
+        ({"training": {"max_steps": 0}}, "training.max_steps is 0, which should be greater than or equal to 1"),
+        ({"model": {"width": 20, "heads": 3}}, "width = 20 is not a multiple of heads = 3"),
+        ({"model": {"kernel": "gaussian"}}, 'bandwidths = .. does not fit kernel = "gaussian"'),
+        ({"model": {"bandwidths": [1.0]}}, 'bandwidths = .1.0. does not fit kernel = "energy"'),
+        ({"training": {"mmd_weight": 0, "mse_weight": 0}}, "mmd_weight and mse_weight are both 0"),
+        ({"model": {"times": 5}, "sampling": {"steps": 6}}, "sampling.steps = 6 of 5 times does not fit"),
+        ({"sampling": {"steps": 4, "truncate": 3}}, "sampling.steps = 4 of 3 times does not fit"),
+        ({"model": {"times": 5}, "sampling": {"steps": 2, "truncate": 6}}, "of 6 times does not fit a chain of"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(tables, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        settings_of(recipe_with(**tables))
+    assert "\n" not in str(error.value)
+
+
+def test_settings_cannot_be_changed():
+    settings = settings_of(recipe_with())
+    with pytest.raises(ValueError, match="frozen"):
+        settings.training.seed = 1
+
+
+def test_the_cosine_schedule_is_the_power_cosine_of_gamma_1():
+    cosine = build_process(_model(schedule="cosine")).alpha_bar(torch.arange(20))
+    powered = build_process(_model(schedule="power-cosine", gamma=1.0)).alpha_bar(torch.arange(20))
+    torch.testing.assert_close(cosine, powered)
+    assert not torch.allclose(cosine, build_process(_model()).alpha_bar(torch.arange(20)))
+
+
+def test_kernel_step_and_guidance_are_those_named():
+    assert isinstance(build_kernel(_model()), EnergyKernel)
+    assert isinstance(build_kernel(_model(kernel="gaussian", bandwidths=(1.0, 2.0))), GaussianKernel)
+    ddim, ddpm = build_step(SamplingSettings(eta=0.5)), build_step(SamplingSettings(sampler="ddpm", variance="large"))
+    assert isinstance(ddim, DDIM)
+    assert ddim.eta == 0.5
+    assert isinstance(ddpm, DDPM)
+    assert ddpm.variance == "large"
+    denoiser = build_denoiser(_model(), n_genes=5, labels=(1, 1, 1))
+    assert build_guided(SamplingSettings(guidance=0.0), denoiser) is denoiser
+    guided = build_guided(SamplingSettings(guidance=1.5, guidance_of="x_0", guidance_passes="two"), denoiser)
+    assert isinstance(guided, Guided)
+    assert (guided.strength, guided.of, guided.one_pass) == (1.5, "x_0", False)
+
+
+def test_the_times_of_the_reverse_chain_reach_from_its_end_or_truncation_to_zero():
+    recipe = recipe_with(model={"times": 40}, sampling={"steps": 4})
+    assert build_times(settings_of(recipe)) == [39, 26, 13, 0]
+    assert build_times(settings_of(recipe, sampling={"truncate": 4})) == [3, 2, 1, 0]
+
+
+def _model(**changes):
+    return ModelSettings(**{"width": 16, "depth": 1, "heads": 2, "embedding_width": 4, "times": 20} | changes)

@@ -1,0 +1,169 @@
+"""Averaging warms up; interruptions end training in good order; the run folder keeps the best weights."""
+
+import json
+import signal
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from perturbdiff.checkpoint import load_checkpoint
+from perturbdiff.model import PerturbDiff
+from perturbdiff.training.callbacks import RESUME, AveragedWeights, Interruption
+from perturbdiff.training.module import DenoiserModule
+
+NO_VALIDATION = [{"part": "test", "perturbation": ["stimulus_1", "stimulus_2"]}]
+"""It leaves fewer groups than a validation could be drawn from."""
+
+
+def train(model, run, **options):
+    return model.train(run=run, device="cpu", show_progress=False, **options)
+
+
+@pytest.mark.parametrize("decay", [0.15, 0.999])
+def test_the_nth_average_decays_by_the_warmed_up_rate(decay):
+    average = AveragedWeights(decay)._kwargs["avg_fn"]
+    values = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    found = expected = torch.zeros(3)
+    for n, value in enumerate(values):
+        kept = min(decay, (1 + n) / (10 + n))
+        expected = kept * expected + (1 - kept) * value
+        found = average(found, value, torch.tensor(n))
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_kept_weights_are_the_hand_averaged_ones_of_the_trained(make_model, tmp_path, monkeypatch):
+    trained = []
+    original = DenoiserModule.on_train_batch_start
+
+    def remember(module, *arguments):
+        trained.append({name: value.clone() for name, value in module.denoiser.state_dict().items()})
+        return original(module, *arguments)
+
+    monkeypatch.setattr(DenoiserModule, "on_train_batch_start", remember)
+    model = train(
+        make_model(hold_out=NO_VALIDATION, training={"max_steps": 5, "learning_rate": 0.01}), tmp_path / "run"
+    )
+    state = torch.load(tmp_path / "run" / RESUME, weights_only=True)
+    after = {name.removeprefix("denoiser."): value for name, value in state["current_model_state"].items()}
+    expected = trained[0]
+    # the first update copies; the n-th after it decays by (1 + n) / (10 + n)
+    for n, weights in enumerate([*trained[1:], after]):
+        kept = 0.0 if n == 0 else min(0.999, (1 + n) / (10 + n))
+        expected = {name: kept * expected[name] + (1 - kept) * value for name, value in weights.items()}
+    for name, value in model.trained.weights.items():
+        torch.testing.assert_close(value, expected[name])
+
+
+def test_there_are_no_averaged_weights_before_training():
+    with pytest.raises(ValueError, match="no averaged weights before training has begun"):
+        AveragedWeights(0.9).weights()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_training_after_the_step_at_hand_and_leaves_a_model(make_model, tmp_path, signal_at, number):
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    signal_at(1, number)
+    model = train(make_model(training={"max_steps": 50, "validate_every": 10}), tmp_path / "run")
+    assert model.outcome.interrupted
+    assert model.outcome.steps == 2
+    assert {one: signal.getsignal(one) for one in before} == before
+    loaded = PerturbDiff.load(tmp_path / "run")
+    assert loaded.trained.history["step"] == 2
+    assert torch.load(tmp_path / "run" / RESUME, weights_only=True)["global_step"] == 2
+
+
+def test_an_interrupted_training_in_memory_keeps_its_model(make_model, signal_at):
+    signal_at(1, signal.SIGINT)
+    model = make_model(hold_out=NO_VALIDATION, training={"max_steps": 50})
+    model.train(device="cpu", show_progress=False)
+    assert model.outcome.interrupted
+    assert model.trained.history == {"step": 2, "validation_energy": None}
+
+
+def test_a_second_signal_ends_at_once_with_a_keyboard_interrupt_and_not_the_interpreter(
+    make_model, tmp_path, signal_at
+):
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    signal_at(1, signal.SIGINT, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_model(training={"max_steps": 50}), tmp_path / "run")
+    assert {one: signal.getsignal(one) for one in before} == before
+
+
+def test_handlers_are_restored_after_a_training_that_ends_well_and_one_that_fails(make_model, monkeypatch):
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    make_model().train(device="cpu", show_progress=False)
+    assert {one: signal.getsignal(one) for one in before} == before
+
+    def fail(*_arguments):
+        raise ValueError("on purpose")
+
+    monkeypatch.setattr(DenoiserModule, "training_step", fail)
+    with pytest.raises(ValueError, match="on purpose"):
+        make_model().train(device="cpu", show_progress=False)
+    assert {one: signal.getsignal(one) for one in before} == before
+
+
+def test_outside_the_main_thread_no_handler_is_touched():
+    found = []
+
+    def listen():
+        interruption = Interruption()
+        interruption.on_train_start(None, None)
+        found.append(interruption._before)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert found == [{}]
+
+
+def test_the_best_weights_by_validation_energy_are_kept_and_not_the_last(make_model, tmp_path, monkeypatch):
+    energies, seen = iter([3.0, 1.0, 2.0, 1.5]), []
+    original = AveragedWeights.weights
+
+    def on_validation_epoch_end(module):
+        module._sampled.clear()
+        module.log("validation energy", torch.tensor(next(energies)))
+        seen.append(original(next(c for c in module.trainer.callbacks if isinstance(c, AveragedWeights))))
+
+    monkeypatch.setattr(DenoiserModule, "on_validation_epoch_end", on_validation_epoch_end)
+    model = train(make_model(training={"max_steps": 8}), tmp_path / "run")
+    assert model.trained.history == {"step": 4, "validation_energy": 1.0}
+    loaded = load_checkpoint(tmp_path / "run")
+    assert loaded.history == {"step": 4, "validation_energy": 1.0}
+    for name, value in loaded.weights.items():
+        assert torch.equal(value, seen[1][name])
+
+
+def test_the_best_so_far_survives_a_resumption(make_model, tmp_path, monkeypatch):
+    energies = iter([1.0, 2.0, 3.0])
+
+    def on_validation_epoch_end(module):
+        module._sampled.clear()
+        module.log("validation energy", torch.tensor(next(energies)))
+
+    monkeypatch.setattr(DenoiserModule, "on_validation_epoch_end", on_validation_epoch_end)
+    model = make_model(training={"max_steps": 4})
+    train(model, tmp_path / "run")
+    train(model, tmp_path / "run", max_steps=6)
+    assert next(energies, None) is None
+    assert model.trained.history == {"step": 2, "validation_energy": 1.0}
+    assert json.loads((tmp_path / "run" / "model.json").read_text())["history"]["step"] == 2
+
+
+def test_without_a_validation_the_last_weights_are_kept_and_a_note_says_why(make_model, tmp_path):
+    said = []
+    small = make_model(hold_out=NO_VALIDATION)
+    assert len(small.split().groups("validation")) == 0
+    train(small, tmp_path / "run", say=said.append)
+    assert small.trained.history == {"step": 4, "validation_energy": None}
+    assert any(note.startswith("No validation: ") and "the last checkpoint is kept" in note for note in said)
+
+
+def test_what_is_kept_are_weights_of_the_denoiser_alone(make_model):
+    model = make_model().train(device="cpu", show_progress=False)
+    assert isinstance(model.trained.denoiser(), nn.Module)
+    assert not any("denoiser" in name or "module" in name for name in model.trained.weights)

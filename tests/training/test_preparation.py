@@ -1,0 +1,96 @@
+"""Training and validation see the cells of their parts, and nothing of the test part reaches the model."""
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from perturbdiff.config import settings_of
+from perturbdiff.data.genes import measured_scale
+from perturbdiff.training.preparation import mean_shifts, prepare
+
+
+def prepared_of(model, **changes):
+    split = model.split(**changes)
+    return prepare(model.cells, split, model.recipe, settings_of(model.recipe)), split
+
+
+def drawn(populations, epochs=2):
+    plans = [draw for epoch in range(epochs) for draw in populations.plan(epoch)]
+    rows = np.concatenate([draw.rows for draw in plans])
+    return rows, np.concatenate([draw.control_rows for draw in plans])
+
+
+def test_training_draws_every_training_cell_and_no_other(make_model):
+    model = make_model()
+    prepared, split = prepared_of(model)
+    rows, controls = drawn(prepared.training)
+    training = set(split.rows("train").tolist())
+    perturbed = {row for row in training if not model.cells.is_control[row]}
+    assert perturbed <= set(rows.tolist()) <= training
+    assert set(controls.tolist()) <= training
+    assert model.cells.is_control[controls].all()
+
+
+@pytest.mark.parametrize("hold_out_controls", [False, True])
+def test_validation_draws_perturbed_held_out_cells_only_beside_training_controls(make_model, hold_out_controls):
+    validation = {"part": "validation", "cell_type": ["type_3"], "assay_batch": ["donor_1"]}
+    model = make_model(hold_out=[validation | {"hold_out_controls": hold_out_controls}])
+    prepared, split = prepared_of(model)
+    rows, controls = drawn(prepared.validation)
+    held_out = split.rows("validation")
+    assert model.cells.is_control[held_out].any() == hold_out_controls
+    assert set(rows.tolist()) == set(held_out[~model.cells.is_control[held_out]].tolist())
+    assert set(controls.tolist()) <= set(split.rows("train").tolist())
+    assert model.cells.is_control[controls].all()
+
+
+def test_panel_scale_and_vocabularies_come_from_training_cells_alone(make_model, adata):
+    rule = [{"part": "test", "perturbation": ["stimulus_1"]}, {"part": "validation", "perturbation": ["stimulus_2"]}]
+    plain, changed = make_model(hold_out=rule, n_genes=20), adata.copy()
+    held_out = (adata.obs["perturbation"] == "stimulus_1").to_numpy()
+    counts = changed.X.toarray()
+    counts[held_out] = counts[held_out][:, ::-1]
+    changed.X = csr_matrix(counts)
+    prepared, split = prepared_of(plain)
+    again, _ = prepared_of(make_model(of=changed, hold_out=rule, n_genes=20))
+    assert again.genes == prepared.genes
+    assert again.scale == prepared.scale
+    assert prepared.vocabularies["perturbation"].labels == ("control", "stimulus_3")
+    training = plain.cells.log_expression(prepared.genes, split.rows("train"))
+    assert prepared.scale == measured_scale(training) == pytest.approx(training.toarray().std(), rel=1e-5)
+
+
+def test_validation_cells_of_labels_that_training_lacks_are_left_out_and_counted(make_model):
+    rules = [{"part": "validation", "perturbation": ["stimulus_2"]}]
+    prepared, _ = prepared_of(make_model(hold_out=rules))
+    assert prepared.validation is None
+    assert any("48 of 48 validation cells have a label that no training cell" in note for note in prepared.notes)
+
+
+def test_a_given_panel_keeps_its_order_and_a_given_scale_its_value(make_model):
+    prepared, _ = prepared_of(make_model(genes=["gene_0007", "gene_0003"], model={"scale": 10.0}))
+    assert prepared.genes == ("gene_0007", "gene_0003")
+    assert prepared.scale == 10.0
+
+
+def test_mean_shifts_are_zero_for_the_null_and_the_control_and_point_to_the_response(make_model):
+    prepared, _split = prepared_of(make_model())
+    shifts = mean_shifts(prepared)
+    known = prepared.vocabularies["perturbation"]
+    assert shifts.shape == (len(known) + 1, len(prepared.genes))
+    assert not shifts[0].any()
+    assert not shifts[known.index("control")].any()
+    assert all(np.abs(shifts[known.index(label)]).max() > 0.1 for label in known.labels if label != "control")
+
+
+def test_a_mean_shift_is_the_mean_change_of_the_perturbations_training_groups(make_model):
+    model = make_model(hold_out=[{"part": "test", "perturbation": ["stimulus_1"], "cell_type": ["type_3"]}])
+    prepared, split = prepared_of(model)
+    label = "stimulus_2"
+    rows = np.intersect1d(split.rows("train"), np.flatnonzero(model.cells.labels["perturbation"] == label))
+    perturbed = model.cells.log_expression(prepared.genes, rows).toarray().mean(axis=0)
+    index = prepared.vocabularies["perturbation"].index(label)
+    beside = np.concatenate([d.control_rows for d in prepared.training.plan(0) if d.condition[0] == index])
+    control = model.cells.log_expression(prepared.genes, beside).toarray().mean(axis=0)
+    found = mean_shifts(prepared)[index]
+    np.testing.assert_allclose(found * prepared.scale, perturbed - control, atol=1e-5)
