@@ -1,4 +1,4 @@
-"""Kang, IFN-beta in two unseen cell types: the model beside baselines and ceiling, and how many sampling steps it needs.
+"""Kang, IFN-beta in two unseen cell types: the model beside baselines and ceiling, and how many steps sampling needs.
 
     python benchmarks/kang.py --data ../shared/data --seeds 0 1 2
 
@@ -26,7 +26,6 @@ from perturbdiff.prediction.conditions import held_out_conditions
 HERE = Path(__file__).parent
 SAMPLERS = {
     "8 respaced": {"steps": 8},
-    "10 respaced": {"steps": 10},
     "20 respaced": {"steps": 20},
     "100 respaced": {"steps": 100},
     "100 truncated": {"steps": 100, "truncate": 100},

@@ -75,7 +75,7 @@ def batch() -> PopulationBatch:
 def worker(name: str, what: str, repeats: int) -> dict[str, Any]:
     """Time one configuration in this process."""
     chosen, cells = settings(name), batch()
-    denoiser = build_denoiser(chosen.model, n_genes=N_GENES, labels=(10, 10, 10))
+    denoiser = build_denoiser(chosen, n_genes=N_GENES, labels=(10, 10, 10))
     parameters = sum(p.numel() for p in denoiser.parameters())
     seconds = []
     if what == "training":

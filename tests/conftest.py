@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: real data and golden tensors, random generators, a tiny screen and its trained run."""
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -16,7 +17,9 @@ from anndata import AnnData
 
 from perturbdiff.cli import main
 from perturbdiff.data.cells import cells_from_anndata
-from perturbdiff.data.recipe import Recipe, recipe_from_mapping, write_recipe
+from perturbdiff.data.export import write_h5ad
+from perturbdiff.data.reading import read_h5ad
+from perturbdiff.data.recipe import Recipe, read_recipe, recipe_from_mapping, write_recipe
 from perturbdiff.data.simulation import simulate
 from perturbdiff.model import PerturbDiff
 from perturbdiff.training.module import DenoiserModule
@@ -171,6 +174,34 @@ def own_run(screen: Screen, tmp_path: Path) -> Path:
     return Path(shutil.copytree(screen.run, tmp_path / "own-run"))
 
 
+@pytest.fixture(scope="session")
+def predicted(screen: Screen, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test condition of the shared run, predicted; to be left as it is."""
+
+    path = tmp_path_factory.mktemp("cli") / "predicted.h5ad"
+    model = PerturbDiff.load(screen.run)
+    found = model.predict(read_h5ad(screen.data), perturbation="stimulus_1", cell_type="type_3", device="cpu")
+    write_h5ad(found, path)
+    return path
+
+
+@pytest.fixture
+def changed(screen: Screen, adata: AnnData, tmp_path: Path) -> Callable[..., Path]:
+    """A folder with the recipe and a changed copy of the cells: changed(lambda adata: ...) -> its recipe."""
+
+    def make(change: Callable[[AnnData], AnnData | None], **recipe_changes: Any) -> Path:
+        copy = adata.copy()
+        copy = change(copy) or copy
+        folder = tmp_path / "changed"
+        folder.mkdir(exist_ok=True)
+        copy.write_h5ad(folder / "screen.h5ad")
+        recipe = read_recipe(screen.recipe)
+        write_recipe(recipe.model_copy(update=recipe_changes), folder / "recipe.toml")
+        return folder / "recipe.toml"
+
+    return make
+
+
 @pytest.fixture
 def signal_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Send this process signals in the middle of a training step: signal_at(3, SIGINT)."""
@@ -195,6 +226,11 @@ class Ended(NamedTuple):
     status: int
     out: str
     err: str
+
+    def refused(self, pattern: str) -> bool:
+        """Whether it ended with status 2, no result, and one sentence on standard error that matches."""
+        (line,) = self.err.strip().splitlines()
+        return (self.status, self.out) == (2, "") and bool(re.search(f"^error: .*{pattern}.*[.]$", line))
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def test_a_preset_composes_and_fills_in_what_is_not_given(preset):
     for table, values in _PRESETS[preset].items():
         assert {key: getattr(getattr(settings, table), key) for key in values} == dict(values)
     with torch.device("meta"):
-        denoiser = build_denoiser(settings.model, n_genes=50, labels=(3, 2, 0))
+        denoiser = build_denoiser(settings, n_genes=50, labels=(3, 2, 0))
     assert len(denoiser.blocks) == settings.model.depth
     assert build_objective(settings).process.n_times == settings.model.times
     assert len(build_times(settings)) == settings.sampling.steps
@@ -47,7 +47,7 @@ def test_a_preset_composes_and_fills_in_what_is_not_given(preset):
 def test_the_default_configuration_composes():
     settings = settings_of(recipe_with())
     assert settings.model.preset in _PRESETS
-    assert build_denoiser(settings.model, n_genes=5, labels=(1, 1, 1)) is not None
+    assert build_denoiser(settings, n_genes=5, labels=(1, 1, 1)) is not None
     assert build_objective(settings) is not None
     assert build_step(settings.sampling) is not None
 
@@ -105,7 +105,7 @@ def test_kernel_step_and_guidance_are_those_named():
     assert ddim.eta == 0.5
     assert isinstance(ddpm, DDPM)
     assert ddpm.variance == "large"
-    denoiser = build_denoiser(_model(), n_genes=5, labels=(1, 1, 1))
+    denoiser = build_denoiser(settings_of(recipe_with()), n_genes=5, labels=(1, 1, 1))
     assert build_guided(SamplingSettings(guidance=0.0), denoiser) is denoiser
     guided = build_guided(SamplingSettings(guidance=1.5, guidance_of="x_0", guidance_passes="two"), denoiser)
     assert isinstance(guided, Guided)

@@ -138,5 +138,3 @@ def test_every_argument_of_the_interface_is_documented():
         for parameter in inspect.signature(function).parameters:
             if parameter not in {"self", "cls"}:
                 assert f"\n    {parameter}: " in inspect.getdoc(function), parameter
-                    parameter
-                )

@@ -97,7 +97,7 @@ class Checkpoint:
 def untrained(settings: Settings, genes: tuple[str, ...], vocabularies: Mapping[str, Vocabulary]) -> Denoiser:
     """A new network for this panel and these labels."""
     perturbations, cell_types, assay_batches = (len(vocabularies[name]) for name in COVARIATES)
-    return build_denoiser(settings.model, n_genes=len(genes), labels=(perturbations, cell_types, assay_batches))
+    return build_denoiser(settings, n_genes=len(genes), labels=(perturbations, cell_types, assay_batches))
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

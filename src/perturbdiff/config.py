@@ -204,20 +204,20 @@ def build_kernel(settings: ModelSettings) -> Kernel:
     return EnergyKernel() if settings.kernel == "energy" else GaussianKernel(settings.bandwidths)
 
 
-def build_denoiser(settings: ModelSettings, *, n_genes: int, labels: tuple[int, int, int]) -> Denoiser:
+def build_denoiser(settings: Settings, *, n_genes: int, labels: tuple[int, int, int]) -> Denoiser:
     """The network, untrained, for a panel of `n_genes` and so many labels of each covariate."""
-    conditioning = Conditioning(
-        labels, width=settings.width, embedding_width=settings.embedding_width, null=settings.null
-    )
+    model = settings.model
+    conditioning = Conditioning(labels, width=model.width, embedding_width=model.embedding_width, null=model.null)
     return Denoiser(
         conditioning,
         n_genes=n_genes,
-        width=settings.width,
-        depth=settings.depth,
-        heads=settings.heads,
-        joint=settings.joint,
-        target=settings.target,
-        modulate_by=settings.modulate_by,
+        width=model.width,
+        depth=model.depth,
+        heads=model.heads,
+        joint=model.joint,
+        target=model.target,
+        modulate_by=model.modulate_by,
+        self_conditioning=settings.training.self_conditioning > 0,
     )
 
 

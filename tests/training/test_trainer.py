@@ -115,3 +115,23 @@ def test_an_unknown_device_is_refused_and_a_missing_one_named(make_model):
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="device 'cuda' is not there: torch sees no CUDA device"):
             make_model().train(device="cuda")
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch's own, in bfloat16
+def test_bfloat16_trains_with_clipped_gradients_and_keeps_weights_in_float32(make_model):
+    model = train(make_model(training={"precision": "bfloat16", "gradient_clip": 0.5}))
+    assert {value.dtype for value in model.trained.weights.values()} == {torch.float32}
+    assert np.isfinite(model.trained.history["validation_energy"])
+
+
+def test_gradients_are_clipped_to_the_norm_that_is_set(make_model, monkeypatch):
+    norms = []
+    monkeypatch.setattr(
+        "perturbdiff.training.module.DenoiserModule.on_before_zero_grad",
+        lambda module, _optimizer: norms.append([p.grad.norm() for p in module.parameters() if p.grad is not None]),
+        raising=False,
+    )
+    train(make_model(training={"gradient_clip": 0.01, "max_steps": 3}))
+    clipped = [float(torch.stack(one).norm()) for one in norms if one]
+    assert clipped
+    assert max(clipped) <= 0.01 + 1e-5

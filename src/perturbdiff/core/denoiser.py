@@ -7,8 +7,8 @@ estimates of x_0, in units of the training scale, never negative. What the netwo
     target "change":    x_0 = ReLU(control_j + network_j)
     target "residual":  x_0 = ReLU(control_j + s + network_j), s a trained vector for each perturbation label
 
-`unclamped` is what stands inside the ReLU. The network sees [x_t, self-conditioning] and control, each token of a
-stream by one linear map, and the condition vector c = time + covariates, once a population (or, with
+`unclamped` is what stands inside the ReLU. The network sees [x_t, self-conditioning], or x_t alone, and control, each
+token of a stream by one linear map, and the condition vector c = time + covariates, once a population (or, with
 ``modulate_by="cell"``, once a cell: the same numbers at the release's cost).
 """
 
@@ -88,6 +88,7 @@ class Denoiser(nn.Module):
         joint: how the streams meet, see `block`.
         target: what the network gives, see above.
         modulate_by: one condition vector a population, or one a cell.
+        self_conditioning: whether the network looks at an earlier estimate of x_0; without, it has no weights for it.
         control_head: whether the control stream is read too (the release has such a head; its loss does not use it).
     """
 
@@ -102,6 +103,7 @@ class Denoiser(nn.Module):
         joint: Joint = "tokens",
         target: Target = "change",
         modulate_by: ModulateBy = "population",
+        self_conditioning: bool = True,
         control_head: bool = False,
     ) -> None:
         super().__init__()
@@ -115,7 +117,8 @@ class Denoiser(nn.Module):
         self.modulate_by = modulate_by
         self.conditioning = conditioning
         self.time = TimeEmbedding(width)
-        self.embed = nn.Linear(2 * n_genes, width)
+        self.self_conditioning = self_conditioning
+        self.embed = nn.Linear((1 + self_conditioning) * n_genes, width)
         self.embed_control = nn.Linear(n_genes, width)
         self.blocks = nn.ModuleList(
             Block(width, heads, joint=joint, reads_control=control_head or i < depth - 1) for i in range(depth)
@@ -129,11 +132,14 @@ class Denoiser(nn.Module):
         self, noised: Noised
     ) -> tuple[Float[Tensor, "batch cells genes"], Float[Tensor, "batch cells genes"] | None]:
         """What the network gives for the perturbed cells and, where it has a head for them, the control cells."""
-        x_t, hint = noised.x_t, noised.self_conditioning
         c = (self.time(noised.t) + self.conditioning(noised.condition, noised.dropped)).unsqueeze(1)
+        h = noised.x_t
         if self.modulate_by == "cell":
-            c = c.expand(-1, x_t.shape[1], -1)
-        h = self.embed(torch.cat([x_t, torch.zeros_like(x_t) if hint is None else hint], dim=-1))
+            c = c.expand(-1, h.shape[1], -1)
+        if self.self_conditioning:
+            hint = noised.self_conditioning
+            h = torch.cat([h, torch.zeros_like(h) if hint is None else hint], dim=-1)
+        h = self.embed(h)
         h_control = self.embed_control(noised.control)
         for block in self.blocks:
             h, h_control = block(h, h_control, c, noised.mask)

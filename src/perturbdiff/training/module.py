@@ -6,7 +6,8 @@ from collections import defaultdict
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from perturbdiff.config import Settings, build_guided, build_objective, build_process, build_step, build_times
@@ -100,6 +101,16 @@ class DenoiserModule(LightningModule):
             )
         self.log("validation energy", energy, prog_bar=True)
         self._since = time.perf_counter()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,  # noqa: ARG002 - Lightning's signature
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,  # noqa: ARG002 - Lightning's signature
+    ) -> None:
+        """Clip by the norm of all gradients; Lightning would refuse a fused optimiser at bfloat16, which is not scaled."""
+        if gradient_clip_val is not None:
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and its schedule, one step at a time."""

@@ -1,0 +1,155 @@
+"""No setting is dead, as dropout, qk_norm and output_fn of the release are: each changes what is built or used."""
+
+import pytest
+import torch
+
+from perturbdiff.config import (
+    ModelSettings,
+    SamplingSettings,
+    TrainingSettings,
+    build_denoiser,
+    build_guided,
+    settings_of,
+)
+from perturbdiff.core.population import Condition, Noised
+from perturbdiff.data.recipe import HoldOut, recipe_from_mapping
+
+
+def outcome(make_model, **tables):
+    """The weights and the validation energy of a short training."""
+    model = make_model(**tables).train(device="cpu", show_progress=False)
+    flat = torch.cat([value.flatten() for value in model.trained.weights.values()])
+    return (*flat.tolist(), model.trained.history["step"], model.trained.history["validation_energy"])
+
+
+def calls_to_the_network(make_model, **tables):
+    """How often guidance asks the network, and for how many populations at a time."""
+    settings = settings_of(make_model(**tables).recipe)
+    denoiser = build_denoiser(settings, n_genes=3, labels=(1, 1, 1))
+    asked = []
+
+    def unclamped(noised):
+        asked.append(len(noised.x_t))
+        return type(denoiser).unclamped(denoiser, noised)
+
+    denoiser.unclamped = unclamped
+    cells, index = torch.zeros(2, 3, 3), torch.ones(2, dtype=torch.long)
+    build_guided(settings.sampling, denoiser)(Noised(cells, index, cells, Condition(index, index, index)))
+    return asked
+
+
+def width_of_the_modulation(make_model, **tables):
+    """The shape of the condition that the first block is given: once a population, or once a cell."""
+    settings = settings_of(make_model(**tables).recipe)
+    denoiser, seen = build_denoiser(settings, n_genes=3, labels=(1, 1, 1)), []
+    denoiser.blocks[0].register_forward_pre_hook(lambda _block, inputs: seen.append(tuple(inputs[2].shape)))
+    cells, index = torch.zeros(2, 5, 3), torch.ones(2, dtype=torch.long)
+    denoiser(Noised(cells, index, cells, Condition(index, index, index)))
+    return seen
+
+
+def filled(make_model, **tables):
+    """What a preset fills in."""
+    table = {"name": "r", "kind": "rna-seq", "expression": {"scale": "counts"}}
+    return settings_of(recipe_from_mapping(table | {"model": tables["model"]}, "the test")).model_dump()
+
+
+BASE = {"training": {"learning_rate": 0.05, "condition_dropout": 0.5, "control_share": 0.1, "mmd_weight": 1.0}}
+BASE["training"] |= {"mse_weight": 1.0, "coins": "minibatch"}
+GAUSSIAN = {"model": {"kernel": "gaussian", "bandwidths": [1.0]}}
+GUIDED = {"sampling": {"guidance": 2.0}}
+
+DIFFERENCES = {
+    "model": {
+        "preset": ("tiny", "medium", {}, filled),
+        "width": (16, 24, {}, outcome),
+        "depth": (1, 2, {}, outcome),
+        "heads": (2, 4, {}, outcome),
+        "embedding_width": (4, 6, {}, outcome),
+        "joint": ("tokens", "features", {}, outcome),
+        "target": ("cell", "change", {}, outcome),
+        "null": ("covariate", "joint", {}, outcome),
+        "modulate_by": ("population", "cell", {}, width_of_the_modulation),
+        "schedule": ("linear", "cosine", {}, outcome),
+        "gamma": (0.3, 0.6, {"model": {"schedule": "power-cosine"}}, outcome),
+        "times": (20, 30, {}, outcome),
+        "rho": (0.0, 0.5, {}, outcome),
+        "kernel": ("energy", "gaussian", {}, outcome),
+        "bandwidths": ([1.0], [3.0], GAUSSIAN, outcome),
+        "scale": (1.0, 2.0, {}, outcome),
+    },
+    "training": {
+        "max_steps": (4, 5, {}, outcome),
+        "cells_per_population": (6, 5, {}, outcome),
+        "populations_per_batch": (4, 3, {}, outcome),
+        "learning_rate": (0.05, 0.01, {}, outcome),
+        "warmup_steps": (1, 3, {}, outcome),
+        "decay_share": (0.0, 1.0, {}, outcome),
+        "weight_decay": (0.0, 0.5, {}, outcome),
+        "gradient_clip": (1.0, 0.001, {}, outcome),
+        "ema_decay": (0.999, 0.0, {}, outcome),
+        "control_share": (0.0, 0.5, {}, outcome),
+        "mmd_weight": (1.0, 0.5, {}, outcome),
+        "mse_weight": (1.0, 0.5, {}, outcome),
+        "condition_dropout": (0.0, 1.0, {}, outcome),
+        "control_dropout": (0.0, 1.0, {}, outcome),
+        "self_conditioning": (0.0, 1.0, {}, outcome),
+        "coins": ("minibatch", "population", {}, outcome),
+        "validate_every": (3, 4, {}, outcome),
+        "validation_populations": (4, 1, {}, outcome),
+        "seed": (0, 1, {}, outcome),
+        "precision": ("float32", "bfloat16", {}, outcome),
+    },
+    "sampling": {
+        "steps": (2, 4, {}, outcome),
+        "truncate": (None, 5, {}, outcome),
+        "sampler": ("ddim", "ddpm", {}, outcome),
+        "eta": (0.0, 1.0, {}, outcome),
+        "variance": ("small", "large", {"sampling": {"sampler": "ddpm"}}, outcome),
+        "guidance": (0.0, 2.0, {}, outcome),
+        "guidance_of": ("change", "x_0", GUIDED, outcome),
+        "guidance_passes": ("one", "two", GUIDED, calls_to_the_network),
+        "cutoff": (1e-4, 0.5, {}, outcome),
+    },
+}
+"""Each setting with two values, what it needs beside it, and where its difference shows."""
+
+
+def merged(*changes):
+    tables = {}
+    for change in changes:
+        for name, table in change.items():
+            tables[name] = tables.get(name, {}) | table
+    return tables
+
+
+def test_every_setting_is_in_the_walk():
+    for name, table in (("model", ModelSettings), ("training", TrainingSettings), ("sampling", SamplingSettings)):
+        assert set(DIFFERENCES[name]) == set(table.model_fields)
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch's own, in bfloat16
+@pytest.mark.parametrize(
+    ("table", "field"), [(table, field) for table, fields in DIFFERENCES.items() for field in fields]
+)
+def test_every_setting_changes_what_is_built_or_used(make_model, table, field):
+    one, other, beside, observe = DIFFERENCES[table][field]
+    first, second = (
+        observe(make_model, **merged(BASE, beside, {table: {field: value}}, _kernel(field, value)))
+        for value in (one, other)
+    )
+    assert first != second
+
+
+def _kernel(field, value):
+    """Bandwidths go with the Gaussian kernel and with no other."""
+    return {"model": {"bandwidths": [1.0]}} if field == "kernel" and value == "gaussian" else {}
+
+
+def test_what_a_hold_out_rule_says_is_used(make_model):
+    fields = {"keep_fraction": 0.5, "keep_cells": 3, "hold_out_controls": True}
+    rule = {"part": "test", "cell_type": ["type_3"]}
+    plain = make_model(hold_out=[rule]).split().hash
+    assert {*HoldOut.model_fields} == {"part", "perturbation", "cell_type", "assay_batch", *fields}
+    hashes = {make_model(hold_out=[rule | {key: value}]).split().hash for key, value in fields.items()}
+    assert len(hashes | {plain}) == 4
