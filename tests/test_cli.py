@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_ctrl_c_ends_the_program_in_good_order(screen, tmp_path):
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
         while process.poll() is None and not (tmp_path / "run" / RESUME).exists():
-            pass
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
     finally:

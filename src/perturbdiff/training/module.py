@@ -108,7 +108,10 @@ class DenoiserModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,  # noqa: ARG002 - Lightning's signature
     ) -> None:
-        """Clip by the norm of all gradients; Lightning would refuse a fused optimiser at bfloat16, which is not scaled."""
+        """Clip by the norm of all gradients.
+
+        Lightning's own way refuses a fused optimiser under bfloat16, though nothing is scaled there.
+        """
         if gradient_clip_val is not None:
             nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 

@@ -1,10 +1,12 @@
 """What training needs of the data: the gene panel, the scale, the vocabularies, and the populations of each part."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from perturbdiff.config import Settings
 from perturbdiff.core.population import COVARIATES
@@ -48,7 +50,8 @@ def prepare(cells: Cells, split: Split, recipe: Recipe, settings: Settings) -> P
         ValueError: the panel does not fit the data, a group has no control cells, or nothing is left to train on.
     """
     rows = split.rows("train")
-    genes = select_panel(cells, rows, recipe.n_genes) if recipe.genes is None else check_panel(cells, recipe.genes)
+    with _same_threads():
+        genes = select_panel(cells, rows, recipe.n_genes) if recipe.genes is None else check_panel(cells, recipe.genes)
     scale = settings.model.scale or measured_scale(cells.log_expression(genes, rows))
     vocabularies = {name: Vocabulary.from_labels(name, cells.labels[name].iloc[rows]) for name in COVARIATES}
     m, seed = settings.training.cells_per_population, settings.training.seed
@@ -77,6 +80,16 @@ def prepare(cells: Cells, split: Split, recipe: Recipe, settings: Settings) -> P
             control_rows=rows[cells.is_control[rows]] if cells.control is not None else None,
         )
     return Prepared(tuple(genes), scale, vocabularies, training, validation, (*training.notes, *notes), cells.control)
+
+
+@contextmanager
+def _same_threads() -> Iterator[None]:
+    """Keep torch's number of threads: ranking genes sets it to all cores, and idle threads that wait cost dearly."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _sampleable(cells: Cells, rows: Indices, vocabularies: Mapping[str, Vocabulary]) -> tuple[Indices, tuple[str, ...]]:
