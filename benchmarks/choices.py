@@ -26,12 +26,9 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "target change": {"model": {"target": "change"}},
     "target cell": {"model": {"target": "cell"}},
     "rho 0 (the paper's noise)": {"model": {"rho": 0.0}},
-    "rho 0.1": {"model": {"rho": 0.1}},
     "with MSE, weight 1": {"training": {"mse_weight": 1.0}},
     "self-conditioning 1/2": {"training": {"self_conditioning": 0.5}},
     "joint features": {"model": {"joint": "features"}},
-    "values / 10": {"model": {"scale": 10.0}},
-    "cosine schedule": {"model": {"schedule": "cosine"}},
 }
 
 
@@ -53,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

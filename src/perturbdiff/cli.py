@@ -3,7 +3,6 @@
 import json
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +10,8 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+
+from perturbdiff.screen import Screen, sentence
 
 RULE = """'{part="test", perturbation=["IFN-beta"], cell_type=["B cells"]}'"""
 """A hold-out rule, as an example."""
@@ -37,47 +36,13 @@ Run = Annotated[Path, typer.Argument(help="Folder of a trained model.")]
 """Options that several commands share."""
 
 
-class Screen:
-    """Standard output for results, standard error for everything else."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self.quiet = quiet
-        self.out = Console(highlight=False, soft_wrap=True)
-        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-    def say(self, sentence: str) -> None:
-        """A note, unless quiet."""
-        if not self.quiet:
-            self.err.print(sentence, markup=False)
-
-    def table(self, table: pd.DataFrame, *, as_json: bool) -> None:
-        """A result: a table, or JSON records."""
-        if as_json:
-            self.out.print_json(table.to_json(orient="records"))
-            return
-        drawn = Table(*(str(column) for column in table.columns))
-        for row in table.itertuples(index=False):
-            drawn.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
-        self.out.print(drawn)
-
-    def track[T](self, items: Sequence[T]) -> Iterator[T]:
-        """A progress bar over items."""
-        return iter(track(items, description="predicting", console=self.err, disable=self.quiet, transient=True))
-
-
 def main() -> None:
     """Run the command line; the entry point of `perturbdiff`."""
     try:
         app()
     except (ValueError, OSError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {_sentence(error)}", markup=False)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {sentence(error)}", markup=False)
         sys.exit(2)
-
-
-def _sentence(error: ValueError | OSError) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'a file'}: {error.strerror}; check the path, the permissions and the space left."
-    return str(error)
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001 - typer's callback
@@ -248,8 +213,9 @@ def predict(
     """Predict one cell for each control cell of each condition."""
     from perturbdiff.data.export import check_writable, write_h5ad
     from perturbdiff.data.reading import read_h5ad
-    from perturbdiff.model import PerturbDiff, control_cells, with_sampling
+    from perturbdiff.model import PerturbDiff
     from perturbdiff.prediction.conditions import conditions_of, held_out_conditions, read_conditions
+    from perturbdiff.prediction.inputs import control_cells, with_sampling
 
     screen = Screen(quiet=quiet)
     check_writable(out, overwrite=overwrite)

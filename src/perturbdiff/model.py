@@ -12,23 +12,20 @@ from typing import Any, Self
 
 import anndata
 import pandas as pd
-import torch
 
 from perturbdiff.checkpoint import Checkpoint, load_checkpoint
 from perturbdiff.config import Settings, settings_of
 from perturbdiff.data.cells import Cells, cells_from_anndata, read_cells
 from perturbdiff.data.recipe import (
-    Columns,
-    Expression,
     HoldOut,
     Recipe,
     hold_outs_from,
     read_recipe,
     recipe_from_mapping,
-    validated,
 )
 from perturbdiff.data.split import Split, split_cells
 from perturbdiff.prediction.conditions import check_columns, conditions_of
+from perturbdiff.prediction.inputs import control_cells, torch_device, with_sampling
 from perturbdiff.prediction.predict import Say, Track, predict
 from perturbdiff.training.trainer import Outcome, train
 
@@ -314,64 +311,6 @@ class PerturbDiff:
     def conditions(self) -> dict[str, tuple[str, ...]]:
         """The labels that the trained model knows, by covariate."""
         return {name: known.labels for name, known in self.trained.vocabularies.items()}
-
-
-def control_cells(
-    adata: anndata.AnnData,
-    recipe: Recipe,
-    *,
-    columns: Mapping[str, str | None] | None = None,
-    scale: str | None = None,
-) -> Cells:
-    """The cells of an AnnData for prediction.
-
-    Args:
-        adata: control cells, and others perhaps where it has the column of perturbations.
-        recipe: of the model; names columns, layer and scale.
-        columns: columns in place of the recipe's, by covariate; a given one must be there.
-        scale: "counts" or "log1p" in place of the recipe's.
-
-    Raises:
-        ValueError: a column or a value is not as declared.
-    """
-    given = {name: column for name, column in (columns or {}).items() if column is not None}
-    own = recipe.columns.model_dump(exclude_none=True)
-    there = {name: column for name, column in own.items() if column in adata.obs.columns} | given
-    used = validated(Columns, there, "the columns")
-    expression = validated(Expression, recipe.expression.model_dump() | ({"scale": scale} if scale else {}), "scale")
-    if expression.scale == "log1p":
-        used = used.model_copy(update={"total_counts": None})
-    elif used.total_counts != recipe.columns.total_counts:
-        raise ValueError(
-            f"the control cells have no column {recipe.columns.total_counts!r}, where the model's data keep each "
-            "cell's total count; add it, since a sum over a panel of genes would be another unit."
-        )
-    control = recipe.control if used.perturbation is not None else None
-    return cells_from_anndata(adata, columns=used, expression=expression, control=control)
-
-
-def with_sampling(settings: Settings, sampling: Mapping[str, Any] | None) -> Settings:
-    """The settings with another sampling."""
-    if not sampling:
-        return settings
-    tables = settings.model_dump()
-    tables["sampling"] |= {key: value for key, value in sampling.items() if value is not None}
-    return validated(Settings, tables, "the sampling settings")
-
-
-def torch_device(device: str) -> str:
-    """The device of torch that "auto" means here.
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.partition(":")[0] not in {"cpu", "cuda", "mps"}:
-        raise ValueError(f"device {device!r} is not a device; choose auto, cpu or cuda.")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} is not there: torch sees no CUDA device; use 'cpu' or 'auto'.")
-    return device
 
 
 def _hold_outs(rules: Sequence[Mapping[str, Any] | HoldOut], recipe: Recipe) -> tuple[HoldOut, ...]:

@@ -213,7 +213,7 @@ def test_log1p_control_cells_predict_as_counts_do(model, controls):
     logged = controls.copy()
     totals = np.asarray(controls.X.sum(axis=1))
     logged.X = csr_matrix(np.log1p(1e4 * controls.X.toarray() / totals))
-    from perturbdiff.model import control_cells
+    from perturbdiff.prediction.inputs import control_cells
 
     conditions = pd.DataFrame([ONE | {"assay_batch": ""}])
     cells = control_cells(logged, model.trained.recipe, scale="log1p")

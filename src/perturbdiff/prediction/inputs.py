@@ -1,0 +1,69 @@
+"""What a prediction starts from: control cells, sampling settings and a device, checked before any work begins."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import anndata
+import torch
+
+from perturbdiff.config import Settings
+from perturbdiff.data.cells import Cells, cells_from_anndata
+from perturbdiff.data.recipe import Columns, Expression, Recipe, validated
+
+
+def control_cells(
+    adata: anndata.AnnData,
+    recipe: Recipe,
+    *,
+    columns: Mapping[str, str | None] | None = None,
+    scale: str | None = None,
+) -> Cells:
+    """The cells of an AnnData for prediction.
+
+    Args:
+        adata: control cells, and others perhaps where it has the column of perturbations.
+        recipe: of the model; names columns, layer and scale.
+        columns: columns in place of the recipe's, by covariate; a given one must be there.
+        scale: "counts" or "log1p" in place of the recipe's.
+
+    Raises:
+        ValueError: a column or a value is not as declared.
+    """
+    given = {name: column for name, column in (columns or {}).items() if column is not None}
+    own = recipe.columns.model_dump(exclude_none=True)
+    there = {name: column for name, column in own.items() if column in adata.obs.columns} | given
+    used = validated(Columns, there, "the columns")
+    expression = validated(Expression, recipe.expression.model_dump() | ({"scale": scale} if scale else {}), "scale")
+    if expression.scale == "log1p":
+        used = used.model_copy(update={"total_counts": None})
+    elif used.total_counts != recipe.columns.total_counts:
+        raise ValueError(
+            f"the control cells have no column {recipe.columns.total_counts!r}, where the model's data keep each "
+            "cell's total count; add it, since a sum over a panel of genes would be another unit."
+        )
+    control = recipe.control if used.perturbation is not None else None
+    return cells_from_anndata(adata, columns=used, expression=expression, control=control)
+
+
+def with_sampling(settings: Settings, sampling: Mapping[str, Any] | None) -> Settings:
+    """The settings with another sampling."""
+    if not sampling:
+        return settings
+    tables = settings.model_dump()
+    tables["sampling"] |= {key: value for key, value in sampling.items() if value is not None}
+    return validated(Settings, tables, "the sampling settings")
+
+
+def torch_device(device: str) -> str:
+    """The device of torch that "auto" means here.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.partition(":")[0] not in {"cpu", "cuda", "mps"}:
+        raise ValueError(f"device {device!r} is not a device; choose auto, cpu or cuda.")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} is not there: torch sees no CUDA device; use 'cpu' or 'auto'.")
+    return device

@@ -1,0 +1,43 @@
+"""What a user sees of a command: results on standard output, notes, progress and errors on standard error."""
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+
+class Screen:
+    """Standard output for results, standard error for everything else."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self.out = Console(highlight=False, soft_wrap=True)
+        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, sentence: str) -> None:
+        """A note, unless quiet."""
+        if not self.quiet:
+            self.err.print(sentence, markup=False)
+
+    def table(self, table: pd.DataFrame, *, as_json: bool) -> None:
+        """A result: a table, or JSON records."""
+        if as_json:
+            self.out.print_json(table.to_json(orient="records"))
+            return
+        drawn = Table(*(str(column) for column in table.columns))
+        for row in table.itertuples(index=False):
+            drawn.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+        self.out.print(drawn)
+
+    def track[T](self, items: Sequence[T]) -> Iterator[T]:
+        """A progress bar over items."""
+        return iter(track(items, description="predicting", console=self.err, disable=self.quiet, transient=True))
+
+
+def sentence(error: ValueError | OSError) -> str:
+    """One sentence for an error of bad input."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}; check the path, the permissions and the space left."
+    return str(error)
