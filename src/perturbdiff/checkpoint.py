@@ -9,7 +9,6 @@ that does not belong together is refused. No code is run by loading.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -24,6 +23,7 @@ from torch import Tensor
 from perturbdiff.config import Settings, build_denoiser
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.population import COVARIATES
+from perturbdiff.data.export import whole_file
 from perturbdiff.data.recipe import Recipe, recipe_from_mapping, validated
 from perturbdiff.data.vocabulary import Vocabulary
 
@@ -90,8 +90,10 @@ class Checkpoint:
             "split": dict(self.split),
             "history": dict(self.history),
         }
-        _replace(folder / WEIGHTS, weights)
-        _replace(folder / DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False).encode())
+        with whole_file(folder / WEIGHTS) as partial:
+            partial.write_bytes(weights)
+        with whole_file(folder / DESCRIPTION) as partial:
+            partial.write_bytes(json.dumps(description, indent=1, ensure_ascii=False).encode())
 
 
 def untrained(settings: Settings, genes: tuple[str, ...], vocabularies: Mapping[str, Vocabulary]) -> Denoiser:
@@ -157,13 +159,3 @@ def _description(folder: Path) -> dict[str, Any]:
             f"({version('perturbdiff')}) reads up to {FORMAT}; install a newer perturbdiff."
         )
     return dict(description)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write to a temporary name beside `path` and move it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

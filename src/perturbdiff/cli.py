@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,10 +10,21 @@ import pandas as pd
 import typer
 from rich.console import Console
 
+from perturbdiff.options import (
+    RULE,
+    Device,
+    Json,
+    OptionalSeed,
+    Overwrite,
+    Quiet,
+    Run,
+    Seed,
+    given,
+    names,
+    refuse,
+    rule,
+)
 from perturbdiff.screen import Screen, sentence
-
-RULE = """'{part="test", perturbation=["IFN-beta"], cell_type=["B cells"]}'"""
-"""A hold-out rule, as an example."""
 
 INTERRUPTED = 130
 """The exit status of a training that a signal ended early: as of a program ended by Ctrl-C."""
@@ -25,15 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Predict how a population of single cells responds to a perturbation.",
 )
-
-Seed = Annotated[int, typer.Option(help="Seed of all randomness.", min=0)]
-OptionalSeed = Annotated[int | None, typer.Option(help="Seed of all randomness; the recipe's when absent.", min=0)]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print results and errors only.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
-Run = Annotated[Path, typer.Argument(help="Folder of a trained model.")]
-"""Options that several commands share."""
 
 
 def main() -> None:
@@ -133,16 +134,16 @@ def train(
         "total_counts": total_counts,
     }
     described: dict[str, Any] = {"control": control, "n_genes": n_genes, "columns": columns}
-    described |= {"expression": {"layer": layer, "scale": scale}, "hold_out": [_rule(text) for text in hold_out or []]}
+    described |= {"expression": {"layer": layer, "scale": scale}, "hold_out": [rule(text) for text in hold_out or []]}
     if data.suffix == ".h5ad":
         mapping = {"name": data.stem, "files": [str(data.resolve())], **described}
-        recipe = recipe_from_mapping(_given(mapping), "the options")
+        recipe = recipe_from_mapping(given(mapping), "the options")
     else:
-        _refuse(_given(described), data)
+        refuse(given(described), data)
         recipe = read_recipe(data)
     changed = {
-        "model": recipe.model | _given({"preset": preset}),
-        "training": recipe.training | _given({"max_steps": max_steps, "seed": seed}),
+        "model": recipe.model | given({"preset": preset}),
+        "training": recipe.training | given({"max_steps": max_steps, "seed": seed}),
     }
     recipe = recipe.model_copy(update=changed)
     check_writable(out / "model.json", overwrite=True)
@@ -219,7 +220,7 @@ def predict(
 
     screen = Screen(quiet=quiet)
     check_writable(out, overwrite=overwrite)
-    if sum(given is not None for given in (conditions, perturbation, part)) != 1:
+    if sum(source is not None for source in (conditions, perturbation, part)) != 1:
         raise ValueError("conditions come from a CSV file, from --perturbation or from --part; give one of them.")
     model = PerturbDiff.load(run)
     checkpoint, sampling = model.trained, {"steps": steps, "guidance": guidance}
@@ -281,7 +282,7 @@ def evaluate(
         raise ValueError("--run and --recipe both bring the training cells; give one of them.")
     check_writable(out / "metrics.json", overwrite=overwrite)
     *predicted, observed = files
-    names = _names(predicted)
+    by_name = names(predicted)
     source = Source.of_run(run) if run is not None else Source.of_recipe(recipe) if recipe is not None else None
     columns = {
         "perturbation": perturbation,
@@ -289,14 +290,14 @@ def evaluate(
         "assay_batch": assay_batch,
         "total_counts": total_counts,
     }
-    given = _given(columns)
-    if given and perturbation is None:
-        raise ValueError(f"{', '.join(given)} were given without --perturbation; name all columns, or none.")
+    named = given(columns)
+    if named and perturbation is None:
+        raise ValueError(f"{', '.join(named)} were given without --perturbation; name all columns, or none.")
     comparison = compare_files(
-        names,
+        by_name,
         observed,
         source=source,
-        columns=validated(Columns, given, "the options") if given else None,
+        columns=validated(Columns, named, "the options") if named else None,
         expression=None if scale is None else validated(Expression, {"scale": scale}, "--scale"),
         predicted_expression=(
             None if predicted_scale is None else validated(Expression, {"scale": predicted_scale}, "--predicted-scale")
@@ -336,31 +337,3 @@ def demo(
     if n_judged < len(SETTINGS):
         raise typer.Exit(INTERRUPTED)
     screen.say(f"{str(out)!r} holds the data, the models, the predictions, the tables and the figures.")
-
-
-def _rule(text: str) -> dict[str, Any]:
-    """One hold-out rule, written as an inline table of TOML."""
-    try:
-        rule: dict[str, Any] = tomllib.loads(f"rule = {text}")["rule"]
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"--hold-out {text!r} is not an inline table ({error}); write for example {RULE}.") from None
-    return rule
-
-
-def _given(mapping: dict[str, Any]) -> dict[str, Any]:
-    """What was given: without the options that are absent."""
-    nested = {key: _given(value) if isinstance(value, dict) else value for key, value in mapping.items()}
-    return {key: value for key, value in nested.items() if value not in (None, [], {})}
-
-
-def _refuse(described: dict[str, Any], data: Path) -> None:
-    if described:
-        named = ", ".join(described)
-        raise ValueError(f"{named} were given, but the recipe {str(data)!r} says that; change the recipe instead.")
-
-
-def _names(paths: list[Path]) -> dict[str, Path]:
-    """Files by their stem, or by their whole path where two stems are equal."""
-    stems = [path.stem for path in paths]
-    unique = len(set(stems)) == len(stems)
-    return {(stem if unique else str(path)): path for stem, path in zip(stems, paths, strict=True)}

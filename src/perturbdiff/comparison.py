@@ -7,7 +7,6 @@ disjoint other half).
 
 import json
 import math
-import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import pandas as pd
 from perturbdiff.baselines.control import groups_of, predict_control
 from perturbdiff.baselines.mean import MeanShift, mean_shift
 from perturbdiff.data.cells import Cells
+from perturbdiff.data.export import whole_file
 from perturbdiff.evaluation.ceilings import HALVINGS, ceiling
 from perturbdiff.evaluation.metrics import METRICS, judge
 from perturbdiff.evaluation.pairs import Condition, Pairs, align, has_controls
@@ -169,10 +169,6 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a whole file or none: under a temporary name in the same folder, then moved."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    """Write a text, whole or not at all."""
+    with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from perturbdiff.data.export import whole_file
 from perturbdiff.data.vocabulary import nearest
 
 COVARIATES = ("perturbation", "cell_type", "assay_batch")
@@ -235,7 +236,8 @@ def read_recipe(path: Path) -> Recipe:
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write a recipe that `read_recipe` reads back equal; values that are None are left out of the file."""
     table = _without_none(recipe.model_dump(mode="json", exclude_defaults=True))
-    Path(path).write_text(tomli_w.dumps(table, multiline_strings=False), encoding="utf-8")
+    with whole_file(Path(path)) as partial:
+        partial.write_text(tomli_w.dumps(table, multiline_strings=False), encoding="utf-8")
 
 
 def resolve_files(recipe: Recipe, folder: Path) -> list[Path]:

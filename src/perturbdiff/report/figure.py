@@ -4,7 +4,6 @@ A row is a condition, with the mean over conditions above them; a mark is a meth
 shape. Where there are too many conditions to name, a row is a method and its conditions are a strip around their mean.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
+
+from perturbdiff.data.export import whole_file
 
 type Values = NDArray[Any]
 
@@ -110,12 +111,8 @@ def save_figure(drawn: Figure, path: Path) -> None:
     """
     if not path.suffix:
         raise ValueError(f"{str(path)!r} has no suffix, which names the format of a figure; end it in .png.")
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
+    with whole_file(path) as partial:
         drawn.savefig(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _names(table: pd.DataFrame) -> list[str]:
