@@ -128,7 +128,6 @@ def test_every_setting_is_in_the_walk():
         assert set(DIFFERENCES[name]) == set(table.model_fields)
 
 
-@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch's own, in bfloat16
 @pytest.mark.parametrize(
     ("table", "field"), [(table, field) for table, fields in DIFFERENCES.items() for field in fields]
 )

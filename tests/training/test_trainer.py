@@ -117,7 +117,6 @@ def test_an_unknown_device_is_refused_and_a_missing_one_named(make_model):
             make_model().train(device="cuda")
 
 
-@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch's own, in bfloat16
 def test_bfloat16_trains_with_clipped_gradients_and_keeps_weights_in_float32(make_model):
     model = train(make_model(training={"precision": "bfloat16", "gradient_clip": 0.5}))
     assert {value.dtype for value in model.trained.weights.values()} == {torch.float32}

@@ -40,6 +40,12 @@ def modulate(
     return torch.addcmul(shift, functional.layer_norm(h, h.shape[-1:], eps=EPS), 1 + scale)
 
 
+def normalised(x: Float[Tensor, "batch _ cells _"], norm: nn.RMSNorm) -> Float[Tensor, "batch _ cells _"]:
+    """RMS-normalise the last axis in the type of x, also where mixed precision keeps the weight in float32."""
+    weight = None if norm.weight is None else norm.weight.to(x.dtype)
+    return functional.rms_norm(x, x.shape[-1:], weight, norm.eps)
+
+
 class Modulation(nn.Module):
     """SiLU(c) -> chunks of the network's width; zero at initialisation."""
 
@@ -80,8 +86,8 @@ class QKV(nn.Module):
 
     def forward(self, h: Float[Tensor, "batch cells width"]) -> tuple[Tensor | None, Tensor, Tensor]:
         packed = rearrange(self.linear(h), "b n (p h d) -> p b h n d", h=self.heads, p=2 + bool(self.q_norm))
-        q = self.q_norm(packed[0]) if self.q_norm is not None else None
-        return q, self.k_norm(packed[-2]), packed[-1]
+        q = normalised(packed[0], self.q_norm) if self.q_norm is not None else None
+        return q, normalised(packed[-2], self.k_norm), packed[-1]
 
 
 def attend(
