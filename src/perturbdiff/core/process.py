@@ -79,7 +79,7 @@ class Process:
     ) -> Float[Tensor, "batch cells genes"]:
         """x_t of q(x_t | x_0), with one time a population."""
         alpha_bar_t = self.alpha_bar(t)
-        return _like(alpha_bar_t.sqrt(), x_0) * x_0 + _like((1 - alpha_bar_t).sqrt(), x_0) * eps
+        return factor(alpha_bar_t.sqrt(), x_0) * x_0 + factor((1 - alpha_bar_t).sqrt(), x_0) * eps
 
     def eps_from_x_0(
         self,
@@ -89,7 +89,9 @@ class Process:
     ) -> Float[Tensor, "batch cells genes"]:
         """``(x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t)``."""
         alpha_bar_t = self.alpha_bar(t)
-        return _like((1 - alpha_bar_t).rsqrt(), x_t) * x_t - _like((alpha_bar_t / (1 - alpha_bar_t)).sqrt(), x_t) * x_0
+        return (
+            factor((1 - alpha_bar_t).rsqrt(), x_t) * x_t - factor((alpha_bar_t / (1 - alpha_bar_t)).sqrt(), x_t) * x_0
+        )
 
     def x_0_from_eps(
         self,
@@ -99,7 +101,7 @@ class Process:
     ) -> Float[Tensor, "batch cells genes"]:
         """``(x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t)``."""
         alpha_bar_t = self.alpha_bar(t)
-        return _like(alpha_bar_t.rsqrt(), x_t) * x_t - _like(((1 - alpha_bar_t) / alpha_bar_t).sqrt(), x_t) * eps
+        return factor(alpha_bar_t.rsqrt(), x_t) * x_t - factor(((1 - alpha_bar_t) / alpha_bar_t).sqrt(), x_t) * eps
 
     def posterior(
         self,
@@ -114,7 +116,7 @@ class Process:
         of_x_0 = alpha_bar_s.sqrt() * (1 - a) / (1 - alpha_bar_t)
         of_x_t = a.sqrt() * (1 - alpha_bar_s) / (1 - alpha_bar_t)
         variance = (1 - a) * (1 - alpha_bar_s) / (1 - alpha_bar_t)
-        return _like(of_x_0, x_0) * x_0 + _like(of_x_t, x_t) * x_t, variance
+        return factor(of_x_0, x_0) * x_0 + factor(of_x_t, x_t) * x_t, variance
 
     def noise(self, own: Float[Tensor, "*batch cells genes"], shared: Float[Tensor, "*batch 1 genes"]) -> Tensor:
         """Eps_j = sqrt(1 - rho) e_j + sqrt(rho) xi from independent standard normal e_j and xi."""
@@ -123,6 +125,6 @@ class Process:
         return math.sqrt(1 - self.rho) * own + math.sqrt(self.rho) * shared
 
 
-def _like(coefficient: Float[Tensor, " batch"], cells: Float[Tensor, "batch cells genes"]) -> Tensor:
+def factor(coefficient: Float[Tensor, " batch"], cells: Float[Tensor, "batch cells genes"]) -> Tensor:
     """One float64 number a population, as a factor of its cells."""
     return coefficient.to(dtype=cells.dtype, device=cells.device)[:, None, None]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.population import Condition, Noised
-from perturbdiff.core.process import Process
+from perturbdiff.core.process import Process, factor
 from perturbdiff.core.randomness import PopulationNoise
 
 Variance = Literal["small", "large"]
@@ -73,10 +73,6 @@ class Step(Protocol):
         ...
 
 
-def _scale(coefficient: Tensor, cells: Tensor) -> Tensor:
-    return coefficient.to(dtype=cells.dtype, device=cells.device)[:, None, None]
-
-
 class DDIM:
     """Implicit steps; eta in [0, 1] is the share of the posterior's standard deviation that is drawn afresh."""
 
@@ -100,9 +96,9 @@ class DDIM:
         variance = self.eta**2 * (1 - alpha_bar_t / alpha_bar_s) * (1 - alpha_bar_s) / (1 - alpha_bar_t)
         eps = process.eps_from_x_0(x_t, t, x_0)
         x_s = (
-            _scale(alpha_bar_s.sqrt(), x_0) * x_0 + _scale((1 - alpha_bar_s - variance).clamp(min=0).sqrt(), x_0) * eps
+            factor(alpha_bar_s.sqrt(), x_0) * x_0 + factor((1 - alpha_bar_s - variance).clamp(min=0).sqrt(), x_0) * eps
         )
-        return x_s + _scale(variance.sqrt(), x_0) * noise(x_t) if self.eta > 0 else x_s
+        return x_s + factor(variance.sqrt(), x_0) * noise(x_t) if self.eta > 0 else x_s
 
 
 class DDPM:
@@ -125,7 +121,7 @@ class DDPM:
         if self.variance == "large":
             large = 1 - process.alpha_bar(t) / process.alpha_bar(s)
             variance = torch.where(s.to(large.device) < 0, 0.0, large)
-        return mean + _scale(variance.sqrt(), x_0) * noise(x_t)
+        return mean + factor(variance.sqrt(), x_0) * noise(x_t)
 
 
 def reverse(
