@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from perturbdiff import Cells, PerturbDiff, compare, read_recipe
-from perturbdiff.data.cells import cells_from_anndata
+from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.recipe import Columns, Expression
 from perturbdiff.prediction.conditions import held_out_conditions
 

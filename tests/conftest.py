@@ -16,8 +16,8 @@ import torch
 from anndata import AnnData
 
 from perturbdiff.cli import main
-from perturbdiff.data.cells import cells_from_anndata
 from perturbdiff.data.export import write_h5ad
+from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.reading import read_h5ad
 from perturbdiff.data.recipe import Recipe, read_recipe, recipe_from_mapping, write_recipe
 from perturbdiff.data.simulation import simulate
@@ -152,7 +152,7 @@ def make_model(adata: AnnData, make_recipe: Callable[..., Recipe]) -> Callable[.
         cells = cells_from_anndata(
             adata if of is None else of, columns=recipe.columns, expression=recipe.expression, control=recipe.control
         )
-        return PerturbDiff(recipe, cells=cells)
+        return PerturbDiff(recipe, source=cells)
 
     return make
 

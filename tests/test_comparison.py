@@ -11,7 +11,8 @@ import pytest
 from perturbdiff import comparison
 from perturbdiff.baselines.control import groups_of, predict_control
 from perturbdiff.comparison import CEILING, CONTROL, MEAN_SHIFT, compare
-from perturbdiff.data.cells import Cells, cells_from_anndata
+from perturbdiff.data.cells import Cells
+from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.reading import read_h5ad
 from perturbdiff.data.recipe import Columns, Expression, Match
 from perturbdiff.evaluation.metrics import METRICS, Population

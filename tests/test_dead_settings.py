@@ -79,7 +79,7 @@ DIFFERENCES = {
         "scale": (1.0, 2.0, {}, outcome),
     },
     "training": {
-        "max_steps": (4, 5, {}, outcome),
+        "max_steps": (1, 4, {}, outcome),
         "cells_per_population": (6, 5, {}, outcome),
         "populations_per_batch": (4, 3, {}, outcome),
         "learning_rate": (0.05, 0.01, {}, outcome),
@@ -89,6 +89,7 @@ DIFFERENCES = {
         "gradient_clip": (1.0, 0.001, {}, outcome),
         "ema_decay": (0.999, 0.0, {}, outcome),
         "control_share": (0.0, 0.5, {}, outcome),
+        "pairing": ("assay_batch", "nearest", {}, outcome),
         "mmd_weight": (1.0, 0.5, {}, outcome),
         "mse_weight": (1.0, 0.5, {}, outcome),
         "condition_dropout": (0.0, 1.0, {}, outcome),
@@ -149,6 +150,7 @@ def test_what_a_hold_out_rule_says_is_used(make_model):
     fields = {"keep_fraction": 0.5, "keep_cells": 3, "hold_out_controls": True}
     rule = {"part": "test", "cell_type": ["type_3"]}
     plain = make_model(hold_out=[rule]).split().hash
-    assert {*HoldOut.model_fields} == {"part", "perturbation", "cell_type", "assay_batch", *fields}
+    # what other_doses says is heard by the audit of a split
+    assert {*HoldOut.model_fields} == {"part", "perturbation", "cell_type", "assay_batch", "other_doses", *fields}
     hashes = {make_model(hold_out=[rule | {key: value}]).split().hash for key, value in fields.items()}
     assert len(hashes | {plain}) == 4

@@ -9,7 +9,7 @@ from perturbdiff.comparison import MEAN_SHIFT
 from perturbdiff.data.export import write_h5ad
 from perturbdiff.data.reading import read_h5ad
 from perturbdiff.data.recipe import Columns, Expression, write_recipe
-from perturbdiff.judgement import Source, compare_files
+from perturbdiff.judgement import Origin, compare_files
 from perturbdiff.model import PerturbDiff
 
 
@@ -22,35 +22,35 @@ def predicted(screen, adata, tmp_path_factory):
 
 
 def test_a_run_brings_exactly_its_training_cells(screen):
-    source = Source.of_run(screen.run)
+    source = Origin.of_run(screen.run)
     cells, model = source.training_cells(), PerturbDiff.from_recipe(screen.recipe)
-    assert sorted(cells.names) == sorted(model.cells.names[model.split().rows("train")])
+    assert sorted(cells.names) == sorted(model.source.names[model.split().rows("train")])
     assert cells.is_control.sum() == 72
-    from_recipe = Source.of_recipe(screen.recipe).training_cells()
+    from_recipe = Origin.of_recipe(screen.recipe).training_cells()
     assert list(from_recipe.names) == list(cells.names)
 
 
 def test_a_run_of_data_in_memory_cannot_bring_them(make_model, tmp_path):
     make_model().train(run=tmp_path, device="cpu", show_progress=False)
     with pytest.raises(ValueError, match="trained on data in memory, so its training cells cannot be read again"):
-        Source.of_run(tmp_path).training_cells()
+        Origin.of_run(tmp_path).training_cells()
 
 
 def test_data_that_changed_since_the_training_are_refused(screen, adata, tmp_path, make_recipe):
     fewer = adata[:-1].copy()
     fewer.write_h5ad(tmp_path / "screen.h5ad")
-    source = Source.of_run(screen.run)
-    moved = Source(source.recipe, tmp_path, source.seed, source.split_hash)
+    source = Origin.of_run(screen.run)
+    moved = Origin(source.recipe, tmp_path, source.seed, source.split_hash)
     with pytest.raises(ValueError, match="give another split than the run was trained with, so they have changed"):
         moved.training_cells()
 
 
 def test_with_a_run_every_method_is_judged(screen, predicted):
-    found = compare_files({"model": predicted}, screen.data, source=Source.of_run(screen.run))
+    found = compare_files({"model": predicted}, screen.data, source=Origin.of_run(screen.run))
     summary = found.summary()
     assert list(summary.index) == ["model", "control", MEAN_SHIFT, "ceiling"]
     assert np.isfinite(summary["energy_distance"]).all()
-    again = compare_files({"model": predicted}, screen.data, source=Source.of_recipe(screen.recipe))
+    again = compare_files({"model": predicted}, screen.data, source=Origin.of_recipe(screen.recipe))
     assert again.table.equals(found.table)
 
 
@@ -79,13 +79,13 @@ def test_a_panel_with_total_counts_can_be_judged(adata, tmp_path, make_recipe):
     found = model.predict(controls, perturbation="stimulus_1", cell_type="type_3", device="cpu")
     write_h5ad(found, tmp_path / "predicted.h5ad")
     judged = compare_files(
-        {"model": tmp_path / "predicted.h5ad"}, tmp_path / "screen.h5ad", source=Source.of_run(tmp_path / "run")
+        {"model": tmp_path / "predicted.h5ad"}, tmp_path / "screen.h5ad", source=Origin.of_run(tmp_path / "run")
     )
     assert np.isfinite(judged.summary()["energy_distance"]).all()
 
 
 def test_the_control_cells_against_themselves_change_nothing(screen, predicted, tmp_path):
-    found = compare_files({"model": predicted}, screen.data, source=Source.of_run(screen.run))
+    found = compare_files({"model": predicted}, screen.data, source=Origin.of_run(screen.run))
     found.save(tmp_path)
     content = json.loads((tmp_path / "metrics.json").read_text())
     shares = {row["method"]: row["value"] for row in content["overall"] if row["metric"] == "spread_ratio"}

@@ -41,7 +41,7 @@ def test_from_an_anndata_to_predictions_and_back_from_disk(adata, tiny, tmp_path
 def test_the_matrix_of_the_anndata_is_neither_copied_nor_changed(adata, tiny):
     before = adata.X.copy()
     model = from_anndata(adata, tiny)
-    assert model.cells.values is adata.X  # noqa: PD011 - a matrix
+    assert model.source.values is adata.X  # noqa: PD011 - a matrix
     model.train(hold_out=[TEST], device="cpu", show_progress=False)
     assert np.array_equal(adata.X.data, before.data)
     assert np.array_equal(adata.X.indices, before.indices)
@@ -126,8 +126,8 @@ def test_hold_out_rules_are_checked_like_those_of_a_recipe(make_model):
 
 def test_a_recipes_files_are_relative_to_it_and_a_panel_is_as_given(screen):
     model = PerturbDiff.from_recipe(screen.recipe)
-    assert model.cells.n_cells == 216
-    assert PerturbDiff.from_recipe(model.recipe, folder=screen.recipe.parent).cells.n_cells == 216
+    assert model.source.n_cells == 216
+    assert PerturbDiff.from_recipe(model.recipe, folder=screen.recipe.parent).source.n_cells == 216
     with pytest.raises(FileNotFoundError, match=r"matches nothing in"):
         PerturbDiff.from_recipe(model.recipe, folder=screen.run)
 

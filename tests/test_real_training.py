@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from perturbdiff import PerturbDiff, compare, read_recipe
-from perturbdiff.data.cells import cells_from_anndata
+from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.recipe import Columns, Expression
 from perturbdiff.prediction.conditions import held_out_conditions
 
@@ -21,11 +21,11 @@ def test_a_short_training_on_real_cells_is_ahead_of_no_change_and_of_the_mean_sh
     model = PerturbDiff.from_recipe(short, folder=real_data)
     model.train(seed=0, device="cpu", show_progress=False)
     held_out = held_out_conditions(model.trained)
-    predicted = model.predict_cells(model.cells, held_out, seed=0, device="cpu")
+    predicted = model.predict_cells(model.source, held_out, seed=0, device="cpu")
     columns = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="batch")
     judged = cells_from_anndata(predicted, columns=columns, expression=Expression(scale="log1p"), control="control")
-    training = model.cells.take(model.split().rows("train"))
-    overall = compare({"model": judged}, model.cells, training=training, seed=0, halvings=1).summary()
+    training = model.source.take(model.split().rows("train"))
+    overall = compare({"model": judged}, model.source, training=training, seed=0, halvings=1).summary()
     energy = overall["energy_distance"]
     assert np.isfinite(energy).all()
     assert energy["model"] < 0.5 * energy["control"]

@@ -4,15 +4,20 @@ Populations of cells are points of a Hilbert space, and a diffusion model genera
 arXiv:2602.19685v1).
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from perturbdiff.checkpoint import Checkpoint, load_checkpoint
-from perturbdiff.comparison import Comparison, compare
-from perturbdiff.data.cells import Cells, read_cells
-from perturbdiff.data.recipe import Recipe, read_recipe
-from perturbdiff.data.simulation import simulate
-from perturbdiff.data.split import Split, split_cells
-from perturbdiff.model import PerturbDiff
+if TYPE_CHECKING:
+    from perturbdiff.checkpoint import Checkpoint, load_checkpoint
+    from perturbdiff.comparison import Comparison, compare
+    from perturbdiff.data.cells import Cells
+    from perturbdiff.data.intake import read_cells
+    from perturbdiff.data.recipe import Recipe, read_recipe
+    from perturbdiff.data.simulation import simulate
+    from perturbdiff.data.split import Split, split_cells
+    from perturbdiff.data.store.stored import Store
+    from perturbdiff.model import PerturbDiff
 
 __version__ = version("perturbdiff")
 
@@ -23,6 +28,7 @@ __all__ = [
     "PerturbDiff",
     "Recipe",
     "Split",
+    "Store",
     "compare",
     "load_checkpoint",
     "read_cells",
@@ -30,3 +36,30 @@ __all__ = [
     "simulate",
     "split_cells",
 ]
+
+_HOMES = {
+    "Cells": "data.cells",
+    "Checkpoint": "checkpoint",
+    "Comparison": "comparison",
+    "PerturbDiff": "model",
+    "Recipe": "data.recipe",
+    "Split": "data.split",
+    "Store": "data.store.stored",
+    "compare": "comparison",
+    "load_checkpoint": "checkpoint",
+    "read_cells": "data.intake",
+    "read_recipe": "data.recipe",
+    "simulate": "data.simulation",
+    "split_cells": "data.split",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+    """Import a public name when it is first asked for: torch takes seconds and hundreds of MB that not all need."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

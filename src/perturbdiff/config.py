@@ -16,6 +16,7 @@ from perturbdiff.core.kernel import EnergyKernel, GaussianKernel, Kernel
 from perturbdiff.core.objective import Coins, Objective
 from perturbdiff.core.process import Process, linear_betas, power_cosine_betas
 from perturbdiff.core.sampler import DDIM, DDPM, Step, Variance, respaced
+from perturbdiff.data.pairing import Pairing
 from perturbdiff.data.recipe import Recipe, Table, validated
 
 Preset = Literal["tiny", "small", "medium", "paper"]
@@ -88,12 +89,13 @@ class TrainingSettings(Table):
     Attributes:
         max_steps: optimiser steps.
         cells_per_population: m.
-        populations_per_batch: populations in one optimiser step.
+        populations_per_batch: populations in one optimiser step, shared out among the processes of a training.
         learning_rate: of the plateau; reached after warmup_steps, held until (1 - decay_share) of the steps are done,
             then lowered along a cosine to a hundredth.
         weight_decay: of matrices only.
         ema_decay: of the averaged weights; step n averages with min(ema_decay, (1 + n) / (10 + n)).
         control_share: share of control -> control populations.
+        pairing: which control cells stand beside which perturbed cells, see `data.pairing`.
         validate_every: steps between validations.
         validation_populations: populations that a validation looks at, at most.
         seed: of the split, the populations and all noise.
@@ -110,6 +112,7 @@ class TrainingSettings(Table):
     gradient_clip: float = Field(default=1.0, gt=0)
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     control_share: float = Field(default=0.1, ge=0, lt=1)
+    pairing: Pairing = "assay_batch"
     mmd_weight: float = Field(default=1.0, ge=0)
     mse_weight: float = Field(default=0.0, ge=0)
     condition_dropout: float = Field(default=0.1, ge=0, le=1)

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from perturbdiff.comparison import Comparison
 from perturbdiff.data.export import write_h5ad
-from perturbdiff.data.recipe import Recipe, recipe_from_mapping, write_recipe
+from perturbdiff.data.intake import read_cells
+from perturbdiff.data.recipe import Recipe, read_recipe, recipe_from_mapping, write_recipe
 from perturbdiff.data.simulation import simulate
-from perturbdiff.judgement import Source, compare_files
+from perturbdiff.judgement import Origin, compare_files
 from perturbdiff.model import PerturbDiff
 from perturbdiff.prediction.conditions import held_out_conditions
 from perturbdiff.prediction.predict import Say
@@ -88,16 +89,18 @@ def _train_and_judge(
     folder: Path, observed: Path, *, seed: int, device: str, say: Say, progress: bool
 ) -> Comparison | None:
     """The comparison of one setting; None where its training was interrupted."""
-    model = PerturbDiff.from_recipe(folder / "recipe.toml")
+    recipe = read_recipe(folder / "recipe.toml")
+    cells = read_cells(recipe, folder)
+    model = PerturbDiff(recipe, source=cells, folder=folder)
     model.train(run=folder / "run", device=device, show_progress=progress, say=say)
     if model.outcome is None or model.outcome.interrupted:
         return None
     held_out = held_out_conditions(model.trained)
-    predicted = model.predict_cells(model.cells, conditions=held_out, seed=seed, device=device, say=say)
+    predicted = model.predict_cells(cells, conditions=held_out, seed=seed, device=device, say=say)
     write_h5ad(predicted, folder / "predicted.h5ad")
     say("evaluating.")
     comparison = compare_files(
-        {"perturbdiff": folder / "predicted.h5ad"}, observed, source=Source.of_run(folder / "run"), seed=seed
+        {"perturbdiff": folder / "predicted.h5ad"}, observed, source=Origin.of_run(folder / "run"), seed=seed
     )
     comparison.save(folder)
     save_figure(figure(comparison.table, title=f"simulated, {folder.name}"), folder / "figure.png")

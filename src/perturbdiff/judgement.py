@@ -7,14 +7,18 @@ from pathlib import Path
 from perturbdiff.checkpoint import load_checkpoint
 from perturbdiff.comparison import Comparison, compare
 from perturbdiff.config import settings_of
-from perturbdiff.data.cells import Cells, read_cells
+from perturbdiff.data.cells import Cells
+from perturbdiff.data.opening import open_source
 from perturbdiff.data.recipe import Columns, Expression, Recipe, read_recipe
 from perturbdiff.data.split import split_cells
 from perturbdiff.evaluation.files import read_file
 
+TRAINING_CELLS = 1 << 20
+"""So many training cells are read for the baselines, at most: of more, an even share of every group."""
+
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Where the training cells of trained baselines come from.
 
     Attributes:
@@ -30,14 +34,14 @@ class Source:
     split_hash: str | None
 
     @classmethod
-    def of_run(cls, run: Path) -> "Source":
+    def of_run(cls, run: Path) -> "Origin":
         """The data that a run was trained on."""
         checkpoint = load_checkpoint(run)
         folder = None if checkpoint.folder is None else Path(checkpoint.folder)
         return cls(checkpoint.recipe, folder, checkpoint.split["seed"], checkpoint.split["hash"])
 
     @classmethod
-    def of_recipe(cls, path: Path) -> "Source":
+    def of_recipe(cls, path: Path) -> "Origin":
         """The data that a recipe names."""
         recipe = read_recipe(path)
         return cls(recipe, path.resolve().parent, settings_of(recipe).training.seed, None)
@@ -52,21 +56,21 @@ class Source:
             raise ValueError(
                 "this run was trained on data in memory, so its training cells cannot be read again; give --recipe."
             )
-        cells = read_cells(self.recipe, self.folder)
-        split = split_cells(cells, self.recipe.hold_out, seed=self.seed)
+        source = open_source(self.recipe, self.folder)
+        split = split_cells(source, self.recipe.hold_out, seed=self.seed)
         if self.split_hash is not None and split.hash != self.split_hash:
             raise ValueError(
                 f"the files of {self.recipe.name!r} in {str(self.folder)!r} give another split than the run was "
                 "trained with, so they have changed since; restore them, or give --recipe."
             )
-        return cells.take(split.rows("train"))
+        return source.in_memory(split.of("train"), at_most=TRAINING_CELLS)
 
 
 def compare_files(
     predicted: Mapping[str, Path],
     observed: Path,
     *,
-    source: Source | None = None,
+    source: Origin | None = None,
     columns: Columns | None = None,
     expression: Expression | None = None,
     predicted_expression: Expression | None = None,

@@ -15,14 +15,16 @@ import pandas as pd
 
 from perturbdiff.checkpoint import Checkpoint, load_checkpoint
 from perturbdiff.config import Settings, settings_of
-from perturbdiff.data.cells import Cells, cells_from_anndata, read_cells
+from perturbdiff.data.cells import Cells
+from perturbdiff.data.intake import cells_from_anndata
+from perturbdiff.data.opening import open_source, recipe_at
 from perturbdiff.data.recipe import (
     HoldOut,
     Recipe,
     hold_outs_from,
-    read_recipe,
     recipe_from_mapping,
 )
+from perturbdiff.data.source import Source
 from perturbdiff.data.split import Split, split_cells
 from perturbdiff.prediction.conditions import check_columns, conditions_of
 from perturbdiff.prediction.inputs import control_cells, torch_device, with_sampling
@@ -45,7 +47,7 @@ class PerturbDiff:
         self,
         recipe: Recipe,
         *,
-        cells: Cells | None = None,
+        source: Source | None = None,
         folder: Path | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
@@ -53,7 +55,7 @@ class PerturbDiff:
         self.recipe = recipe
         self.checkpoint = checkpoint
         self.outcome: Outcome | None = None
-        self._cells = cells
+        self._source = source
         self._folder = folder
 
     @classmethod
@@ -117,14 +119,14 @@ class PerturbDiff:
         recipe = recipe_from_mapping(mapping, "the arguments")
         settings_of(recipe)
         cells = cells_from_anndata(adata, columns=recipe.columns, expression=recipe.expression, control=recipe.control)
-        return cls(recipe, cells=cells)
+        return cls(recipe, source=cells)
 
     @classmethod
     def from_recipe(cls, recipe: str | Path | Recipe, *, folder: str | Path | None = None) -> Self:
         """A model of the cells that a recipe names; its settings are checked before any file is read.
 
         Args:
-            recipe: a file, or a recipe in memory.
+            recipe: a file, a store, or a recipe in memory.
             folder: that its files are relative to; that of the recipe's file, or the working folder, when absent.
 
         Raises:
@@ -132,11 +134,11 @@ class PerturbDiff:
             ValueError: see `data.recipe` and `data.cells`.
         """
         if not isinstance(recipe, Recipe):
-            folder = folder or Path(recipe).resolve().parent
-            recipe = read_recipe(Path(recipe))
+            recipe, beside = recipe_at(Path(recipe))
+            folder = folder or beside
         settings_of(recipe)
         place = Path(folder or ".").resolve()
-        return cls(recipe, cells=read_cells(recipe, place), folder=place)
+        return cls(recipe, source=open_source(recipe, place), folder=place)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -165,20 +167,20 @@ class PerturbDiff:
         return self.checkpoint
 
     @property
-    def cells(self) -> Cells:
-        """The cells to train on.
+    def source(self) -> Source:
+        """The cells to train on, in memory or in a store.
 
         Raises:
             ValueError: a loaded model has none.
         """
-        if self._cells is None:
+        if self._source is None:
             raise ValueError("a loaded model has no data to train on; make one with from_anndata() or from_recipe().")
-        return self._cells
+        return self._source
 
     def split(self, hold_out: Sequence[Mapping[str, Any] | HoldOut] | None = None, *, seed: int | None = None) -> Split:
         """The split that `train` would use."""
         rules = self.recipe.hold_out if hold_out is None else _hold_outs(hold_out, self.recipe)
-        return split_cells(self.cells, rules, seed=settings_of(self.recipe).training.seed if seed is None else seed)
+        return split_cells(self.source, rules, seed=settings_of(self.recipe).training.seed if seed is None else seed)
 
     def train(
         self,
@@ -212,9 +214,8 @@ class PerturbDiff:
         if hold_out is not None:
             recipe = recipe.model_copy(update={"hold_out": _hold_outs(hold_out, recipe)})
         settings: Settings = settings_of(recipe, training={"max_steps": max_steps, "seed": seed})
-        split = split_cells(self.cells, recipe.hold_out, seed=settings.training.seed)
+        split = split_cells(self.source, recipe.hold_out, seed=settings.training.seed)
         self.outcome = train(
-            self.cells,
             split,
             recipe,
             settings,

@@ -9,6 +9,9 @@ import typer
 RULE = """'{part="test", perturbation=["IFN-beta"], cell_type=["B cells"]}'"""
 """A hold-out rule, as an example."""
 
+INTERRUPTED = 130
+"""The exit status of long work that a signal ended early: as of a program ended by Ctrl-C."""
+
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.", min=0)]
 OptionalSeed = Annotated[int | None, typer.Option(help="Seed of all randomness; the recipe's when absent.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]

@@ -1,6 +1,6 @@
 """What a user sees of a command: results on standard output, notes, progress and errors on standard error."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 from rich.console import Console
@@ -31,9 +31,15 @@ class Screen:
             drawn.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
         self.out.print(drawn)
 
-    def track[T](self, items: Sequence[T]) -> Iterator[T]:
+    def facts(self, facts: Mapping[str, str]) -> None:
+        """A result: a line a fact."""
+        width = max(map(len, facts), default=0)
+        for name, value in facts.items():
+            self.out.print(f"{name:<{width}}  {value}", markup=False)
+
+    def track[T](self, items: Sequence[T], description: str = "working") -> Iterator[T]:
         """A progress bar over items."""
-        return iter(track(items, description="predicting", console=self.err, disable=self.quiet, transient=True))
+        return iter(track(items, description=description, console=self.err, disable=self.quiet, transient=True))
 
 
 def sentence(error: ValueError | OSError) -> str:

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from perturbdiff.data.cells import cells_from_anndata, read_cells
+from perturbdiff.data.intake import cells_from_anndata, read_cells
 from perturbdiff.data.recipe import Columns, Expression, Match, recipe_from_mapping
 
 COLUMNS = Columns(perturbation="guide", cell_type="line", assay_batch="plate")
@@ -173,18 +173,22 @@ def test_dense_files_stay_dense_and_mixed_ones_become_sparse(tmp_path):
     made(6, matrix=np.asarray).write_h5ad(tmp_path / "d1.h5ad")
     made(6, matrix=np.asarray, seed=1).write_h5ad(tmp_path / "d2.h5ad")
     made(6, seed=2).write_h5ad(tmp_path / "s.h5ad")
-    assert isinstance(read_cells(recipe_of("d*.h5ad"), tmp_path).values, np.ndarray)
-    assert sp.issparse(read_cells(recipe_of("*.h5ad"), tmp_path).values)
+    assert isinstance(read_cells(recipe_of("d*.h5ad", cell_names="with_file"), tmp_path).values, np.ndarray)
+    assert sp.issparse(read_cells(recipe_of("*.h5ad", cell_names="with_file"), tmp_path).values)
 
 
-def test_names_that_several_files_share_get_the_files_name_and_a_note(tmp_path):
+def test_names_that_several_files_share_are_refused_or_carry_their_file(tmp_path):
     first, second = made(3), made(3, seed=1)
     second.obs_names = ["cell0", "x", "y"]
     first.write_h5ad(tmp_path / "p1.h5ad")
     second.write_h5ad(tmp_path / "p2.h5ad")
-    cells = read_cells(recipe_of("p*.h5ad"), tmp_path)
-    assert list(cells.names) == ["cell0-p1", "cell1", "cell2", "cell0-p2", "x", "y"]
-    assert cells.notes == ("2 cells have a name that occurs in several files; their file's name was added to it.",)
+    with pytest.raises(ValueError, match=r"1 cell names occur in several files, such as 'cell0' in 'p1.h5ad' and 'p2"):
+        read_cells(recipe_of("p*.h5ad"), tmp_path)
+    cells = read_cells(recipe_of("p*.h5ad", cell_names="with_file"), tmp_path)
+    assert list(cells.names) == ["cell0-p1", "cell1-p1", "cell2-p1", "cell0-p2", "x-p2", "y-p2"]
+    assert cells.notes == ("The name of its file was added to the name of every cell, such as 'cell0-p1'.",)
+    alone = read_cells(recipe_of("p1.h5ad", cell_names="with_file"), tmp_path)
+    assert list(alone.names) == ["cell0-p1", "cell1-p1", "cell2-p1"]
 
 
 def test_files_of_different_genes_are_refused(tmp_path):

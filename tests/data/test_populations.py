@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from perturbdiff.data.cells import cells_from_anndata
+from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.pairing import Groups, cut
 from perturbdiff.data.populations import Populations
 from perturbdiff.data.recipe import COVARIATES, Columns, Expression
+from perturbdiff.data.source import Runs, Segments
 from perturbdiff.data.vocabulary import Vocabulary
 
 COLUMNS = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="assay_batch")
@@ -31,9 +32,17 @@ def make_cells(groups, *, control="control", columns=COLUMNS, n_genes=6, seed=0)
 
 def make_populations(cells, rows=None, **options):
     vocabularies = {name: Vocabulary.from_labels(name, cells.labels[name]) for name in COVARIATES}
-    rows = np.arange(cells.n_cells) if rows is None else rows
+    segments = cells.runs.whole() if rows is None else cells.segments(rows)
     options = {"cells_per_population": 4, "control_share": 0.0, "seed": 0, "scale": 2.0} | options
-    return Populations(cells, rows, list(cells.genes), vocabularies=vocabularies, **options)
+    return Populations(cells, segments, list(cells.genes), vocabularies=vocabularies, **options)
+
+
+def drawn(cells, populations, epoch=0):
+    """The populations of an epoch, with rows of the cells for positions."""
+    return [
+        draw._replace(rows=cells.order[draw.rows], control_rows=cells.order[draw.control_rows])
+        for draw in populations.plan(epoch)
+    ]
 
 
 def label_of(cells, row):
@@ -63,12 +72,12 @@ def cells():
 def test_every_perturbed_cell_is_drawn_exactly_once_an_epoch(cells):
     populations = make_populations(cells)
     for epoch in range(3):
-        drawn = np.concatenate([draw.rows for draw in populations.plan(epoch)])
-        np.testing.assert_array_equal(np.sort(drawn), np.flatnonzero(~cells.is_control))
+        rows = np.concatenate([draw.rows for draw in drawn(cells, populations, epoch)])
+        np.testing.assert_array_equal(np.sort(rows), np.flatnonzero(~cells.is_control))
 
 
 def test_a_population_is_of_one_condition_and_its_controls_are_of_its_type_and_assay_batch(cells):
-    for draw in make_populations(cells, control_share=0.3).plan(0):
+    for draw in drawn(cells, make_populations(cells, control_share=0.3)):
         condition = {label_of(cells, row) for row in draw.rows}
         assert len(condition) == 1
         _, cell_type, assay_batch = condition.pop()
@@ -78,7 +87,7 @@ def test_a_population_is_of_one_condition_and_its_controls_are_of_its_type_and_a
 
 def test_the_condition_is_the_labels_place_in_their_vocabularies(cells):
     vocabularies = [Vocabulary.from_labels(name, cells.labels[name]) for name in COVARIATES]
-    for draw in make_populations(cells, control_share=0.3).plan(0):
+    for draw in drawn(cells, make_populations(cells, control_share=0.3)):
         labels = label_of(cells, draw.rows[0])
         assert draw.condition == tuple(v.index(label) for v, label in zip(vocabularies, labels, strict=True))
 
@@ -116,27 +125,27 @@ def test_groups_are_cut_into_full_populations_but_the_last_and_no_cell_is_left_a
         assert own[-1] == (n % m or m) or (n % m == 1 and list(own[-2:]) == [m - 1, 2])
 
 
-@given(codes=st.lists(st.tuples(*[st.sampled_from("abc")] * 3), max_size=40), data=st.data())
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12), data=st.data())
 @settings(max_examples=50, deadline=None)
-def test_groups_hold_each_row_once_among_its_like(codes, data):
-    labels = pd.DataFrame(codes, columns=list(COVARIATES)).astype(pd.CategoricalDtype(list("abc")))
-    rows = np.array(data.draw(st.permutations(range(len(codes)))), dtype=np.int64)
-    groups = Groups.of(labels, rows)
-    assert sorted(groups.order) == sorted(rows)
-    assert len(groups) == len(set(codes)) == len(groups.sizes)
-    for g in range(len(groups)):
-        members = groups.order[groups.offsets[g] : groups.offsets[g + 1]]
-        assert {codes[i] for i in members} == {tuple("abc"[c] for c in groups.codes[g])}
+def test_groups_number_each_chosen_cell_once_among_its_like(sizes, data):
+    labels = pd.DataFrame({name: pd.Categorical(np.arange(len(sizes))) for name in COVARIATES})
+    runs = Runs(labels, np.append(0, np.cumsum(sizes)), None)
+    chosen = data.draw(st.sets(st.integers(0, sum(sizes) - 1), min_size=1))
+    positions = np.array(sorted(chosen))
+    groups = Groups.of(Segments.of(runs, positions))
+    np.testing.assert_array_equal(groups.positions(np.arange(groups.n_cells)), positions)
+    np.testing.assert_array_equal(groups.run, np.unique(runs.of(positions)))
+    for run, start, stop in zip(groups.run, groups.offsets[:-1], groups.offsets[1:], strict=True):
+        assert (runs.of(groups.positions(np.arange(start, stop))) == run).all()
     kept = groups.at_least(2)
-    assert kept.sizes.sum() == groups.sizes[groups.sizes >= 2].sum()
-    assert len(kept.order) == kept.sizes.sum()
+    assert kept.n_cells == groups.sizes[groups.sizes >= 2].sum()
 
 
 def test_groups_of_one_cell_are_left_out_and_counted():
     cells = make_cells({("control", "B", "d"): 9, ("IFN", "B", "d"): 5, ("TNF", "B", "d"): 1, ("IL6", "B", "d"): 1})
     populations = make_populations(cells)
-    drawn = np.concatenate([draw.rows for draw in populations.plan(0)])
-    assert {label_of(cells, row)[0] for row in drawn} == {"IFN"}
+    rows = np.concatenate([draw.rows for draw in drawn(cells, populations)])
+    assert {label_of(cells, row)[0] for row in rows} == {"IFN"}
     assert populations.left_out == 2
     assert populations.notes == ("2 groups of a single cell are left out: a population takes at least 2 cells.",)
 
@@ -145,13 +154,13 @@ def test_groups_of_one_cell_are_left_out_and_counted():
 def test_control_to_control_populations_are_the_asked_share(share):
     cells = make_cells({("control", "B", "d1"): 60, ("control", "B", "d2"): 50, ("IFN", "B", "d1"): 400})
     populations = make_populations(cells, control_share=share)
-    draws = populations.plan(0)
+    draws = drawn(cells, populations)
     assert len(draws) == len(populations)
     assert len(control_draws(cells, draws)) / len(draws) == pytest.approx(share, abs=1 / len(draws))
 
 
 def test_control_to_control_streams_are_disjoint_and_go_through_all_control_groups(cells):
-    draws = control_draws(cells, make_populations(cells, control_share=0.5).plan(0))
+    draws = control_draws(cells, drawn(cells, make_populations(cells, control_share=0.5)))
     for draw in draws:
         assert len(set(draw.rows) | set(draw.control_rows)) == 2 * len(draw.rows)
     assert {label_of(cells, draw.rows[0])[1:] for draw in draws} == {
@@ -164,15 +173,17 @@ def test_control_to_control_streams_are_disjoint_and_go_through_all_control_grou
 
 def test_a_small_control_group_gives_two_disjoint_halves():
     cells = make_cells({("control", "B", "d"): 7, ("IFN", "B", "d"): 40})
-    (draw, *_) = control_draws(cells, make_populations(cells, cells_per_population=20, control_share=0.4).plan(0))
+    (draw, *_) = control_draws(cells, drawn(cells, make_populations(cells, cells_per_population=20, control_share=0.4)))
     assert len(draw.rows) == len(draw.control_rows) == 3
     assert not set(draw.rows) & set(draw.control_rows)
 
 
 def test_controls_come_without_replacement_while_they_last():
     cells = make_cells({("control", "B", "d"): 24, ("IFN", "B", "d"): 24})
-    drawn = np.concatenate([draw.control_rows for draw in make_populations(cells, cells_per_population=8).plan(0)])
-    np.testing.assert_array_equal(np.sort(drawn), np.flatnonzero(cells.is_control))
+    draws = drawn(cells, make_populations(cells, cells_per_population=8))
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate([draw.control_rows for draw in draws])), np.flatnonzero(cells.is_control)
+    )
 
 
 def test_no_control_cell_is_twice_in_a_population_that_the_controls_suffice_for():
@@ -191,7 +202,7 @@ def test_controls_of_other_assay_batches_stand_in_and_it_is_said_once():
     groups = {("control", "B", "d1"): 9, ("control", "B", "d3"): 5, ("control", "NK", "d2"): 9}
     cells = make_cells(groups | {("IFN", "B", "d2"): 14, ("TNF", "B", "d2"): 5, ("IFN", "B", "d1"): 4})
     populations = make_populations(cells, cells_per_population=14)
-    for draw in populations.plan(0):
+    for draw in drawn(cells, populations):
         used = {label_of(cells, row)[1:] for row in draw.control_rows}
         at_home = label_of(cells, draw.rows[0])[2] == "d1"
         assert used <= ({("B", "d1")} if at_home else {("B", "d1"), ("B", "d3")})
@@ -211,13 +222,14 @@ def test_controls_are_never_taken_from_another_cell_type():
 def test_a_part_without_controls_uses_the_controls_handed_in(cells):
     held_out = np.array([i for i in range(cells.n_cells) if label_of(cells, i)[:2] == ("IFN", "B")])
     training_controls = np.flatnonzero(cells.is_control)[::2]
-    populations = make_populations(cells, held_out, control_rows=training_controls)
+    populations = make_populations(cells, held_out, controls=cells.segments(training_controls))
     draws = populations.plan(0)
-    np.testing.assert_array_equal(np.sort(np.concatenate([draw.rows for draw in draws])), held_out)
-    assert {row for draw in draws for row in draw.control_rows} <= set(training_controls)
+    rows = cells.order[np.concatenate([draw.rows for draw in draws])]
+    np.testing.assert_array_equal(np.sort(rows), held_out)
+    assert {row for draw in draws for row in cells.order[draw.control_rows]} <= set(training_controls)
     assert populations.batch(draws).perturbed.shape == (len(draws), 4, 6)
     with pytest.raises(ValueError, match="not labelled 'control'"):
-        make_populations(cells, held_out, control_rows=np.arange(cells.n_cells))
+        make_populations(cells, held_out, controls=cells.runs.whole())
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -227,7 +239,7 @@ def test_a_batch_is_the_rows_of_the_panel_divided_by_the_scale(cells, dense):
     if dense:
         cells = replace(cells, values=cells.values.toarray())  # noqa: PD011 - not a DataFrame's
     options = {"cells_per_population": 5, "control_share": 0.3, "seed": 0}
-    populations = Populations(cells, np.arange(cells.n_cells), panel, 1.7, vocabularies, **options)
+    populations = Populations(cells, cells.runs.whole(), panel, 1.7, vocabularies, **options)
     expected = cells.log_expression(panel).toarray() / np.float32(1.7)
     draws = populations.plan(0)
     batch = populations.batch(draws)
@@ -235,7 +247,7 @@ def test_a_batch_is_the_rows_of_the_panel_divided_by_the_scale(cells, dense):
     for i, draw in enumerate(draws):
         n = len(draw.rows)
         for tensor, rows in ((batch.perturbed, draw.rows), (batch.control, draw.control_rows)):
-            np.testing.assert_array_equal(tensor[i, :n].numpy(), expected[rows])
+            np.testing.assert_array_equal(tensor[i, :n].numpy(), expected[cells.order[rows]])
             assert not tensor[i, n:].any()
         assert batch.mask[i].tolist() == [True] * n + [False] * (5 - n)
         assert tuple(int(codes[i]) for codes in batch.condition) == draw.condition
@@ -295,7 +307,7 @@ def test_a_label_outside_its_vocabulary_is_refused(cells):
     with pytest.raises(ValueError, match="'IFN'"):
         Populations(
             cells,
-            np.arange(cells.n_cells),
+            cells.runs.whole(),
             list(cells.genes),
             1.0,
             vocabularies,

@@ -1,4 +1,5 @@
 import re
+import shutil
 
 import anndata
 import h5py
@@ -6,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import zarr
 
-from perturbdiff.data.cells import cells_from_anndata
-from perturbdiff.data.reading import read_h5ad, row_sums
+from perturbdiff.data.intake import cells_from_anndata
+from perturbdiff.data.reading import check_label_texts, read_anndata, read_h5ad, row_sums
 from perturbdiff.data.recipe import Columns, Expression
 
 COLUMNS = Columns(perturbation="guide", cell_type="line")
@@ -143,6 +145,16 @@ BAD = {
         {},
         "column 'line' of the data has no label for 1 cells, such as 'cell5'",
     ),
+    "label of two lines": (
+        lambda: without_label(made(), "RPE1\n"),
+        {},
+        r"column 'line' of the data has the label 'RPE1\n' with the control character '\n', and a label is one line",
+    ),
+    "label with a tab": (
+        lambda: without_label(made(), "a\tb"),
+        {},
+        r"the label 'a\tb' with the control character '\t'",
+    ),
     "no layer": (
         made,
         {"expression": Expression(scale="counts", layer="raw")},
@@ -210,3 +222,84 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path):
         anndata.io.write_elem(file, "a", np.array([1]))
     with pytest.raises(ValueError, match=r"other.h5ad' is HDF5 but not an AnnData.*write it with"):
         read_h5ad(tmp_path / "other.h5ad")
+
+
+def test_a_label_may_hold_any_sign_but_control_characters():
+    check_label_texts(["TNF/IFN-γ", "a|b, c", "[('x', 0.5, 'µM')]", "B\u00a0cells"], "guide", "the data")
+    with pytest.raises(
+        ValueError, match=r"column 'guide' of a.h5ad has the label 'x.u2028y' with the control character"
+    ):
+        check_label_texts(["fine", "x\u2028y"], "guide", "a.h5ad")
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, lambda matrix: matrix.toarray()])
+def test_a_zarr_folder_is_read_as_the_same_cells_as_an_h5ad(tmp_path, kind):
+    adata = made()
+    adata.X = kind(adata.X)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    adata.write_zarr(tmp_path / "a.zarr")
+    one, other = (
+        cells_from_anndata(read_anndata(tmp_path / name), columns=COLUMNS, expression=COUNTS, control="ctrl")
+        for name in ("a.h5ad", "a.zarr")
+    )
+    np.testing.assert_array_equal(one.names, other.names)
+    pd.testing.assert_frame_equal(one.labels, other.labels)
+    genes = list(one.genes)
+    np.testing.assert_array_equal(one.log_expression(genes).toarray(), other.log_expression(genes).toarray())
+
+
+def cut(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def remove_chunks(path):
+    shutil.rmtree(path / "X" / "data" / "c")
+
+
+DAMAGED = {
+    "root cut short": (lambda path: cut(path / "zarr.json"), r"is a folder but not an AnnData in the zarr format"),
+    "root missing": (lambda path: (path / "zarr.json").unlink(), r"is a folder but not an AnnData in the zarr format"),
+    "chunk cut short": (
+        lambda path: cut(path / "X" / "data" / "c" / "0"),
+        r"cannot be read and is probably damaged \(.*\); copy or download it again",
+    ),
+    "chunk missing": (
+        remove_chunks,
+        r"is not whole: parts of its array 'X/data' are missing, which would be read as zeros; copy or download",
+    ),
+    "labels missing": (
+        lambda path: shutil.rmtree(path / "obs"),
+        r"is not whole: parts of its array 'obs/_index",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "sentence"), DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_zarr_folder_says_what_is_wrong(tmp_path, damage, sentence):
+    path = tmp_path / "a.zarr"
+    made().write_zarr(path)
+    damage(path)
+    with pytest.raises(ValueError, match=rf"a.zarr' {sentence}") as caught:
+        read_anndata(path)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+def test_a_folder_that_is_no_anndata_says_so(tmp_path):
+    (tmp_path / "empty.zarr").mkdir()
+    group = zarr.open_group(tmp_path / "other.zarr", mode="w")
+    group.create_array("x", data=np.arange(3))
+    zarr.create_array(str(tmp_path / "array.zarr"), data=np.arange(3))
+    for name in ("empty", "other", "array"):
+        with pytest.raises(ValueError, match=rf"{name}.zarr' is a folder but not an AnnData in the zarr format.*write"):
+            read_anndata(tmp_path / f"{name}.zarr")
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*none.zarr'; give the path of an .h5ad file or a"):
+        read_anndata(tmp_path / "none.zarr")
+
+
+def test_a_store_is_not_read_as_an_anndata(tmp_path):
+    (tmp_path / "a.store").mkdir()
+    (tmp_path / "a.store" / "manifest.json").touch()
+    with pytest.raises(ValueError, match=r"a.store' is a store and not an AnnData; name it as the only file"):
+        read_anndata(tmp_path / "a.store")

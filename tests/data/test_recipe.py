@@ -8,7 +8,6 @@ from perturbdiff.data.recipe import (
     hold_outs_from,
     read_recipe,
     recipe_from_mapping,
-    resolve_files,
     write_recipe,
 )
 
@@ -30,6 +29,7 @@ def test_a_recipe_takes_its_defaults_where_a_key_is_absent():
     assert made.kind == "perturb-seq"
     assert made.columns.assay_batch is None
     assert made.n_genes is None
+    assert (made.join, made.cell_names, made.expression.gene_table) == ("same", "unique", None)
     assert made.exclude == made.hold_out == ()
     assert made.model == made.training == {}
 
@@ -43,8 +43,11 @@ def test_writing_and_reading_gives_the_same_recipe(tmp_path):
     made = recipe(
         about='says "all", in one\nsentence',
         n_genes=500,
+        join="union",
+        cell_names="with_file",
+        expression={"scale": "counts", "gene_table": "genes.csv"},
         exclude=[{"cell_type": ["dead"]}],
-        hold_out=[{"part": "test", "perturbation": ["A", "B+C"], "keep_fraction": 0.25}],
+        hold_out=[{"part": "test", "perturbation": ["A", "B+C"], "keep_fraction": 0.25, "other_doses": "train"}],
         model={"width": 128, "layers": [1, 2], "block": {"heads": 4, "bias": None}},
         training={"lr": 1e-3},
     )
@@ -85,6 +88,25 @@ BAD = {
         {"expression": {"scale": "tpm"}},
         "expression.scale is 'tpm', which should be 'counts' or 'log1p'",
     ),
+    "unknown join": (
+        {"join": "outer"},
+        "join is 'outer', which should be 'same', 'intersection' or 'union'",
+    ),
+    "unknown cell names": ({"cell_names": "file"}, "cell_names is 'file', which should be 'unique' or 'with_file'"),
+    "empty gene table": (
+        {"expression": {"scale": "counts", "gene_table": " "}},
+        "expression: gene_table is empty, and it is the path of a CSV; leave it out",
+    ),
+    "unknown other doses": (
+        {"hold_out": [{"part": "test", "perturbation": ["A"], "other_doses": "keep"}]},
+        "hold_out[0].other_doses is 'keep', which should be 'leak' or 'train'",
+    ),
+    "label of two lines": (
+        {"hold_out": [{"part": "test", "perturbation": ["A", "B\nC"]}]},
+        r"hold_out[0]: perturbation 'B\nC' holds the control character '\n', and a label is one line of text; mend",
+    ),
+    "label with a tab": ({"exclude": [{"cell_type": ["B\tC"]}]}, r"cell_type 'B\tC' holds the control character '\t'"),
+    "control of two lines": ({"control": "ctrl\n"}, r"control = 'ctrl\n' is not one line of text"),
     "dose": (
         {"columns": BASE["columns"] | {"dose": "uM"}},
         "dose = 'uM' is not supported by this version; join the dose",
@@ -157,40 +179,3 @@ def test_reading_says_what_is_wrong_with_a_file(tmp_path):
     (tmp_path / "cells.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n\xff\xfe")
     with pytest.raises(ValueError, match=r"cells.h5ad' is not text.*give a .toml file"):
         read_recipe(tmp_path / "cells.h5ad")
-
-
-def test_files_are_found_by_path_and_by_glob_each_once(tmp_path):
-    (tmp_path / "sub").mkdir()
-    for name in ("b2.h5ad", "b1.h5ad", "sub/c[1].h5ad"):
-        (tmp_path / name).touch()
-    made = recipe(files=["b*.h5ad", "b1.h5ad", "sub/c[1].h5ad", str(tmp_path / "sub" / "*.h5ad")])
-    assert [path.name for path in resolve_files(made, tmp_path)] == ["b1.h5ad", "b2.h5ad", "c[1].h5ad"]
-    assert resolve_files(recipe(files=["../b1.h5ad"]), tmp_path / "sub")[0].is_file()
-
-
-@pytest.mark.parametrize("entry", ["gone.h5ad", "gone_*.h5ad"])
-def test_a_file_that_is_not_there_is_named(tmp_path, entry):
-    sentence = f"file {entry!r} of recipe 'screen' matches nothing in {str(tmp_path)!r}; put the file there"
-    with pytest.raises(FileNotFoundError, match=re.escape(sentence)):
-        resolve_files(recipe(files=[entry]), tmp_path)
-
-
-def test_a_recipe_without_files_says_so_when_they_are_needed(tmp_path):
-    with pytest.raises(ValueError, match="recipe 'screen' names no files; add files"):
-        resolve_files(recipe(files=[]), tmp_path)
-
-
-@pytest.mark.real
-@pytest.mark.parametrize(
-    ("name", "sizes"),
-    [("cellxgene", []), ("pbmc-cytokines", [62, 4]), ("replogle-nadig", [624, 104]), ("tahoe-100m", [735, 54])],
-)
-def test_the_benchmarks_recipes_load_and_round_trip(recipes, tmp_path, name, sizes):
-    made = read_recipe(recipes / f"{name}.toml")
-    assert made.name == name
-    assert made.n_genes == 2000
-    assert made.expression.scale == "log1p"
-    assert [len(rule.perturbation) for rule in made.hold_out] == sizes
-    assert [rule.part for rule in made.hold_out] == ["test", "validation"][: len(sizes)]
-    write_recipe(made, tmp_path / "again.toml")
-    assert read_recipe(tmp_path / "again.toml") == made

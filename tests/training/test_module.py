@@ -23,7 +23,7 @@ def parts(make_model):
     def make(**changes):
         model = make_model(**changes)
         settings = settings_of(model.recipe)
-        prepared = prepare(model.cells, model.split(), model.recipe, settings)
+        prepared = prepare(model.split(), model.recipe, settings)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(stream(1).get_state())
             denoiser = untrained(settings, prepared.genes, prepared.vocabularies)

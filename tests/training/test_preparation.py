@@ -5,30 +5,29 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from perturbdiff.config import settings_of
-from perturbdiff.data.genes import measured_scale
 from perturbdiff.training.preparation import mean_shifts, prepare
 
 
 def prepared_of(model, **changes):
     split = model.split(**changes)
-    return prepare(model.cells, split, model.recipe, settings_of(model.recipe)), split
+    return prepare(split, model.recipe, settings_of(model.recipe)), split
 
 
-def drawn(populations, epochs=2):
+def drawn(cells, populations, epochs=2):
     plans = [draw for epoch in range(epochs) for draw in populations.plan(epoch)]
     rows = np.concatenate([draw.rows for draw in plans])
-    return rows, np.concatenate([draw.control_rows for draw in plans])
+    return cells.order[rows], cells.order[np.concatenate([draw.control_rows for draw in plans])]
 
 
 def test_training_draws_every_training_cell_and_no_other(make_model):
     model = make_model()
     prepared, split = prepared_of(model)
-    rows, controls = drawn(prepared.training)
+    rows, controls = drawn(model.source, prepared.training)
     training = set(split.rows("train").tolist())
-    perturbed = {row for row in training if not model.cells.is_control[row]}
+    perturbed = {row for row in training if not model.source.is_control[row]}
     assert perturbed <= set(rows.tolist()) <= training
     assert set(controls.tolist()) <= training
-    assert model.cells.is_control[controls].all()
+    assert model.source.is_control[controls].all()
 
 
 @pytest.mark.parametrize("hold_out_controls", [False, True])
@@ -36,12 +35,12 @@ def test_validation_draws_perturbed_held_out_cells_only_beside_training_controls
     validation = {"part": "validation", "cell_type": ["type_3"], "assay_batch": ["donor_1"]}
     model = make_model(hold_out=[validation | {"hold_out_controls": hold_out_controls}])
     prepared, split = prepared_of(model)
-    rows, controls = drawn(prepared.validation)
+    rows, controls = drawn(model.source, prepared.validation)
     held_out = split.rows("validation")
-    assert model.cells.is_control[held_out].any() == hold_out_controls
-    assert set(rows.tolist()) == set(held_out[~model.cells.is_control[held_out]].tolist())
+    assert model.source.is_control[held_out].any() == hold_out_controls
+    assert set(rows.tolist()) == set(held_out[~model.source.is_control[held_out]].tolist())
     assert set(controls.tolist()) <= set(split.rows("train").tolist())
-    assert model.cells.is_control[controls].all()
+    assert model.source.is_control[controls].all()
 
 
 def test_panel_scale_and_vocabularies_come_from_training_cells_alone(make_model, adata):
@@ -56,8 +55,8 @@ def test_panel_scale_and_vocabularies_come_from_training_cells_alone(make_model,
     assert again.genes == prepared.genes
     assert again.scale == prepared.scale
     assert prepared.vocabularies["perturbation"].labels == ("control", "stimulus_3")
-    training = plain.cells.log_expression(prepared.genes, split.rows("train"))
-    assert prepared.scale == measured_scale(training) == pytest.approx(training.toarray().std(), rel=1e-5)
+    training = plain.source.log_expression(prepared.genes, split.rows("train"))
+    assert prepared.scale == pytest.approx(training.toarray().std(), rel=1e-5)
 
 
 def test_validation_cells_of_labels_that_training_lacks_are_left_out_and_counted(make_model):
@@ -87,10 +86,15 @@ def test_a_mean_shift_is_the_mean_change_of_the_perturbations_training_groups(ma
     model = make_model(hold_out=[{"part": "test", "perturbation": ["stimulus_1"], "cell_type": ["type_3"]}])
     prepared, split = prepared_of(model)
     label = "stimulus_2"
-    rows = np.intersect1d(split.rows("train"), np.flatnonzero(model.cells.labels["perturbation"] == label))
-    perturbed = model.cells.log_expression(prepared.genes, rows).toarray().mean(axis=0)
+    rows = np.intersect1d(split.rows("train"), np.flatnonzero(model.source.labels["perturbation"] == label))
+    perturbed = model.source.log_expression(prepared.genes, rows).toarray().mean(axis=0)
     index = prepared.vocabularies["perturbation"].index(label)
-    beside = np.concatenate([d.control_rows for d in prepared.training.plan(0) if d.condition[0] == index])
-    control = model.cells.log_expression(prepared.genes, beside).toarray().mean(axis=0)
+    labels, train = model.source.labels, split.rows("train")
+    control = 0
+    for context, cells in labels.iloc[rows].groupby(["cell_type", "assay_batch"], observed=True):
+        like = (labels["cell_type"] == context[0]) & (labels["assay_batch"] == context[1])
+        beside = np.intersect1d(train, np.flatnonzero(like & model.source.is_control))
+        mean = model.source.log_expression(prepared.genes, beside).toarray().mean(axis=0)
+        control = control + mean * len(cells) / len(rows)
     found = mean_shifts(prepared)[index]
     np.testing.assert_allclose(found * prepared.scale, perturbed - control, atol=1e-5)

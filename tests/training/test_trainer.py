@@ -68,7 +68,7 @@ def test_one_line_says_what_the_training_will_cost(make_model):
 def test_measuring_the_cost_changes_no_weight_and_leaves_no_gradient(make_model):
     model = make_model()
     settings = settings_of(model.recipe)
-    prepared = prepare(model.cells, model.split(), model.recipe, settings)
+    prepared = prepare(model.split(), model.recipe, settings)
     denoiser = untrained(settings, prepared.genes, prepared.vocabularies)
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
     batch = next(iter(PopulationStream(prepared.training, per_batch=4)))

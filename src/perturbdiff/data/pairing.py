@@ -1,64 +1,86 @@
-r"""Groups of cells, their cut into populations, and the control cells that stand beside each group.
+r"""Groups of one condition, their cut into populations, and the control cells that stand beside each group.
 
-A group is all cells of one (perturbation, cell type, assay batch). Its controls are those of its cell type and assay
-batch where there are at least two, else those of its cell type in any assay batch; the matching loops over groups,
-never over cells.
+A group is all cells of one (perturbation, cell type, assay batch) that a part of a split has. Its controls are those of
+its cell type and assay batch where there are at least two, else those of its cell type in any assay batch; with
+``pairing="cell_type"`` always the latter. Nothing here loops over groups or cells.
+
+Which of a population's control cells stands beside which perturbed cell is left to chance. Two pairings choose, by the
+squared Euclidean distance of expression: "nearest" gives each perturbed cell the nearest of several times as many
+control cells, one control cell perhaps to several; "optimal_transport" permutes the drawn control cells so that the sum
+of the distances is smallest.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
+import ot
 
-from perturbdiff.data.recipe import COVARIATES
+from perturbdiff.data.source import Flags, Integers, Runs, Segments
 
-type Integers = np.ndarray[Any, np.dtype[np.int64]]
+type Pairing = Literal["assay_batch", "cell_type", "nearest", "optimal_transport"]
+type Expression = np.ndarray[Any, np.dtype[np.float32]]
 
 SMALLEST_GROUP = 2
 """Cells that a group, and the controls of a group, must have."""
 
+CANDIDATES = 4
+"""So many times as many control cells as perturbed ones compete to be the nearest."""
 
-@dataclass(frozen=True)
+
+_POT: Any = ot  # without types of its own
+
+
+@dataclass(frozen=True, eq=False)
 class Groups:
-    """Rows sorted by (perturbation, cell type, assay batch).
+    """The cells of some stretches, numbered 0, 1, ... in their order; the stretches of one run are a group.
 
     Attributes:
-        order: the rows, those of a group contiguous.
-        offsets: group g is ``order[offsets[g]:offsets[g + 1]]``.
-        codes: [groups, 3], the category codes of the labels of each group, in lexicographic order.
+        segments: the stretches.
+        run: the run of each group.
+        offsets: group g holds the numbers ``offsets[g]`` to ``offsets[g + 1]``.
     """
 
-    order: Integers
+    segments: Segments
+    run: Integers
     offsets: Integers
-    codes: Integers
 
     @classmethod
-    def of(cls, labels: pd.DataFrame, rows: Integers) -> "Groups":
-        """Group `rows` of categorical `labels` by one lexsort."""
-        codes = np.stack([labels[name].cat.codes.to_numpy()[rows] for name in COVARIATES], axis=1).astype(np.int64)
-        by_group = np.lexsort(codes.T[::-1])
-        codes = codes[by_group]
-        first = np.ones(len(rows), dtype=np.bool_)
-        first[1:] = (codes[1:] != codes[:-1]).any(axis=1)
-        starts = np.flatnonzero(first)
-        return cls(order=rows[by_group], offsets=np.append(starts, len(rows)), codes=codes[starts])
+    def of(cls, segments: Segments) -> "Groups":
+        """Group stretches by their run."""
+        run, first = np.unique(segments.run, return_index=True)
+        before = np.append(0, np.cumsum(segments.sizes))
+        return cls(segments, run, before[np.append(first, len(segments))].astype(np.int64))
 
-    @property
+    @cached_property
     def sizes(self) -> Integers:
         """Cells per group."""
         return np.diff(self.offsets)
 
     def __len__(self) -> int:
         """Count the groups."""
-        return len(self.codes)
+        return len(self.run)
+
+    @property
+    def n_cells(self) -> int:
+        """The cells of all groups."""
+        return int(self.offsets[-1])
 
     def at_least(self, n_cells: int) -> "Groups":
         """Keep the groups of `n_cells` and more."""
-        sizes = self.sizes
-        kept = sizes >= n_cells
-        offsets = np.append(0, np.cumsum(sizes[kept]))
-        return Groups(self.order[np.repeat(kept, sizes)], offsets, self.codes[kept])
+        kept = self.run[self.sizes >= n_cells]
+        return Groups.of(self.segments.take(np.isin(self.segments.run, kept)))
+
+    def positions(self, numbers: Integers) -> Integers:
+        """The positions in the source of cells by their numbers here."""
+        stretch = np.searchsorted(self._before, numbers, side="right") - 1
+        return self.segments.start[stretch] + numbers - self._before[stretch]
+
+    @cached_property
+    def _before(self) -> Integers:
+        return np.append(0, np.cumsum(self.segments.sizes)).astype(np.int64)
 
 
 def cut(sizes: Integers, m: int) -> tuple[Integers, Integers]:
@@ -69,47 +91,65 @@ def cut(sizes: Integers, m: int) -> tuple[Integers, Integers]:
     last = np.cumsum(n_populations) - 1
     population_sizes[last] = sizes - (n_populations - 1) * m
     if m > SMALLEST_GROUP:
-        alone = last[population_sizes[last] == 1]
+        alone = last[(population_sizes[last] == 1) & (n_populations > 1)]
         population_sizes[alone] = 2
         population_sizes[alone - 1] -= 1
     return group_of, population_sizes
 
 
-def match_controls(labels: pd.DataFrame, groups: Groups, controls: Groups) -> tuple[Integers, list[str]]:
-    """The range [start, stop) of `controls.order` that serves each group, [groups, 2], and a note on each fallback."""
-    exact: dict[tuple[int, int], tuple[int, int]] = {}
-    of_type: dict[int, tuple[int, int]] = {}
-    bounds = zip(controls.offsets[:-1].tolist(), controls.offsets[1:].tolist(), strict=True)
-    for (_, cell_type, assay_batch), (start, stop) in zip(controls.codes.tolist(), bounds, strict=True):
-        of_type[cell_type] = (of_type.get(cell_type, (start, stop))[0], stop)
-        if stop - start >= SMALLEST_GROUP:
-            exact[cell_type, assay_batch] = (start, stop)
-    pools = np.zeros((len(groups), 2), np.int64)
-    borrowed: list[int] = []
-    for group, (_, cell_type, assay_batch) in enumerate(groups.codes.tolist()):
-        pool = exact.get((cell_type, assay_batch))
-        if pool is None:
-            pool = of_type.get(cell_type, (0, 0))
-            borrowed.append(group)
-        if pool[1] - pool[0] < SMALLEST_GROUP:
-            raise ValueError(
-                f"group {name_of(labels, groups, group)} has {pool[1] - pool[0]} control cells of its cell type, fewer "
-                f"than {SMALLEST_GROUP}; add control cells or exclude the cell type."
-            )
-        pools[group] = pool
-    return pools, _borrowed_note(labels, groups, borrowed)
+def match_controls(runs: Runs, groups: Groups, controls: Groups, *, any_batch: bool) -> tuple[Integers, list[str]]:
+    """The numbers [start, stop) of `controls` that serve each group, [groups, 2], and a note on those that fall back.
+
+    Raises:
+        ValueError: a group has fewer than two control cells of its cell type.
+    """
+    # control runs differ in cell type and assay batch only, so that those of a type are neighbours, in order
+    wanted, there = runs.codes[groups.run], runs.codes[controls.run]
+    first = controls.offsets[np.searchsorted(there[:, 1], wanted[:, 1], side="left")]
+    last = controls.offsets[np.searchsorted(there[:, 1], wanted[:, 1], side="right")]
+    pools = np.stack([first, last], axis=1)
+    short = np.flatnonzero(last - first < SMALLEST_GROUP)
+    if len(short):
+        group = int(short[0])
+        raise ValueError(
+            f"group {runs.name(int(groups.run[group]))} has {last[group] - first[group]} control cells of its cell "
+            f"type, fewer than {SMALLEST_GROUP}; add control cells or exclude the cell type."
+        )
+    if any_batch:
+        return pools, []
+    n_batches = len(runs.labels["assay_batch"].cat.categories)
+    key, keys = (codes[:, 1] * n_batches + codes[:, 2] for codes in (wanted, there))
+    found = np.minimum(np.searchsorted(keys, key), max(0, len(keys) - 1))
+    own = (keys[found] == key) & (controls.sizes[found] >= SMALLEST_GROUP)
+    pools[own, 0], pools[own, 1] = controls.offsets[found[own]], controls.offsets[found[own] + 1]
+    return pools, _borrowed_note(runs, groups, np.flatnonzero(~own))
 
 
-def name_of(labels: pd.DataFrame, groups: Groups, group: int) -> str:
-    """The labels of a group, for a sentence: ``('IFN-beta', 'B cells', 'donor 1')``."""
-    names = [labels[name].cat.categories[code] for name, code in zip(COVARIATES, groups.codes[group], strict=True)]
-    return "(" + ", ".join(repr(str(name)) for name in names if name != "") + ")"
+def nearest_controls(perturbed: Expression, candidates: Expression) -> Integers:
+    """The candidate nearest to each perturbed cell [cells]; the first of several equally near."""
+    found: Integers = np.argmin(_POT.dist(perturbed, candidates), axis=1).astype(np.int64)
+    return found
 
 
-def _borrowed_note(labels: pd.DataFrame, groups: Groups, borrowed: list[int]) -> list[str]:
-    if not borrowed:
+def transported_controls(perturbed: Expression, controls: Expression) -> Integers:
+    """The permutation of as many control cells that has the smallest sum of squared distances [cells]."""
+    n_cells = len(perturbed)
+    share: npt.NDArray[np.float64] = np.full(n_cells, 1 / n_cells)
+    plan = _POT.emd(share, share, _POT.dist(perturbed, controls).astype(np.float64))
+    found: Integers = np.argmax(plan, axis=1).astype(np.int64)
+    return found
+
+
+def divided(segments: Segments, is_control: Flags) -> tuple[Segments, Segments]:
+    """The perturbed and the control stretches among some; `is_control` is of the runs."""
+    control = is_control[segments.run]
+    return segments.take(~control), segments.take(control)
+
+
+def _borrowed_note(runs: Runs, groups: Groups, borrowed: Integers) -> list[str]:
+    if not len(borrowed):
         return []
     return [
-        f"{len(borrowed)} of {len(groups)} groups, such as {name_of(labels, groups, borrowed[0])}, have fewer than "
+        f"{len(borrowed)} of {len(groups)} groups, such as {runs.name(int(groups.run[borrowed[0]]))}, have fewer than "
         f"{SMALLEST_GROUP} control cells in their assay batch: those of their cell type in any assay batch stand in."
     ]

@@ -1,81 +1,99 @@
-r"""Cells drawn as populations: up to m cells of one (perturbation, cell type, assay batch), and as many control cells.
+"""Epochs of populations, and their minibatches, from any source.
 
 An epoch shows every cell once. A group of n cells is shuffled and cut into ``ceil(n / m)`` populations, all of m cells
 but the last (where that would leave one cell alone, the last two populations have m - 1 and 2, for m > 2); groups under
 2 cells are left out and counted, and no cell is duplicated. Beside each population stand as many control cells of the
-same cell type and assay batch, from a stream of permutations of these controls: without replacement while they last,
-and never one cell twice in a population that the controls suffice for. Where an assay batch has fewer than 2 control
-cells of a type, the type's control cells of all assay batches serve; where these are fewer than 2, that is an error.
+same cell type and assay batch, none of them twice in a population that they suffice for (see `data.pairing` for the
+other pairings, and for what stands in where they do not).
 
 Control -> control populations are added until they are a share s of the epoch, ``n_control = s / (1 - s) n_perturbed``:
 min(m, n / 2) cells of a control group of n >= 4, against as many others of the same group.
 
-The plan of an epoch is a function of (seed, epoch) and costs one permutation and one sort, however many groups there
-are. Data without perturbations (no control label) are drawn as populations whose control stream is zero.
+An epoch is drawn slab by slab (see `data.blocks`), each a function of (seed, epoch, slab). Data without perturbations
+(no control label) are drawn as populations whose control stream is zero.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 
 from perturbdiff.core.population import COVARIATES, Condition, PopulationBatch
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.pairing import SMALLEST_GROUP, Groups, cut, match_controls
+from perturbdiff.data.blocks import SLAB, Blocks, Streams, block_size, window
+from perturbdiff.data.pairing import (
+    CANDIDATES,
+    SMALLEST_GROUP,
+    Groups,
+    Pairing,
+    cut,
+    divided,
+    match_controls,
+    nearest_controls,
+    transported_controls,
+)
+from perturbdiff.data.source import Flags, Integers, Loaded, Runs, Segments, Source, gathered
 from perturbdiff.data.vocabulary import Vocabulary
 
-type Integers = np.ndarray[Any, np.dtype[np.int64]]
-type Flags = np.ndarray[Any, np.dtype[np.bool_]]
-type _Population = tuple[Integers, Integers, tuple[int, int, int]]
-type _Take = Callable[[int, int, int], Integers]
+type _Population = tuple[Integers, Integers, list[int]]
+
+HELD = 1 << 30
+"""Bytes of control cells that are held in memory at most; where there are more, they are read beside the perturbed."""
 
 
 class Draw(NamedTuple):
     """One population of an epoch: which cells, which control cells, under which condition.
 
     Attributes:
-        rows: positions in the cells handed to `Populations`, at most cells_per_population of them.
-        control_rows: as many control cells; empty where the data have no perturbations.
+        rows: positions in the source, at most cells_per_population of them.
+        control_rows: control cells to pair with them: as many, or more for the nearest to be chosen from; empty where
+            the data have no perturbations.
         condition: vocabulary indices in the order of `COVARIATES`, 0 the trained null.
         key: the running number of the population, unique over all epochs.
+        source: of several, the one that the positions are of.
     """
 
     rows: Integers
     control_rows: Integers
     condition: tuple[int, int, int]
     key: int
+    source: int = 0
 
 
-class _Stream:
-    """Control cells without end: permutation after permutation of one pool of rows."""
+@dataclass(frozen=True, eq=False)
+class Slab:
+    """Populations whose cells are read together.
 
-    def __init__(self, pool: Integers, rng: np.random.Generator) -> None:
-        self._pool, self._rng = pool, rng
-        self._next = pool[:0]
+    Attributes:
+        first: the key of its first population.
+        draws: its populations, in their order, from `first` on.
+    """
 
-    def take(self, n_cells: int) -> Integers:
-        """Draw `n_cells` rows, all different where the pool is large enough."""
-        if len(self._next) < n_cells:
-            whole = [self._rng.permutation(self._pool) for _ in range(-(-n_cells // len(self._pool)))]
-            self._next = np.concatenate(whole)
-        taken, self._next = self._next[:n_cells], self._next[n_cells:]
-        return taken
+    first: int
+    draws: list[Draw]
 
 
 class Populations:
     """The populations of one part of a split, epoch by epoch.
 
     Attributes:
-        left_out: groups of a single cell, which are never drawn.
+        groups: of perturbed cells, those of a single cell left out.
+        controls: groups of control cells.
+        pools: the numbers [start, stop) of `controls` that serve each group.
+        conditions: vocabulary indices of each group [groups, 3].
+        left_out: how many groups of a single cell are never drawn.
         notes: sentences for the user: controls from other assay batches, groups left out.
+        reader: of the panel.
     """
 
     def __init__(
         self,
-        cells: Cells,
-        rows: Integers,
+        source: Source,
+        segments: Segments,
         genes: Sequence[str],
         scale: float,
         vocabularies: Mapping[str, Vocabulary],
@@ -83,60 +101,66 @@ class Populations:
         cells_per_population: int,
         control_share: float,
         seed: int,
-        control_rows: Integers | None = None,
+        controls: Segments | None = None,
+        pairing: Pairing = "assay_batch",
+        held: int = HELD,
     ) -> None:
-        """Sort the rows into groups, match their controls and build the panel's matrix.
+        """Sort the cells into groups, match their controls and open the panel.
 
         Args:
-            cells: all cells of the data.
-            rows: the part to draw; its perturbed cells are drawn, its control cells too where control_share > 0.
+            source: of all cells.
+            segments: the part to draw; its perturbed cells are drawn, its control cells too where control_share > 0.
             genes: the gene panel, the columns of what `batch` returns.
             scale: what log1p counts per 10^4 are divided by, positive.
             vocabularies: one for each of `COVARIATES`.
             cells_per_population: m, at least 2.
             control_share: share of control -> control populations in an epoch, in [0, 1); of no use without
                 perturbations.
-            seed: of every plan.
-            control_rows: the control cells to draw beside the perturbed ones, those of `rows` when absent. A part that
+            seed: of every epoch.
+            controls: the control cells to draw beside the perturbed ones, those of `segments` when absent. A part that
                 holds no controls (validation) is given the training controls here.
+            pairing: which control cells stand beside which perturbed ones.
+            held: bytes of control cells to hold in memory, at most.
 
         Raises:
-            ValueError: for an argument out of range, control rows that are not control cells, no group of two cells, a
+            ValueError: for an argument out of range, controls that are not control cells, no group of two cells, a
                 group without control cells of its cell type, or a label outside its vocabulary.
         """
         _check(scale, cells_per_population, control_share)
         self.cells_per_population, self.scale, self.seed = cells_per_population, float(scale), seed
-        self._marginal = cells.control is None
-        perturbed, control = _divide(cells, np.asarray(rows, np.int64), control_rows)
-        groups = Groups.of(cells.labels, perturbed)
-        self._groups = groups.at_least(SMALLEST_GROUP)
-        self.left_out = len(groups) - len(self._groups)
-        if not len(self._groups):
+        self.n_genes, self.pairing = len(genes), pairing
+        self._marginal = source.control is None
+        perturbed, control = _divide(source, segments, controls)
+        groups = Groups.of(perturbed)
+        self.groups = groups.at_least(SMALLEST_GROUP)
+        self.left_out = len(groups) - len(self.groups)
+        if not len(self.groups):
             raise ValueError(
-                f"{len(perturbed)} perturbed cells in {len(groups)} groups give no population, which takes at least "
+                f"{perturbed.n_cells} perturbed cells in {len(groups)} groups give no population, which takes at least "
                 f"{SMALLEST_GROUP} cells of one (perturbation, cell type, assay batch); hand in a part that has some."
             )
-        self._controls = Groups.of(cells.labels, control)
-        self._pools, pool_notes = self._match(cells.labels)
-        self._condition = _encode(cells.labels, self._groups, vocabularies)
-        self._group_of, self._sizes = cut(self._groups.sizes, cells_per_population)
-        self._large_controls = np.flatnonzero(self._controls.sizes >= 2 * SMALLEST_GROUP)
+        self.controls = Groups.of(control)
+        self.pools, pool_notes = self._match(source.runs)
+        self.conditions = _encode(source.runs, self.groups, vocabularies)
+        self._blocks = Blocks.of(self.groups, cells_per_population)
+        self._large_controls = np.flatnonzero(self.controls.sizes >= 2 * SMALLEST_GROUP)
         self._n_control = self._count_control_populations(control_share)
-        self._control_condition = _encode(cells.labels, self._controls, vocabularies) if self._n_control else []
+        drawn = _encode(source.runs, self.controls, vocabularies) if self._n_control else np.zeros((0, 3), np.int64)
+        self._control_conditions = drawn
+        self._length = int(self._blocks.n_populations.sum()) + self._n_control
         self.notes = (*_left_out_note(self.left_out), *pool_notes)
-        needed = np.zeros(cells.n_cells, dtype=np.bool_)
-        needed[self._groups.order] = needed[control] = True
-        self._rows = np.flatnonzero(needed)
-        self._matrix = cells.log_expression(genes, self._rows)
+        self.reader = source.reader(genes, self.groups.segments.union(control))
+        fits = 0 < control.n_cells * source.bytes_per_cell <= held
+        self._held = (self.reader.load(control.positions()),) if fits else ()
 
-    def _match(self, labels: pd.DataFrame) -> tuple[Integers, list[str]]:
+    def _match(self, runs: Runs) -> tuple[Integers, list[str]]:
         if self._marginal:
-            return np.zeros((len(self._groups), 2), np.int64), []
-        return match_controls(labels, self._groups, self._controls)
+            return np.zeros((len(self.groups), 2), np.int64), []
+        return match_controls(runs, self.groups, self.controls, any_batch=self.pairing == "cell_type")
 
     def __len__(self) -> int:
         """Count the populations of an epoch."""
-        return len(self._sizes) + self._n_control
+        return self._length
 
     def _count_control_populations(self, control_share: float) -> int:
         if self._marginal or control_share == 0:
@@ -146,78 +170,116 @@ class Populations:
                 f"control_share={control_share} asks for control -> control populations, but no (cell type, assay "
                 f"batch) has the {2 * SMALLEST_GROUP} control cells that they take; set control_share to 0."
             )
-        return max(1, round(len(self._sizes) * control_share / (1 - control_share)))
+        n_perturbed = int(self._blocks.n_populations.sum())
+        return max(1, round(n_perturbed * control_share / (1 - control_share)))
 
-    def plan(self, epoch: int) -> list[Draw]:
-        """Draw the populations of an epoch, in random order; a function of (seed, epoch) only.
+    def slabs(self, first: int = 0) -> Iterator[Slab]:
+        """Yield the slabs of all epochs without end, from the one that holds population `first` on, cut to it."""
+        epoch, skipped = divmod(first, len(self))
+        while True:
+            rng = np.random.default_rng([self.seed, epoch])
+            # a control -> control population is a block of its own, numbered after the others
+            order = rng.permutation(len(self._blocks) + self._n_control)
+            counts = np.append(self._blocks.n_populations, np.ones(self._n_control, np.int64))[order]
+            ends = np.cumsum(np.add.reduceat(counts, np.arange(0, len(order), SLAB)))
+            for slab in range(int(np.searchsorted(ends, skipped, side="right")), len(ends)):
+                begins = int(ends[slab - 1]) if slab else 0
+                draws = self._draw(epoch, slab, order[slab * SLAB : (slab + 1) * SLAB], epoch * len(self) + begins)
+                cut_off = max(0, skipped - begins)
+                yield Slab(epoch * len(self) + begins + cut_off, draws[cut_off:])
+            epoch, skipped = epoch + 1, 0
 
-        Every perturbed cell of a group of two and more is in exactly one of them.
+    def plan(self, epoch: int, at_most: int | None = None) -> list[Draw]:
+        """Draw the populations of an epoch, or the first `at_most` of them.
+
+        Every perturbed cell of a group of two and more is in exactly one.
         """
-        rng = np.random.default_rng([self.seed, epoch])
-        take = self._control_streams(rng)
-        populations = [*self._perturbed_populations(rng, take), *self._control_populations(rng, take)]
-        order = rng.permutation(len(self)).tolist()
-        shuffled = (populations[i] for i in order)
-        first = epoch * len(self)
-        return [Draw(rows, control, condition, first + i) for i, (rows, control, condition) in enumerate(shuffled)]
+        drawn = (draw for slab in self.slabs(epoch * len(self)) for draw in slab.draws)
+        return list(islice(drawn, len(self) if at_most is None else min(at_most, len(self))))
 
-    def batch(self, draws: Sequence[Draw]) -> PopulationBatch:
+    def load(self, draws: Sequence[Draw]) -> Loaded:
+        """Read what `batch` needs for these populations, those that are held left out."""
+        rows = np.unique(np.concatenate([rows for draw in draws for rows in (draw.rows, draw.control_rows)]))
+        for held in self._held:
+            rows = rows[~np.isin(rows, held.positions, assume_unique=True)]
+        return self.reader.load(rows)
+
+    def batch(self, draws: Sequence[Draw], loaded: Sequence[Loaded] | None = None) -> PopulationBatch:
         """Fetch the expression of `draws`, log1p counts per 10^4 divided by the scale, float32, on the CPU.
 
         The tensors are [draws, cells_per_population, genes]; a shorter population is padded with zeros, which the mask
-        (None where all are full) marks false.
+        (None where all are full) marks false. `loaded` is what `load` gave, for these populations and others; it is
+        called when absent.
         """
+        parts = (*self._held, *([self.load(draws)] if loaded is None else loaded))
         lengths = np.array([len(draw.rows) for draw in draws])
         exists = np.arange(self.cells_per_population) < lengths[:, None]
+        paired = [self._paired(draw, parts) for draw in draws]
         return PopulationBatch(
-            perturbed=self._expression([draw.rows for draw in draws], exists),
-            control=self._expression([draw.control_rows for draw in draws], exists),
+            perturbed=self._dense([draw.rows for draw in draws], exists, parts),
+            control=self._dense(paired, exists, parts),
             mask=None if exists.all() else torch.from_numpy(exists),
             condition=Condition(*torch.tensor([draw.condition for draw in draws], dtype=torch.int64).T.contiguous()),
             key=torch.tensor([draw.key for draw in draws], dtype=torch.int64),
         )
 
-    def _expression(self, populations: list[Integers], exists: Flags) -> torch.Tensor:
+    def _paired(self, draw: Draw, parts: Sequence[Loaded]) -> Integers:
+        if self._marginal or self.pairing not in {"nearest", "optimal_transport"}:
+            return draw.control_rows
+        pair = nearest_controls if self.pairing == "nearest" else transported_controls
+        perturbed, controls = (gathered(parts, rows).toarray() for rows in (draw.rows, draw.control_rows))
+        return draw.control_rows[pair(perturbed, controls)]
+
+    def _dense(self, populations: list[Integers], exists: Flags, parts: Sequence[Loaded]) -> torch.Tensor:
+        padded = np.zeros((exists.size, self.n_genes), dtype=np.float32)
         rows = np.concatenate(populations)
-        padded = torch.zeros((*exists.shape, self._matrix.shape[1]), dtype=torch.float32)
         if len(rows):
-            chosen = self._matrix[np.searchsorted(self._rows, rows)]
-            chosen.data /= np.float32(self.scale)
-            padded[torch.from_numpy(exists)] = torch.from_numpy(chosen.toarray())
-        return padded
+            chosen = gathered(parts, rows)
+            # cells that are not there are rows without values
+            ends = np.zeros(exists.size, dtype=chosen.indptr.dtype)
+            ends[exists.ravel()] = np.diff(chosen.indptr)
+            slots = (chosen.data / np.float32(self.scale), chosen.indices, np.append(0, np.cumsum(ends)))
+            sp.csr_matrix(slots, shape=padded.shape, copy=False).toarray(out=padded)
+        return torch.from_numpy(padded.reshape(*exists.shape, self.n_genes))
 
-    def _control_streams(self, rng: np.random.Generator) -> _Take:
-        """Give the epoch's source of control rows: `take(start, stop, n)` draws n of the sorted rows start to stop."""
-        streams: dict[tuple[int, int], _Stream] = {}
+    def _draw(self, epoch: int, slab: int, blocks: Integers, first: int) -> list[Draw]:
+        """Draw the populations of a slab: those of its blocks, mixed."""
+        rng = np.random.default_rng([self.seed, epoch, slab])
+        streams = Streams(self.controls, rng, block_size(self.cells_per_population))
+        own = blocks < len(self._blocks)
+        drawn = [*self._perturbed(epoch, blocks[own], rng, streams), *self._control(epoch, blocks[~own], rng)]
+        mixed_up = (drawn[i] for i in rng.permutation(len(drawn)).tolist())
+        return [Draw(rows, control, (p, c, b), first + i) for i, (rows, control, (p, c, b)) in enumerate(mixed_up)]
 
-        def take(start: int, stop: int, n_cells: int) -> Integers:
-            if (start, stop) not in streams:
-                streams[start, stop] = _Stream(self._controls.order[start:stop], rng)
-            return streams[start, stop].take(n_cells)
+    def _perturbed(
+        self, epoch: int, blocks: Integers, rng: np.random.Generator, streams: Streams
+    ) -> Iterator[_Population]:
+        """Shuffle the cells within their pieces, all pieces at once, and cut."""
+        pieces = self._blocks.pieces(blocks)
+        size, group = self._blocks.size[pieces], self._blocks.group[pieces]
+        rows = self.groups.positions(self._blocks.numbers(pieces, (self.seed, epoch)))
+        shuffled = rng.permutation(len(rows))
+        piece_of_cell = np.repeat(np.arange(len(pieces)), size)
+        rows = rows[shuffled[np.argsort(piece_of_cell[shuffled], kind="stable")]]
+        piece, sizes = cut(size, self.cells_per_population)
+        conditions, pools = self.conditions[group].tolist(), self.pools[group].tolist()
+        stops = np.cumsum(sizes).tolist()
+        beside = CANDIDATES if self.pairing == "nearest" else 1
+        for i, n_cells, stop in zip(piece.tolist(), sizes.tolist(), stops, strict=True):
+            first, last = pools[i]
+            control = rows[:0] if self._marginal else streams.take(first, last, beside * n_cells)
+            yield rows[stop - n_cells : stop], control, conditions[i]
 
-        return take
-
-    def _perturbed_populations(self, rng: np.random.Generator, take: _Take) -> Iterator[_Population]:
-        """Shuffle the cells within their groups, all groups at once, and cut."""
-        group_of_cell = np.repeat(np.arange(len(self._groups)), self._groups.sizes)
-        shuffled = rng.permutation(len(group_of_cell))
-        shuffled = shuffled[np.argsort(group_of_cell[shuffled], kind="stable")]
-        rows = self._groups.order[shuffled]
-        stops = np.cumsum(self._sizes)
-        for group, size, stop in zip(self._group_of, self._sizes, stops, strict=True):
-            control = rows[:0] if self._marginal else take(self._pools[group, 0], self._pools[group, 1], size)
-            yield rows[stop - size : stop], control, self._condition[group]
-
-    def _control_populations(self, rng: np.random.Generator, take: _Take) -> Iterator[_Population]:
+    def _control(self, epoch: int, blocks: Integers, rng: np.random.Generator) -> Iterator[_Population]:
         """Cycle through the shuffled control groups; both halves of a population are cells of one draw, so disjoint."""
-        groups = rng.permutation(self._large_controls)
-        offsets = self._controls.offsets
-        for turn in range(self._n_control):
+        groups = np.random.default_rng([self.seed, epoch, 0, 1]).permutation(self._large_controls)
+        for turn in (blocks - len(self._blocks)).tolist():
             group = groups[turn % len(groups)]
-            start, stop = offsets[group], offsets[group + 1]
-            size = min(self.cells_per_population, (stop - start) // 2)
-            both = take(start, stop, 2 * size)
-            yield both[:size], both[size:], self._control_condition[group]
+            start, n_cells = self.controls.offsets[group], int(self.controls.sizes[group])
+            size = min(self.cells_per_population, n_cells // 2)
+            wanted = n_cells if n_cells <= block_size(self.cells_per_population) else 2 * size
+            both = self.controls.positions(start + rng.permutation(window(rng, n_cells, wanted))[: 2 * size])
+            yield both[:size], both[size:], self._control_conditions[group].tolist()
 
 
 def _check(scale: float, cells_per_population: int, control_share: float) -> None:
@@ -229,21 +291,21 @@ def _check(scale: float, cells_per_population: int, control_share: float) -> Non
         raise ValueError(f"control_share={control_share} must be in [0, 1); use 0 for no control populations.")
 
 
-def _divide(cells: Cells, rows: Integers, control_rows: Integers | None) -> tuple[Integers, Integers]:
-    """Rows to draw and control rows; without perturbations every row is drawn and there is no control."""
-    if cells.control is None:
-        return rows, rows[:0]
-    is_control = cells.is_control
-    if control_rows is None:
-        control_rows = rows[is_control[rows]]
-    control_rows = np.asarray(control_rows, np.int64)
-    n_wrong = int(np.count_nonzero(~is_control[control_rows]))
+def _divide(source: Source, segments: Segments, controls: Segments | None) -> tuple[Segments, Segments]:
+    """What to draw and its controls; without perturbations everything is drawn and there is no control."""
+    runs = source.runs
+    if source.control is None:
+        return segments, segments.take(np.zeros(len(segments), dtype=bool))
+    perturbed, own = divided(segments, runs.is_control)
+    if controls is None:
+        return perturbed, own
+    n_wrong = divided(controls, runs.is_control)[0].n_cells
     if n_wrong:
         raise ValueError(
-            f"{n_wrong} of {len(control_rows)} control rows are not labelled {cells.control!r}; hand in "
-            "control cells only."
+            f"{n_wrong} of {controls.n_cells} control cells are not labelled {source.control!r}; hand in control "
+            "cells only."
         )
-    return rows[~is_control[rows]], control_rows
+    return perturbed, controls
 
 
 def _left_out_note(left_out: int) -> list[str]:
@@ -252,11 +314,11 @@ def _left_out_note(left_out: int) -> list[str]:
     return [f"{left_out} groups of a single cell are left out: a population takes at least {SMALLEST_GROUP} cells."]
 
 
-def _encode(labels: pd.DataFrame, groups: Groups, vocabularies: Mapping[str, Vocabulary]) -> list[tuple[int, int, int]]:
-    """Vocabulary indices of each group's labels."""
+def _encode(runs: Runs, groups: Groups, vocabularies: Mapping[str, Vocabulary]) -> Integers:
+    """Vocabulary indices of each group's labels [groups, 3]."""
     columns = []
-    for name, codes in zip(COVARIATES, groups.codes.T, strict=True):
+    for name, codes in zip(COVARIATES, runs.codes[groups.run].T, strict=True):
         used, place = np.unique(codes, return_inverse=True)
-        used_labels = pd.Series(labels[name].cat.categories[used].astype(str))
+        used_labels = pd.Series(runs.labels[name].cat.categories[used].astype(str))
         columns.append(vocabularies[name].encode(used_labels)[place])
-    return [(p, c, b) for p, c, b in np.stack(columns, axis=1).tolist()]
+    return np.stack(columns, axis=1)

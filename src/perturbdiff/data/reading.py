@@ -4,7 +4,7 @@ Every check passes over the stored values in chunks, so that a matrix is never c
 refuses, it names: the value, the rule and the remedy.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +14,17 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
-from perturbdiff.data.recipe import Expression
+from perturbdiff.data.files import find_hole, is_store
+from perturbdiff.data.recipe import Expression, control_character
 from perturbdiff.data.vocabulary import nearest
 
 type Matrix = sp.csr_matrix[Any] | sp.csr_array[Any, Any] | npt.NDArray[Any]
 """Cells by genes, in rows."""
 
 type Scale = Literal["counts", "log1p"]
+
+_UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)
+"""What anndata, h5py and zarr raise for a file that they cannot read."""
 
 _CHUNK = 1 << 20
 """So many values are checked at a time."""
@@ -32,19 +36,29 @@ _TOTAL_SLACK = 1.5
 """A panel's counts may exceed the declared total by rounding or another counting, not by half of it."""
 
 
-def read_h5ad(path: Path) -> anndata.AnnData:
-    """Read one .h5ad into memory.
+def read_anndata(path: Path) -> anndata.AnnData:
+    """Read one .h5ad, or one folder in the zarr format, into memory.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, damaged, or not an .h5ad.
+        ValueError: the file is truncated, damaged, or not an AnnData; parts of the folder are missing; it is a store.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}; give the path of an .h5ad file.")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {str(path)!r}; give the path of an .h5ad file or a .zarr folder.")
+    if is_store(path):
+        raise ValueError(f"{str(path)!r} is a store and not an AnnData; name it as the only file of a recipe.")
+    return _read_zarr(path) if path.is_dir() else _read_h5ad(path)
+
+
+read_h5ad = read_anndata
+"""The name for those who expect an .h5ad."""
+
+
+def _read_h5ad(path: Path) -> anndata.AnnData:
     try:
         return anndata.read_h5ad(path)
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except _UNREADABLE as error:
         reason = str(error).replace("\n", " ")
         if "truncated" in reason:
             why = "is cut short; copy or download it again"
@@ -55,6 +69,46 @@ def read_h5ad(path: Path) -> anndata.AnnData:
         else:
             why = f"is HDF5 but not an AnnData ({reason[:120]}); write it with anndata's write_h5ad"
         raise ValueError(f"{str(path)!r} {why}.") from error
+
+
+def _read_zarr(path: Path) -> anndata.AnnData:
+    try:
+        hole = find_hole(path)
+    except _UNREADABLE as error:
+        raise ValueError(
+            f"{str(path)!r} is a folder but not an AnnData in the zarr format ({_reason(error)}); write it with "
+            "anndata's write_zarr, or copy it again."
+        ) from error
+    if hole is not None:
+        raise ValueError(
+            f"{str(path)!r} is not whole: parts of its array {hole!r} are missing, which would be read as zeros; copy "
+            "or download it again."
+        )
+    try:
+        return anndata.read_zarr(path)
+    except _UNREADABLE as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read and is probably damaged ({_reason(error)}); copy or download it again."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).replace("\n", " ")[:120].rstrip(" .") or type(error).__name__
+
+
+def check_label_texts(labels: Iterable[str], column: str, source: str) -> None:
+    """Refuse a label with a newline, a tab or another control character: a label is one line of text.
+
+    Raises:
+        ValueError: naming the first such label.
+    """
+    for label in labels:
+        sign = control_character(label)
+        if sign is not None:
+            raise ValueError(
+                f"column {column!r} of {source} has the label {label!r} with the control character {sign!r}, and a "
+                "label is one line of text; rename it."
+            )
 
 
 def expression_of(adata: anndata.AnnData, expression: Expression, source: str) -> tuple[Matrix, pd.Index]:

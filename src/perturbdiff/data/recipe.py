@@ -7,6 +7,7 @@ read them.
 """
 
 import tomllib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -27,13 +28,15 @@ _REMEDY = {
     "part": 'write part = "test" or part = "validation"',
 }
 
-
 _RULE = {
     "tuple_type": "should be a list",
     "model_type": "should be a table",
     "dict_type": "should be a table",
     "string_type": "should be text in quotes",
 }
+
+_CONTROL = ("Cc", "Zl", "Zp")
+"""Categories of characters that break a line or are not seen."""
 
 
 class Table(BaseModel):
@@ -78,11 +81,19 @@ class Expression(Table):
         layer: a layer's name, or "obsm:KEY"; None is `X`.
         gene_names: the column of `var` that names the genes; None is `var_names`. For "obsm:KEY" it may be a column
             of booleans: the genes that the matrix holds, in their order.
+        gene_table: a CSV (relative to the recipe) with the columns identifier and name, which renames genes.
     """
 
     scale: Literal["counts", "log1p"]
     layer: str | None = None
     gene_names: str | None = None
+    gene_table: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.gene_table is not None and not self.gene_table.strip():
+            raise ValueError("gene_table is empty, and it is the path of a CSV; leave it out to rename no gene")
+        return self
 
 
 class Match(Table):
@@ -100,6 +111,12 @@ class Match(Table):
         for key, labels in named.items():
             if not labels:
                 raise ValueError(f"{key} = [] matches no cell; list labels, or leave the key out to mean any")
+            for label in labels:
+                if control_character(label) is not None:
+                    raise ValueError(
+                        f"{key} {label!r} holds the control character {control_character(label)!r}, and a label is one "
+                        "line of text; mend the label"
+                    )
         return self
 
     def named(self) -> dict[str, tuple[str, ...]]:
@@ -109,12 +126,21 @@ class Match(Table):
 
 
 class HoldOut(Match):
-    """Matching cells are held out of training for a part, but for those that `keep_*` leaves there (few-shot)."""
+    """Matching cells are held out of training for a part, but for those that `keep_*` leaves there (few-shot).
+
+    Attributes:
+        part: what they are held out for.
+        keep_fraction, keep_cells: so many of them stay in training, drawn by seed.
+        hold_out_controls: whether control cells that match are held out too.
+        other_doses: what training cells of the same drug in the same context at another dose are: a "leak", or meant
+            to "train".
+    """
 
     part: Literal["test", "validation"]
     keep_fraction: float | None = None
     keep_cells: int | None = None
     hold_out_controls: bool = False
+    other_doses: Literal["leak", "train"] = "leak"
 
     @model_validator(mode="after")
     def _check_keep(self) -> Self:
@@ -137,6 +163,9 @@ class Recipe(Table):
 
     Attributes:
         control: the control cells' label of perturbation.
+        join: how files with different genes are put together: their genes must be the "same" (in any order), or their
+            "intersection" or "union" is taken.
+        cell_names: names of cells are "unique" over all files, or each is made so "with_file": its file's name.
         n_genes: how many genes of highest variability make the panel; None takes all genes.
         genes: the panel itself, instead of `n_genes`.
         exclude: cells that are left out altogether.
@@ -148,6 +177,8 @@ class Recipe(Table):
     kind: Literal["perturb-seq", "rna-seq"] = "perturb-seq"
     control: str | None = None
     files: tuple[str, ...] = ()
+    join: Literal["same", "intersection", "union"] = "same"
+    cell_names: Literal["unique", "with_file"] = "unique"
     n_genes: int | None = None
     genes: tuple[str, ...] | None = None
     columns: Columns = Columns()
@@ -171,6 +202,8 @@ class Recipe(Table):
                 f"control = {self.control!r} and columns.perturbation = {self.columns.perturbation!r} "
                 "belong together; give both or neither"
             )
+        if self.control is not None and control_character(self.control) is not None:
+            raise ValueError(f"control = {self.control!r} is not one line of text, which a label is; mend the label")
         if self.n_genes is not None and self.n_genes < 1:
             raise ValueError(f"n_genes = {self.n_genes} is below 1; leave it out to take all genes")
         if self.genes is not None and self.n_genes is not None:
@@ -240,35 +273,9 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
         partial.write_text(tomli_w.dumps(table, multiline_strings=False), encoding="utf-8")
 
 
-def resolve_files(recipe: Recipe, folder: Path) -> list[Path]:
-    """The files of a recipe: paths and globs, relative to `folder`; a glob's matches sorted, each file once.
-
-    Raises:
-        ValueError: the recipe names no files.
-        FileNotFoundError: a path or glob matches nothing.
-    """
-    if not recipe.files:
-        raise ValueError(f"recipe {recipe.name!r} names no files; add files = [...] with paths or globs.")
-    found: dict[Path, None] = {}
-    for entry in recipe.files:
-        path = Path(folder) / Path(entry).expanduser()
-        matches = [path] if path.is_file() else _glob(path)
-        if not matches:
-            raise FileNotFoundError(
-                f"file {entry!r} of recipe {recipe.name!r} matches nothing in {str(folder)!r}; "
-                "put the file there or mend the path."
-            )
-        found.update(dict.fromkeys(matches))
-    return list(found)
-
-
-def _glob(path: Path) -> list[Path]:
-    parts = path.parts
-    magic = [i for i, part in enumerate(parts) if any(sign in part for sign in "*?[")]
-    if not magic:
-        return []
-    root = Path(*parts[: magic[0]])
-    return sorted(match for match in root.glob(str(Path(*parts[magic[0] :]))) if match.is_file())
+def control_character(label: str) -> str | None:
+    """The first control character of a label (a newline, a tab), which no label may hold; None where there is none."""
+    return next((sign for sign in label if unicodedata.category(sign) in _CONTROL), None)
 
 
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:

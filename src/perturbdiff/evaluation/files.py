@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from perturbdiff.data.cells import Cells, cells_from_anndata
+from perturbdiff.data.cells import Cells
+from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.reading import column_of, read_h5ad
 from perturbdiff.data.recipe import Columns, Expression
 

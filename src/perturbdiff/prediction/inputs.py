@@ -7,7 +7,8 @@ import anndata
 import torch
 
 from perturbdiff.config import Settings
-from perturbdiff.data.cells import Cells, cells_from_anndata
+from perturbdiff.data.cells import Cells
+from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.recipe import Columns, Expression, Recipe, validated
 
 

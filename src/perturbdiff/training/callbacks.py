@@ -121,8 +121,7 @@ class RunFolder(Callback):
         weights = self.averaged.weights()
         if not all(bool(value.isfinite().all()) for value in weights.values()):
             raise ValueError(f"the weights are not finite after step {trainer.global_step}; lower learning_rate.")
-        if trainer.is_global_zero:
-            self.save_model(weights, {"step": trainer.global_step, "validation_energy": energy})
+        self.save_model(weights, {"step": trainer.global_step, "validation_energy": energy})
 
     def _write_state(self, trainer: Trainer) -> None:
         if self.folder is None:
@@ -151,12 +150,27 @@ class Interruption(Callback):
 
         def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
             self.received = signal.Signals(number)
-            trainer.should_stop = True
+            # of several processes none may stop alone: the others would wait for it
+            trainer.should_stop = trainer.world_size == 1
             self._restore()
 
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.getsignal(number)
             signal.signal(number, stop)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ANN401, ARG002
+        batch: Any,  # noqa: ANN401, ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """All processes stop after the same step, whichever received the signal."""
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
+            if stop:
+                trainer.should_stop, self.received = True, self.received or signal.SIGTERM
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Listen no more."""

@@ -54,13 +54,14 @@ class DenoiserModule(LightningModule):
             )
         now = time.perf_counter()
         n_cells = batch.perturbed.shape[:2].numel() if batch.mask is None else int(batch.mask.sum())
-        self.log("loss", loss.total.detach(), prog_bar=True)
+        # a process has its share of the step's populations; what is shown is of all
+        self.log("loss", loss.total.detach(), prog_bar=True, sync_dist=True)
         # a part of weight 0 is not computed, so there is nothing to log
         if self.settings.training.mmd_weight > 0:
-            self.log("mmd", loss.mmd.detach().mean())
+            self.log("mmd", loss.mmd.detach().mean(), sync_dist=True)
         if self.settings.training.mse_weight > 0:
-            self.log("mse", loss.mse.detach().mean())
-        self.log("cells/s", n_cells / (now - self._since), prog_bar=True)
+            self.log("mse", loss.mse.detach().mean(), sync_dist=True)
+        self.log("cells/s", n_cells / (now - self._since), prog_bar=True, sync_dist=True, reduce_fx="sum")
         self._since = now
         return loss.total
 
@@ -99,7 +100,7 @@ class DenoiserModule(LightningModule):
                 f"the validation energy is {float(energy)} after step {self.global_step}, so the weights cannot be "
                 "judged; lower learning_rate or gradient_clip."
             )
-        self.log("validation energy", energy, prog_bar=True)
+        self.log("validation energy", energy, prog_bar=True, sync_dist=True)
         self._since = time.perf_counter()
 
     def configure_gradient_clipping(

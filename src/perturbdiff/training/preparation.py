@@ -1,20 +1,22 @@
 """What training needs of the data: the gene panel, the scale, the vocabularies, and the populations of each part."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
+import scipy.sparse as sp
 
 from perturbdiff.config import Settings
 from perturbdiff.core.population import COVARIATES
-from perturbdiff.data.cells import Cells
+from perturbdiff.data.blocks import BLOCK, SLAB
 from perturbdiff.data.genes import check_panel, measured_scale, select_panel
+from perturbdiff.data.moments import measure
+from perturbdiff.data.pairing import SMALLEST_GROUP
 from perturbdiff.data.populations import Populations
 from perturbdiff.data.recipe import Recipe
-from perturbdiff.data.split import Indices, Split
+from perturbdiff.data.source import Integers, Segments, stretched
+from perturbdiff.data.split import Split
 from perturbdiff.data.vocabulary import Vocabulary
 
 type FloatTable = npt.NDArray[np.float32]
@@ -43,94 +45,101 @@ class Prepared:
     control: str | None
 
 
-def prepare(cells: Cells, split: Split, recipe: Recipe, settings: Settings) -> Prepared:
+def prepare(split: Split, recipe: Recipe, settings: Settings) -> Prepared:
     """Choose the panel and measure the scale on training cells only, and sort the cells into populations.
 
     Raises:
         ValueError: the panel does not fit the data, a group has no control cells, or nothing is left to train on.
     """
-    rows = split.rows("train")
-    with _same_threads():
-        genes = select_panel(cells, rows, recipe.n_genes) if recipe.genes is None else check_panel(cells, recipe.genes)
-    scale = settings.model.scale or measured_scale(cells.log_expression(genes, rows))
-    vocabularies = {name: Vocabulary.from_labels(name, cells.labels[name].iloc[rows]) for name in COVARIATES}
-    m, seed = settings.training.cells_per_population, settings.training.seed
-    training = Populations(
-        cells,
-        rows,
-        genes,
-        scale,
-        vocabularies,
-        cells_per_population=m,
-        control_share=settings.training.control_share if cells.control is not None else 0.0,
-        seed=seed,
-    )
-    validation_rows, notes = _sampleable(cells, split.rows("validation"), vocabularies)
-    validation = None
-    if len(validation_rows):
-        validation = Populations(
-            cells,
-            validation_rows,
+    source, segments, training = split.source, split.of("train"), settings.training
+    given = None if recipe.genes is None else check_panel(source.genes, recipe.genes)
+    moments = source.moments(split.hash) or measure(source, given, segments)
+    genes = select_panel(moments, recipe.n_genes) if given is None else given
+    scale = settings.model.scale or measured_scale(moments, genes)
+    labels = source.runs.labels.iloc[np.unique(segments.run)]
+    vocabularies = {name: Vocabulary.from_labels(name, labels[name]) for name in COVARIATES}
+
+    def populations(part: Segments, *, control_share: float, controls: Segments | None = None) -> Populations:
+        return Populations(
+            source,
+            part,
             genes,
             scale,
             vocabularies,
-            cells_per_population=m,
-            control_share=0.0,
-            seed=seed,
-            control_rows=rows[cells.is_control[rows]] if cells.control is not None else None,
+            cells_per_population=training.cells_per_population,
+            control_share=control_share,
+            seed=training.seed,
+            controls=controls,
+            pairing=training.pairing,
         )
-    return Prepared(tuple(genes), scale, vocabularies, training, validation, (*training.notes, *notes), cells.control)
+
+    trained = populations(segments, control_share=training.control_share if source.control is not None else 0.0)
+    held_out, notes = _sampleable(split, vocabularies)
+    validation = None
+    if len(held_out):
+        controls = None if source.control is None else segments.take(source.runs.is_control[segments.run])
+        validation = populations(held_out, control_share=0.0, controls=controls)
+    return Prepared(tuple(genes), scale, vocabularies, trained, validation, (*trained.notes, *notes), source.control)
 
 
-@contextmanager
-def _same_threads() -> Iterator[None]:
-    """Keep torch's number of threads: ranking genes sets it to all cores, and idle threads that wait cost dearly."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _sampleable(cells: Cells, rows: Indices, vocabularies: Mapping[str, Vocabulary]) -> tuple[Indices, tuple[str, ...]]:
-    """The perturbed cells whose labels training knows, in groups of two and more."""
-    rows = rows[~cells.is_control[rows]] if cells.control is not None else rows
-    known = np.ones(len(rows), dtype=bool)
+def _sampleable(split: Split, vocabularies: Mapping[str, Vocabulary]) -> tuple[Segments, tuple[str, ...]]:
+    """The perturbed validation cells whose labels training knows, in groups of two and more."""
+    runs, segments = split.source.runs, split.of("validation")
+    if split.source.control is not None:
+        segments = segments.take(~runs.is_control[segments.run])
+    known = np.ones(len(runs), dtype=bool)
     for name in COVARIATES:
-        known &= cells.labels[name].iloc[rows].isin([*vocabularies[name].labels, ""]).to_numpy()
+        known &= runs.labels[name].isin([*vocabularies[name].labels, ""]).to_numpy()
+    unknown = ~known[segments.run]
     notes: tuple[str, ...] = ()
-    if not known.all():
+    if unknown.any():
         notes = (
-            f"{int((~known).sum())} of {len(rows)} validation cells have a label that no training cell has; "
-            "they are left out of the validation.",
+            f"{int(segments.sizes[unknown].sum())} of {segments.n_cells} validation cells have a label that no "
+            "training cell has; they are left out of the validation.",
         )
-    rows = rows[known]
-    sizes = cells.labels.iloc[rows].groupby(list(COVARIATES), observed=True)["cell_type"].transform("size")
-    return rows[sizes.to_numpy() >= 2], notes
+    enough = split.cells_of_runs("validation")[segments.run] >= SMALLEST_GROUP
+    return segments.take(~unknown & enough), notes
 
 
-POPULATIONS_PER_LABEL = 256
-"""Populations that a mean shift is measured on, at most."""
+CELLS_PER_LABEL = 1 << 14
+"""Cells that a mean shift is measured on, at most; of each group the first of its share, which are random ones."""
 
 
 def mean_shifts(prepared: Prepared) -> FloatTable:
-    """The mean change of each perturbation label over training populations; 0 for nulls and controls.
+    """The mean change of each perturbation label over training cells; 0 for nulls and controls.
 
-    A population's change is the mean of its perturbed cells less the mean of its control cells, both in units of the
-    training scale; populations count by their cells.
+    A group's change is the mean of its cells less the mean of its control cells, both in units of the training scale;
+    groups count by their cells.
 
     Returns:
         [labels + 1, genes], row 0 the null.
     """
-    known = prepared.vocabularies["perturbation"]
-    sums = np.zeros((len(known) + 1, len(prepared.genes)))
-    populations, cells = np.zeros(len(known) + 1, dtype=int), np.zeros(len(known) + 1)
-    for draw in prepared.training.plan(0):
-        label = draw.condition[0]
-        if label == 0 or known.labels[label - 1] == prepared.control or populations[label] == POPULATIONS_PER_LABEL:
-            continue
-        batch = prepared.training.batch([draw])
-        sums[label] += (batch.perturbed.sum(dim=1) - batch.control.sum(dim=1))[0].double().numpy()
-        populations[label] += 1
-        cells[label] += len(draw.rows)
-    return (sums / np.maximum(cells, 1)[:, None]).astype(np.float32)
+    populations, known = prepared.training, prepared.vocabularies["perturbation"]
+    n_labels, label = len(known) + 1, populations.conditions[:, 0]
+    if prepared.control is None:
+        return np.zeros((n_labels, len(prepared.genes)), dtype=np.float32)
+    groups, controls = populations.groups, populations.controls
+    n_cells = np.bincount(label, weights=groups.sizes, minlength=n_labels)
+    taken = np.ceil(groups.sizes * np.minimum(1, CELLS_PER_LABEL / n_cells[label])).astype(np.int64)
+    perturbed = groups.positions(stretched(groups.offsets[:-1], taken))
+    sums = _sums(populations, perturbed, np.repeat(label, taken), n_labels)
+    # each group's share of the mean of its controls
+    pools, pool = np.unique(populations.pools, axis=0, return_inverse=True)
+    beside = np.minimum(pools[:, 1] - pools[:, 0], CELLS_PER_LABEL)
+    control = controls.positions(stretched(pools[:, 0], beside))
+    means = _sums(populations, control, np.repeat(np.arange(len(pools)), beside), len(pools)) / beside[:, None]
+    sums -= sp.csr_matrix((taken.astype(np.float64), (label, pool.ravel())), shape=(n_labels, len(pools))) @ means
+    weights = np.bincount(label, weights=taken, minlength=n_labels)
+    return (sums / np.maximum(weights, 1)[:, None] / prepared.scale).astype(np.float32)
+
+
+def _sums(populations: Populations, rows: Integers, owner: Integers, n_owners: int) -> npt.NDArray[np.float64]:
+    """The sum of the cells of each owner [owners, genes], log1p counts per 10^4."""
+    sums = np.zeros((n_owners, populations.n_genes))
+    for first in range(0, len(rows), SLAB * BLOCK):
+        some, own = rows[first : first + SLAB * BLOCK], owner[first : first + SLAB * BLOCK]
+        cells = populations.reader.load(np.unique(some)).rows(some).astype(np.float64)
+        sums += (
+            sp.csr_matrix((np.ones(len(some)), (own, np.arange(len(some)))), (n_owners, len(some))) @ cells
+        ).toarray()
+    return sums

@@ -21,7 +21,6 @@ from perturbdiff.checkpoint import Checkpoint, load_checkpoint, untrained
 from perturbdiff.config import Settings, TrainingSettings
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.randomness import stream
-from perturbdiff.data.cells import Cells
 from perturbdiff.data.recipe import Recipe
 from perturbdiff.data.split import PARTS, Split
 from perturbdiff.training.callbacks import (
@@ -35,8 +34,9 @@ from perturbdiff.training.callbacks import (
 from perturbdiff.training.cost import Announcement
 from perturbdiff.training.module import DenoiserModule
 from perturbdiff.training.preparation import Prepared, mean_shifts, prepare
+from perturbdiff.training.processes import Processes, processes
 from perturbdiff.training.resuming import LOGS, State, clear, identity, resumable
-from perturbdiff.training.streams import FixedPopulations, PopulationStream
+from perturbdiff.training.streams import FixedPopulations, PopulationStream, Share, check_share
 
 LOG_EVERY = 10
 _LOG = logging.getLogger(__name__)
@@ -58,7 +58,6 @@ class Outcome:
 
 
 def train(
-    cells: Cells,
     split: Split,
     recipe: Recipe,
     settings: Settings,
@@ -70,11 +69,10 @@ def train(
     say: Say = _LOG.info,
     show_progress: bool = True,
 ) -> Outcome:
-    """Train a model on the training part of a split.
+    """Train a model on the training part of a split; several processes, where torchrun or SLURM started them.
 
     Args:
-        cells: of the recipe's data.
-        split: of these cells.
+        split: of the recipe's cells.
         recipe: of the data, kept in the checkpoint.
         settings: of the model, the training and the sampling.
         run: folder to write to and resume from; None keeps the model in memory only.
@@ -87,8 +85,13 @@ def train(
     Raises:
         ValueError: the run folder holds another run, the panel does not fit, or a group has no control cells.
     """
-    prepared = prepare(cells, split, recipe, settings)
-    for note in (*cells.notes, *split.notes, *prepared.notes):
+    launched = processes()
+    share = Share(launched.rank, launched.world)
+    check_share(settings.training.populations_per_batch, share)
+    if launched.rank > 0:
+        say = _LOG.debug
+    prepared = prepare(split, recipe, settings)
+    for note in (*split.source.notes, *split.notes, *prepared.notes):
         say(note)
     described = Checkpoint(
         weights={},
@@ -100,15 +103,16 @@ def train(
         folder=None if data_folder is None else str(data_folder.resolve()),
         split=describe(split),
     )
-    if run is not None and overwrite:
+    if run is not None and overwrite and launched.rank == 0:
         clear(run)
-    resume = None if run is None else resumable(run, described, say)
+    # nothing is taken up that the first process is removing
+    resume = None if run is None or overwrite else resumable(run, described, say)
     kept: list[Checkpoint] = []
 
     def save_model(weights: Mapping[str, Tensor], history: Mapping[str, Any]) -> None:
         kept.append(replace(described, weights=weights, history=history))
         del kept[:-1]
-        if run is not None:
+        if run is not None and launched.rank == 0:
             kept[0].save(run)
 
     denoiser = initial(described)
@@ -124,16 +128,18 @@ def train(
         validates=prepared.validation is not None,
         identity=identity(described),
     )
-    first = next(iter(PopulationStream(prepared.training, per_batch=settings.training.populations_per_batch)))
+    per_batch = settings.training.populations_per_batch
+    first = prepared.training.batch(prepared.training.plan(0, per_batch)[: per_batch // launched.world])
     trainer = _trainer(
         settings.training,
         [averaged, folder, interruption, Announcement(first, say), *([Progress()] if show_progress else [])],
+        launched,
         loggers=[] if run is None else _loggers(run, resume),
         device=device,
         validates=prepared.validation is not None,
         show_progress=show_progress,
     )
-    _fit(trainer, module, prepared, resume)
+    _fit(trainer, module, prepared, resume, share)
     # nothing better may have been found after resuming: then the run folder has the kept weights
     checkpoint = kept[0] if kept or run is None else load_checkpoint(run)
     return Outcome(checkpoint, interruption.received is not None, trainer.global_step)
@@ -168,6 +174,7 @@ def _loggers(run: Path, resume: State | None) -> list[Logger]:
 def _trainer(
     training: TrainingSettings,
     callbacks: list[Callback],
+    launched: Processes,
     *,
     loggers: list[Logger],
     device: str,
@@ -177,7 +184,11 @@ def _trainer(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     return Trainer(
         accelerator=device,
-        devices=1 if device in {"auto", "cpu"} else "auto",
+        devices=launched.per_node,
+        num_nodes=launched.nodes,
+        strategy="ddp" if launched.world > 1 else "auto",
+        # the populations are shared out by their stream, and every process validates on all of them
+        use_distributed_sampler=False,
         precision=_precision(training, device),
         max_steps=training.max_steps,
         max_epochs=-1,
@@ -202,12 +213,14 @@ def _precision(training: TrainingSettings, device: str) -> Literal["32-true", "b
     return "bf16-mixed" if training.precision == "bfloat16" else "32-true"
 
 
-def _fit(trainer: Trainer, module: DenoiserModule, prepared: Prepared, resume: State | None) -> None:
+def _fit(trainer: Trainer, module: DenoiserModule, prepared: Prepared, resume: State | None, share: Share) -> None:
     training = module.settings.training
     first_step = 0 if resume is None else resume.step
     unused = torch.Generator()  # a loader seeds its workers, of which there are none; else from the global generator
     batches = DataLoader(
-        PopulationStream(prepared.training, per_batch=training.populations_per_batch, first_step=first_step),
+        PopulationStream(
+            prepared.training, per_batch=training.populations_per_batch, first_step=first_step, share=share
+        ),
         batch_size=None,
         generator=unused,
     )
@@ -223,7 +236,7 @@ def _fit(trainer: Trainer, module: DenoiserModule, prepared: Prepared, resume: S
             generator=unused,
         )
     with warnings.catch_warnings(), returning_to_the_caller():
-        # reading is a slice of a matrix in memory: workers would only copy it
+        # a thread of the stream reads ahead: workers would only copy
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no `val_dataloader`")
         # raised by lightning's own use of torch

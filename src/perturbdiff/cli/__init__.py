@@ -1,0 +1,48 @@
+"""The command line: parse, call, print. Bad input is one sentence on standard error and exit status 2."""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from perturbdiff.cli.data import prepare, recipes, split
+from perturbdiff.cli.judging import evaluate, predict
+from perturbdiff.cli.simulated import demo
+from perturbdiff.cli.training import inspect, train
+from perturbdiff.screen import sentence
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Predict how a population of single cells responds to a perturbation.",
+)
+for command in (recipes, split, prepare, train, inspect, predict, evaluate, demo):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; the entry point of `perturbdiff`."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {sentence(error)}", markup=False)
+        sys.exit(2)
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001 - typer's callback
+    if value:
+        typer.echo(f"perturbdiff {version('perturbdiff')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""

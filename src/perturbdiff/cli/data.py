@@ -1,0 +1,133 @@
+"""Commands on data: recipes, split, prepare."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import pandas as pd
+import typer
+
+from perturbdiff.options import Json, OptionalSeed, Overwrite, Quiet
+from perturbdiff.screen import Screen
+
+if TYPE_CHECKING:
+    from perturbdiff.data.store.prepare import Plan
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this one; without it, the names.")] = None,
+    *,
+    out: Annotated[Path | None, typer.Option(help="Write it to this file instead, to be changed.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """List the recipes that come with the package, print one, or copy it beside your data."""
+    from perturbdiff.data import library
+    from perturbdiff.data.export import check_writable, whole_file
+    from perturbdiff.data.recipe import read_recipe
+
+    screen = Screen(quiet=False)
+    if name is None:
+        if out is not None:
+            raise ValueError(f"--out {str(out)!r} is given without a recipe's name; name one of those that are listed.")
+        table = pd.DataFrame([(known, read_recipe(library.path(known)).about) for known in library.names()])
+        screen.table(table.set_axis(["name", "about"], axis=1), as_json=False)
+        return
+    text = library.path(name).read_text(encoding="utf-8")
+    if out is None:
+        screen.out.print(text, markup=False, end="")
+        return
+    check_writable(out, overwrite=overwrite)
+    with whole_file(out) as partial:
+        partial.write_text(text, encoding="utf-8")
+    screen.say(f"{str(out)!r} is the recipe {name!r}; its files are looked for beside it.")
+
+
+def prepare(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (.toml).")],
+    *,
+    out: Annotated[Path, typer.Option(help="The store to make; the same command goes on where it was interrupted.")],
+    memory: Annotated[float, typer.Option(help="GiB of memory to take at most.", min=0)] = 2.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make one store of all files of a recipe, to train on data larger than memory."""
+    from perturbdiff.data.recipe import read_recipe
+    from perturbdiff.data.store.prepare import plan_store, prepare_store
+
+    screen = Screen(quiet=quiet)
+    known, folder, most = read_recipe(recipe), recipe.resolve().parent, int(memory * 2**30)
+    if dry_run:
+        plan = plan_store(known, folder, out, memory=most)
+        if as_json:
+            screen.out.print_json(json.dumps(asdict(plan)))
+        else:
+            screen.facts(_facts(plan))
+        return
+    if as_json:
+        raise ValueError("--json prints the plan of --dry-run; give both, or neither.")
+    prepare_store(known, folder, out, memory=most, overwrite=overwrite, say=screen.say, track=screen.track)
+    screen.say(f'train on it with files = ["{out.name}"] in a recipe beside it, or by its name in place of a recipe.')
+
+
+def split(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (.toml), or a store.")],
+    *,
+    seed: OptionalSeed = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Print what a recipe holds out, and every leak found; exit status 1 on a leak."""
+    from perturbdiff.data.audit import LOOKED_FOR, find_leaks
+    from perturbdiff.model import PerturbDiff
+
+    screen = Screen(quiet=quiet)
+    model = PerturbDiff.from_recipe(recipe)
+    found = model.split(seed=seed)
+    leaks = find_leaks(found)
+    if as_json:
+        held_out = {part: found.groups(part).to_dict(orient="records") for part in ("validation", "test")}
+        parts = found.table().reset_index().to_dict(orient="records")
+        facts = {
+            "hash": found.hash,
+            "parts": parts,
+            "held_out": held_out,
+            "notes": found.notes,
+            "looked_for": LOOKED_FOR,
+            "leaks": leaks,
+        }
+        screen.out.print_json(json.dumps(facts))
+    else:
+        screen.table(found.table().reset_index(), as_json=False)
+        for part in ("validation", "test"):
+            groups = found.groups(part)
+            if len(groups):
+                screen.out.print(f"held out for {part}:")
+                screen.table(groups, as_json=False)
+        screen.out.print(f"hash {found.hash}")
+        for note in found.notes:
+            screen.say(note)
+        for leak in leaks:
+            screen.out.print(f"leak: {leak}", markup=False)
+        screen.say(f"{_found(leaks)}; looked for {', '.join(LOOKED_FOR[:-1])} and {LOOKED_FOR[-1]}.")
+    if leaks:
+        raise typer.Exit(1)
+
+
+def _found(leaks: list[str]) -> str:
+    return f"{len(leaks) or 'no'} {'leaks' if len(leaks) > 1 else 'leak'} found"
+
+
+def _facts(plan: "Plan") -> dict[str, str]:
+    gib = 2**30
+    labels = ", ".join(f"{count:,} of {name}" for name, count in plan.n_labels.items())
+    return {
+        "cells": f"{plan.n_cells:,} in {plan.n_files:,} files",
+        "conditions": f"{plan.n_runs:,} ({labels})",
+        "genes": f"{plan.n_genes:,} ({', '.join(f'{count:,}' for count in dict.fromkeys(plan.file_genes))} in a file)",
+        "store": f"about {plan.store_bytes / gib:.2f} GiB",
+        "besides": f"about {plan.temporary_bytes / gib:.2f} GiB while it is made; {plan.free_bytes / gib:.0f} are free",
+        "time": f"about {plan.minutes:.1f} minutes",
+    } | {"note" if i == 0 else f"note {i + 1}": note for i, note in enumerate(plan.notes)}

@@ -1,0 +1,134 @@
+"""Commands on predictions: predict, evaluate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perturbdiff.options import Device, Json, Overwrite, Quiet, Run, Seed, given, names
+from perturbdiff.screen import Screen
+
+
+def predict(
+    run: Run,
+    controls: Annotated[Path, typer.Argument(help="An .h5ad with control cells; other cells in it are not used.")],
+    conditions: Annotated[Path | None, typer.Argument(help="A CSV: perturbation, cell_type, assay_batch.")] = None,
+    *,
+    out: Annotated[Path, typer.Option(help="The .h5ad to write.")],
+    perturbation: Annotated[str | None, typer.Option(help="Label of one condition.")] = None,
+    cell_type: Annotated[str | None, typer.Option(help="Label of one condition.")] = None,
+    assay_batch: Annotated[str | None, typer.Option(help="Label of one condition.")] = None,
+    part: Annotated[str | None, typer.Option(help="Predict all conditions of this part of the split: test.")] = None,
+    perturbation_column: Annotated[str | None, typer.Option(help="In place of the model's.")] = None,
+    cell_type_column: Annotated[str | None, typer.Option(help="In place of the model's.")] = None,
+    assay_batch_column: Annotated[str | None, typer.Option(help="In place of the model's.")] = None,
+    scale: Annotated[str | None, typer.Option(help="counts or log1p, in place of the model's.")] = None,
+    populations: Annotated[int, typer.Option(help="How often each condition is drawn.", min=1)] = 1,
+    steps: Annotated[int | None, typer.Option(help="Network evaluations for each population.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Strength of the guidance.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict one cell for each control cell of each condition."""
+    from perturbdiff.data.export import check_writable, write_h5ad
+    from perturbdiff.data.reading import read_h5ad
+    from perturbdiff.model import PerturbDiff
+    from perturbdiff.prediction.conditions import conditions_of, held_out_conditions, read_conditions
+    from perturbdiff.prediction.inputs import control_cells, with_sampling
+
+    screen = Screen(quiet=quiet)
+    check_writable(out, overwrite=overwrite)
+    if sum(source is not None for source in (conditions, perturbation, part)) != 1:
+        raise ValueError("conditions come from a CSV file, from --perturbation or from --part; give one of them.")
+    model = PerturbDiff.load(run)
+    checkpoint, sampling = model.trained, {"steps": steps, "guidance": guidance}
+    with_sampling(checkpoint.settings, sampling)
+    if conditions is not None:
+        table = read_conditions(conditions, checkpoint.vocabularies)
+    elif part is not None:
+        table = held_out_conditions(checkpoint, part)
+    else:
+        row = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
+        table = conditions_of([row], checkpoint.vocabularies)
+    columns = {"perturbation": perturbation_column, "cell_type": cell_type_column, "assay_batch": assay_batch_column}
+    cells = control_cells(read_h5ad(controls), checkpoint.recipe, columns=columns, scale=scale)
+    adata = model.predict_cells(
+        cells,
+        table,
+        populations=populations,
+        seed=seed,
+        device=device,
+        sampling=sampling,
+        say=screen.say,
+        track=screen.track,
+    )
+    write_h5ad(adata, out)
+    n_predicted = int((adata.obs["population"] >= 0).sum())
+    of = "1 condition" if len(table) == 1 else f"{len(table)} conditions"
+    screen.say(f"{str(out)!r} holds {n_predicted} predicted cells of {of}, and their control cells.")
+
+
+def evaluate(
+    files: Annotated[list[Path], typer.Argument(help="One or more predicted .h5ad files, then the observed one.")],
+    out: Annotated[Path, typer.Option(help="Folder for tables and figure.")],
+    *,
+    run: Annotated[Path | None, typer.Option(help="A trained model: brings the training cells of baselines.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe, to the same end.")] = None,
+    perturbation: Annotated[str | None, typer.Option(help="Column, in files that do not declare it.")] = None,
+    control: Annotated[str | None, typer.Option(help="Label, in files that do not declare it.")] = None,
+    cell_type: Annotated[str | None, typer.Option(help="Column, in files that do not declare it.")] = None,
+    assay_batch: Annotated[str | None, typer.Option(help="Column, in files that do not declare it.")] = None,
+    total_counts: Annotated[str | None, typer.Option(help="Column of total counts, for a partial panel.")] = None,
+    scale: Annotated[str | None, typer.Option(help="counts or log1p, of the observed file.")] = None,
+    predicted_scale: Annotated[str | None, typer.Option(help="Of predicted files that do not declare it.")] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Judge predicted files against observed cells, beside baselines and a ceiling."""
+    from perturbdiff.data.export import check_writable
+    from perturbdiff.data.recipe import Columns, Expression, validated
+    from perturbdiff.judgement import Origin, compare_files
+    from perturbdiff.report.figure import figure, save_figure
+
+    screen = Screen(quiet=quiet)
+    if len(files) < 2:
+        raise ValueError(f"one file is given ({str(files[0])!r}); give one or more predicted files, then the observed.")
+    if run is not None and recipe is not None:
+        raise ValueError("--run and --recipe both bring the training cells; give one of them.")
+    check_writable(out / "metrics.json", overwrite=overwrite)
+    *predicted, observed = files
+    by_name = names(predicted)
+    source = Origin.of_run(run) if run is not None else Origin.of_recipe(recipe) if recipe is not None else None
+    columns = {
+        "perturbation": perturbation,
+        "cell_type": cell_type,
+        "assay_batch": assay_batch,
+        "total_counts": total_counts,
+    }
+    named = given(columns)
+    if named and perturbation is None:
+        raise ValueError(f"{', '.join(named)} were given without --perturbation; name all columns, or none.")
+    comparison = compare_files(
+        by_name,
+        observed,
+        source=source,
+        columns=validated(Columns, named, "the options") if named else None,
+        expression=None if scale is None else validated(Expression, {"scale": scale}, "--scale"),
+        predicted_expression=(
+            None if predicted_scale is None else validated(Expression, {"scale": predicted_scale}, "--predicted-scale")
+        ),
+        control=control,
+        seed=seed,
+    )
+    comparison.save(out)
+    save_figure(figure(comparison.table), out / "figure.png")
+    summary = comparison.summary()
+    # a row a metric fits a terminal; a record a method fits a program
+    screen.table((summary if as_json else summary.T).reset_index(), as_json=as_json)
+    for note in comparison.notes:
+        screen.say(note)
+    screen.say(f"{str(out)!r} holds metrics.csv, overall.csv, metrics.json and figure.png.")

@@ -1,0 +1,118 @@
+"""Commands on models: train, inspect."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from rich.console import Console
+
+from perturbdiff.options import (
+    INTERRUPTED,
+    RULE,
+    Device,
+    Json,
+    OptionalSeed,
+    Overwrite,
+    Quiet,
+    Run,
+    given,
+    refuse,
+    rule,
+)
+from perturbdiff.screen import Screen
+
+
+def train(
+    data: Annotated[Path, typer.Argument(help="A recipe (.toml), a store, or an .h5ad with the options below.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same command resumes it.")],
+    *,
+    perturbation: Annotated[str | None, typer.Option(help="Column of perturbations (.h5ad).")] = None,
+    control: Annotated[str | None, typer.Option(help="Label of control cells (.h5ad).")] = None,
+    cell_type: Annotated[str | None, typer.Option(help="Column of cell types (.h5ad).")] = None,
+    assay_batch: Annotated[str | None, typer.Option(help="Column of donors, plates, lanes (.h5ad).")] = None,
+    total_counts: Annotated[str | None, typer.Option(help="Column of total counts, for a partial panel.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer of the expression (.h5ad); X when absent.")] = None,
+    scale: Annotated[str | None, typer.Option(help="counts or log1p (.h5ad); never guessed.")] = None,
+    n_genes: Annotated[int | None, typer.Option(help="Size of the gene panel (.h5ad); all genes when absent.")] = None,
+    hold_out: Annotated[list[str] | None, typer.Option(help=f"A rule, such as {RULE} (.h5ad).")] = None,
+    preset: Annotated[str | None, typer.Option(help="tiny, small, medium or paper.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    seed: OptionalSeed = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model; the same command resumes it, and Ctrl-C leaves a usable model.
+
+    Under torchrun or srun all processes train one model together: torchrun --nproc-per-node 4 -m perturbdiff train ...
+    """
+    from perturbdiff.data.export import check_writable
+    from perturbdiff.data.opening import recipe_at
+    from perturbdiff.data.recipe import recipe_from_mapping, write_recipe
+    from perturbdiff.model import PerturbDiff
+    from perturbdiff.training.processes import processes
+
+    first = processes().rank == 0
+    screen = Screen(quiet=quiet or not first)
+    columns = {
+        "perturbation": perturbation,
+        "cell_type": cell_type,
+        "assay_batch": assay_batch,
+        "total_counts": total_counts,
+    }
+    described: dict[str, Any] = {"control": control, "n_genes": n_genes, "columns": columns}
+    described |= {"expression": {"layer": layer, "scale": scale}, "hold_out": [rule(text) for text in hold_out or []]}
+    folder = data.resolve().parent
+    if data.suffix in {".h5ad", ".zarr"}:
+        mapping = {"name": data.stem, "files": [str(data.resolve())], **described}
+        recipe = recipe_from_mapping(given(mapping), "the options")
+    else:
+        refuse(given(described), data)
+        recipe, folder = recipe_at(data)
+    changed = {
+        "model": recipe.model | given({"preset": preset}),
+        "training": recipe.training | given({"max_steps": max_steps, "seed": seed}),
+    }
+    recipe = recipe.model_copy(update=changed)
+    check_writable(out / "model.json", overwrite=True)
+    model = PerturbDiff.from_recipe(recipe, folder=folder)
+    model.train(run=out, overwrite=overwrite, device=device, show_progress=not screen.quiet, say=screen.say)
+    paths = [str(folder / pattern) for pattern in recipe.files]
+    if first:
+        write_recipe(model.recipe.model_copy(update={"files": tuple(paths)}), out / "recipe.toml")
+    history = model.trained.history
+    energy = history["validation_energy"]
+    interrupted = model.outcome is not None and model.outcome.interrupted
+    outcome = "interrupted: the same command resumes" if interrupted else "done"
+    measured = "no validation" if energy is None else f"validation energy {energy:.3f}"
+    screen.say(f"{outcome}; {str(out)!r} holds the weights of step {history['step']} ({measured}).")
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def inspect(run: Run, *, as_json: Json = False) -> None:
+    """Print what a model can predict, and how it was trained."""
+    from perturbdiff.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(run)
+    if as_json:
+        labels = {name: list(known.labels) for name, known in checkpoint.vocabularies.items()}
+        facts = {
+            "labels": labels,
+            "genes": list(checkpoint.genes),
+            "scale": checkpoint.scale,
+            "settings": checkpoint.settings.model_dump(),
+            "split": checkpoint.split,
+            "history": checkpoint.history,
+        }
+        Console().print_json(json.dumps(facts))
+        return
+    screen = Screen(quiet=False)
+    rows = [(name, len(known), ", ".join(known.labels)) for name, known in checkpoint.vocabularies.items()]
+    screen.table(pd.DataFrame(rows, columns=["covariate", "labels", "known"]), as_json=False)
+    genes, scale = checkpoint.genes, checkpoint.scale
+    screen.out.print(f"{len(genes)} genes ({', '.join(genes[:5])}, ...), scale {scale:.3f} log1p counts per 10^4")
+    screen.out.print(f"trained on {checkpoint.recipe.name!r}; kept weights: {checkpoint.history}", markup=False)
+    screen.out.print(f"split {checkpoint.split['hash']}")

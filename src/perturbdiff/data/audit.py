@@ -1,0 +1,197 @@
+"""The audit of a split: every way that is looked for in which held-out cells may reach training.
+
+Repeated names and profiles (the same cell twice, in one file or several); a held-out perturbation that trains in the
+same cell type under another spelling, unit or dose; held-out groups in training though nothing was to be kept there;
+control cells in training that a rule asked to hold out. Costs a pass over hashes of cells, never over expression, and
+bounded memory.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from perturbdiff.data.cells import matches
+from perturbdiff.data.dosage import identity, without_dose
+from perturbdiff.data.duplicates import spelling
+from perturbdiff.data.recipe import HoldOut
+from perturbdiff.data.source import Flags, Hashes, Integers, Segments, Source
+from perturbdiff.data.split import PARTS, Split
+
+EXPRESSED = 10
+"""The fewest expressed genes of a profile that two different cells do not share by chance."""
+
+_CHUNK = 1 << 20
+"""So many cells are looked at a time."""
+
+_AT_ONCE = 1 << 26
+"""So many hashes are sorted at once; where there are more cells, those of a range of hashes at a time."""
+
+LOOKED_FOR = (
+    "repeated cell names",
+    "held-out cells with the expression of a training cell",
+    "held-out perturbations that train under another spelling, unit or dose",
+    "held-out groups in training",
+    "control cells in training that a rule holds out",
+)
+"""What `find_leaks` looks for, for the report."""
+
+
+def find_leaks(split: Split) -> list[str]:
+    """A sentence for each leak."""
+    return [
+        *_repeated_names(split.source),
+        *_shared_profiles(split),
+        *_other_labels(split),
+        *_held_out_groups_in_training(split),
+        *_shared_controls(split),
+    ]
+
+
+def _chunks(segments: Segments) -> Iterator[tuple[int, int]]:
+    """Stretches of positions of bounded length, neighbours joined."""
+    if not len(segments):
+        return
+    breaks = np.flatnonzero(segments.start[1:] != segments.stop[:-1]) + 1
+    starts, stops = segments.start[np.append(0, breaks)], segments.stop[np.append(breaks, len(segments)) - 1]
+    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        yield from ((at, min(at + _CHUNK, stop)) for at in range(start, stop, _CHUNK))
+
+
+def _repeated_names(source: Source) -> Iterator[str]:
+    whole = source.runs.whole()
+    n_ranges = -(-source.n_cells // _AT_ONCE)
+    n_repeated, example = 0, ""
+    for i in range(n_ranges):
+        # the high bits of a hash are uniform: about as many cells in each range
+        found, places = [], []
+        for start, stop in _chunks(whole):
+            hashes = source.hashes(start, stop)
+            own = (hashes >> np.uint64(40)).astype(np.int64) * n_ranges >> 24 == i
+            found.append(hashes[own])
+            places.append(start + np.flatnonzero(own))
+        repeated = _repeated(np.concatenate(found))
+        n_repeated += int(repeated.sum())
+        if repeated.any() and not example:
+            example = source.name(int(np.concatenate(places)[np.argmax(repeated)]))
+    if n_repeated:
+        yield (
+            f"{n_repeated} cells share their name with another cell, such as {example!r}, so the same cell may be "
+            "there twice; give every cell a name of its own."
+        )
+
+
+def _repeated(hashes: Hashes) -> Flags:
+    order = np.argsort(hashes, kind="stable")
+    same = np.diff(hashes[order]) == 0
+    repeated = np.zeros(len(hashes), dtype=bool)
+    repeated[order[1:]] = same
+    repeated[order[:-1]] |= same
+    return repeated
+
+
+def _shared_profiles(split: Split) -> Iterator[str]:
+    held = [_profiles(split.source, split.of(part)) for part in PARTS[1:]]
+    wanted = np.unique(np.concatenate([profiles for profiles, _ in held]))
+    if not len(wanted):
+        return
+    trains = np.zeros(len(wanted), dtype=bool)
+    for start, stop in _chunks(split.of("train")):
+        profiles, expressed = split.source.profiles(start, stop)
+        trains |= np.isin(wanted, profiles[expressed >= EXPRESSED])
+    for part, (profiles, places) in zip(PARTS[1:], held, strict=True):
+        shared = trains[np.searchsorted(wanted, profiles)]
+        if shared.any():
+            yield (
+                f"{int(shared.sum())} {part} cells, such as {split.source.name(int(places[np.argmax(shared)]))!r}, "
+                "have exactly the expression of a training cell; remove the copies."
+            )
+
+
+def _profiles(source: Source, segments: Segments) -> tuple[Hashes, Integers]:
+    """The profiles of some cells that express enough genes to be told apart, and their positions."""
+    found, places = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.int64)]
+    for start, stop in _chunks(segments):
+        profiles, expressed = source.profiles(start, stop)
+        rich = expressed >= EXPRESSED
+        found.append(profiles[rich])
+        places.append(start + np.flatnonzero(rich))
+    return np.concatenate(found), np.concatenate(places)
+
+
+def _other_labels(split: Split) -> Iterator[str]:
+    """Held-out (perturbation, cell type) that train under another label of the same meaning, or at another dose."""
+    pair = ["perturbation", "cell_type"]
+    training = list(split.groups("train")[pair].drop_duplicates().astype(str).itertuples(index=False, name=None))
+    known = set(training)
+    same: dict[tuple[str, str], tuple[str, str]] = {}
+    doses: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for label, cell_type in training:
+        same.setdefault((identity(label), spelling(cell_type)), (label, cell_type))
+        drug = without_dose(label)
+        if drug is not None:
+            doses[drug, spelling(cell_type)].append(label)
+    for part in PARTS[1:]:
+        rules = [rule for rule in split.hold_out if rule.part == part]
+        seen: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
+        for label, cell_type in split.groups(part)[pair].drop_duplicates().astype(str).itertuples(index=False):
+            other = same.get((identity(label), spelling(cell_type)))
+            if other is not None and (label, cell_type) not in known:
+                yield (
+                    f"the {part} cells of perturbation {label!r} in cell type {cell_type!r} may be in training too, "
+                    f"spelt {other[0]!r} in {other[1]!r}; give the same thing one name."
+                )
+            drug = without_dose(label)
+            if drug is None or (label, cell_type) in known or _doses_may_train(rules, label):
+                continue
+            trained = [one for one in doses[drug, spelling(cell_type)] if identity(one) != identity(label)]
+            if trained:
+                seen[part].append((label, cell_type, trained[0]))
+        for found in seen.values():
+            label, cell_type, trained_label = found[0]
+            yield (
+                f"{len(found)} perturbations held out for {part} train in the same cell type at another dose, such as "
+                f"{label!r} in {cell_type!r} as {trained_label!r}; hold all doses out, or write "
+                'other_doses = "train" in the rule where that is meant.'
+            )
+
+
+def _doses_may_train(rules: list[HoldOut], label: str) -> bool:
+    """Whether the rules that hold a label out say that its other doses train."""
+    own = [rule for rule in rules if rule.perturbation is None or label in rule.perturbation]
+    return bool(own) and all(rule.other_doses == "train" for rule in own)
+
+
+def _held_out_groups_in_training(split: Split) -> Iterator[str]:
+    runs = split.source.runs
+    held = np.zeros(len(runs), dtype=bool)
+    for part in PARTS[1:]:
+        held |= split.cells_of_runs(part) > 0
+    stray = held & ~runs.is_control & (split.cells_of_runs("train") > 0)
+    for i, rule in enumerate(split.hold_out):
+        if rule.keep_cells is not None or rule.keep_fraction is not None:
+            stray &= ~matches(runs.labels, rule, f"hold_out[{i}]")
+    if stray.any():
+        n_cells = int(split.cells_of_runs("train")[stray].sum())
+        yield (
+            f"{n_cells} training cells are of held-out groups, such as {runs.name(int(np.argmax(stray)))}, and no "
+            "keep_cells or keep_fraction asks for it; hold the whole group out."
+        )
+
+
+def _shared_controls(split: Split) -> Iterator[str]:
+    """Control cells of a rule's cell types and assay batches that train, though it holds control cells out."""
+    runs = split.source.runs
+    trains = runs.is_control & (split.cells_of_runs("train") > 0)
+    for i, rule in enumerate(split.hold_out):
+        if not rule.hold_out_controls or rule.keep_cells is not None or rule.keep_fraction is not None:
+            continue
+        context = trains.copy()
+        if rule.cell_type is not None or rule.assay_batch is not None:
+            context &= matches(runs.labels, rule.model_copy(update={"perturbation": None}), f"hold_out[{i}]")
+        if context.any():
+            yield (
+                f"{int(split.cells_of_runs('train')[context].sum())} control cells train, such as those of "
+                f"{runs.name(int(np.argmax(context)))}, though hold_out[{i}] ({rule.part}) asks to hold the control "
+                "cells of its cell types and assay batches out; add a rule that names the control label."
+            )

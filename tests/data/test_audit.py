@@ -1,0 +1,153 @@
+"""Every way in which held-out cells may reach training is found, and nothing is found where there is none."""
+
+import itertools
+from dataclasses import replace
+
+import anndata
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from perturbdiff.data import audit
+from perturbdiff.data.audit import find_leaks
+from perturbdiff.data.intake import cells_from_anndata
+from perturbdiff.data.recipe import Columns, Expression, HoldOut
+from perturbdiff.data.source import Segments
+from perturbdiff.data.split import PARTS, split_cells
+
+EACH = 4
+TYPES = ("B", "T", "NK")
+DONORS = ("d1", "d2")
+TEST_A_IN_B = HoldOut(part="test", perturbation=("A",), cell_type=("B",))
+VALIDATION = HoldOut(part="validation", perturbation=("C",), cell_type=("NK",))
+
+
+def made(perturbations=("ctrl", "A", "B", "C"), types=TYPES, donors=DONORS, each=EACH, names=None, edit=None):
+    labels = [row for row in itertools.product(perturbations, types, donors) for _ in range(each)]
+    obs = pd.DataFrame(labels, columns=["perturbation", "cell_type", "assay_batch"])
+    obs.index = [f"cell{i}" for i in range(len(obs))]
+    counts = np.random.default_rng(0).poisson(3.0, (len(obs), 30)).astype(np.float32) + 1
+    adata = anndata.AnnData(sp.csr_matrix(counts), obs=obs)
+    if edit is not None:
+        adata = edit(adata)
+    columns = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="assay_batch")
+    cells = cells_from_anndata(adata, columns=columns, expression=Expression(scale="counts"), control="ctrl")
+    return cells if names is None else replace(cells, names=pd.Index(names))
+
+
+def test_a_clean_split_has_no_leaks():
+    cells = made()
+    assert find_leaks(split_cells(cells, [TEST_A_IN_B], seed=0)) == []
+
+
+def test_repeated_names_are_a_leak():
+    cells = made(names=["same", "same", *(f"cell{i}" for i in range(94))])
+    (leak,) = find_leaks(split_cells(cells, [TEST_A_IN_B, VALIDATION], seed=0))
+    assert leak.startswith("2 cells share their name with another cell, such as 'same'")
+
+
+def test_a_copy_of_a_training_cell_in_a_held_out_part_is_a_leak():
+    def copied(adata):
+        held = np.flatnonzero((adata.obs["perturbation"] == "A") & (adata.obs["cell_type"] == "B"))[1]
+        counts = adata.X.toarray()
+        counts[held] = counts[0]
+        adata.X = sp.csr_matrix(counts)
+        return adata
+
+    cells = made(edit=copied)
+    (leak,) = find_leaks(split_cells(cells, [TEST_A_IN_B, VALIDATION], seed=0))
+    assert leak == "1 test cells, such as 'cell25', have exactly the expression of a training cell; remove the copies."
+
+
+def test_nearly_empty_profiles_that_coincide_are_no_leak():
+    def emptied(adata):
+        counts = np.zeros(adata.shape, dtype=np.float32)
+        counts[:, :3] = 1
+        adata.X = sp.csr_matrix(counts)
+        return adata
+
+    cells = made(edit=emptied)
+    assert find_leaks(split_cells(cells, [TEST_A_IN_B, VALIDATION], seed=0)) == []
+
+
+def test_another_spelling_of_a_held_out_condition_in_training_is_a_leak():
+    cells = made(perturbations=("ctrl", "IFN-beta", "ifn_beta ", "C"))
+    rule = HoldOut(part="test", perturbation=("IFN-beta",), cell_type=("B",))
+    leaks = find_leaks(split_cells(cells, [rule, VALIDATION], seed=0))
+    assert leaks == [
+        "the test cells of perturbation 'IFN-beta' in cell type 'B' may be in training too, spelt 'ifn_beta ' in 'B'; "
+        "give the same thing one name."
+    ]
+
+
+def test_part_of_a_held_out_group_in_training_is_a_leak_unless_asked_for():
+    cells = made()
+    split = split_cells(cells, [TEST_A_IN_B, VALIDATION], seed=0)
+    first = int(np.argmax(split.part == PARTS.index("test")))
+    start, stop = split.segments.start[first], split.segments.stop[first]
+    cut = Segments(
+        *(
+            np.insert(getattr(split.segments, key), first + 1, getattr(split.segments, key)[first])
+            for key in ("run", "start", "stop")
+        )
+    )
+    cut.stop[first] = cut.start[first + 1] = start + 1
+    assert stop > start + 1
+    split = replace(split, segments=cut, part=np.insert(split.part, first, 0))
+    (leak,) = find_leaks(split)
+    assert leak.startswith("1 training cells are of held-out groups, such as ('A', 'B', 'd1'), and no keep_cells")
+
+
+def test_cells_that_a_rule_keeps_in_training_are_no_leak():
+    rule = HoldOut(part="test", perturbation=("A",), cell_type=("B",), keep_cells=3)
+    assert find_leaks(split_cells(made(), [rule, VALIDATION], seed=0)) == []
+
+
+DRUG = ("ctrl", "[('x', 0.5, 'uM')]", "[('x', 5.0, 'uM')]", "[('x', 500.0, 'nM')]", "C")
+
+
+def test_the_same_dose_in_another_unit_is_a_leak():
+    cells = made(perturbations=(DRUG[0], DRUG[1], DRUG[3], DRUG[4]))
+    rule = HoldOut(part="test", perturbation=(DRUG[1],), cell_type=("B",))
+    (leak,) = find_leaks(split_cells(cells, [rule, VALIDATION], seed=0))
+    assert f"perturbation {DRUG[1]!r} in cell type 'B' may be in training too, spelt {DRUG[3]!r} in 'B'" in leak
+
+
+def test_another_dose_of_a_held_out_drug_in_its_cell_type_is_a_leak_unless_the_rule_says_that_it_trains():
+    cells = made(perturbations=DRUG[:3] + DRUG[4:])
+    rule = HoldOut(part="test", perturbation=(DRUG[1],), cell_type=("B",))
+    (leak,) = find_leaks(split_cells(cells, [rule, VALIDATION], seed=0))
+    assert leak.startswith("1 perturbations held out for test train in the same cell type at another dose, such as")
+    assert f"{DRUG[1]!r} in 'B' as {DRUG[2]!r}" in leak
+    asked = rule.model_copy(update={"other_doses": "train"})
+    assert find_leaks(split_cells(cells, [asked, VALIDATION], seed=0)) == []
+    both = rule.model_copy(update={"perturbation": DRUG[1:3]})
+    assert find_leaks(split_cells(cells, [both, VALIDATION], seed=0)) == []
+
+
+def test_control_cells_that_train_though_a_rule_holds_them_out_are_a_leak():
+    rule = HoldOut(part="test", perturbation=("A",), cell_type=("B",), hold_out_controls=True)
+    (leak,) = find_leaks(split_cells(made(), [rule, VALIDATION], seed=0))
+    assert leak.startswith(
+        "8 control cells train, such as those of ('ctrl', 'B', 'd1'), though hold_out[0] (test) asks"
+    )
+    whole = HoldOut(part="test", cell_type=("B",), hold_out_controls=True)
+    assert find_leaks(split_cells(made(), [whole, VALIDATION], seed=0)) == []
+
+
+def test_the_audit_is_the_same_however_few_cells_it_looks_at_at_a_time(monkeypatch):
+    def copied(adata):
+        counts = adata.X.toarray()
+        held = np.flatnonzero((adata.obs["perturbation"] == "A") & (adata.obs["cell_type"] == "B"))
+        counts[held[:2]] = counts[0]
+        adata.X = sp.csr_matrix(counts)
+        return adata
+
+    names = [f"cell{i // 2 if i < 20 else i}" for i in range(96)]
+    split = split_cells(made(edit=copied, names=names), [TEST_A_IN_B, VALIDATION], seed=0)
+    whole = find_leaks(split)
+    assert [leak.split(" ", 1)[0] for leak in whole] == ["20", "2"]
+    monkeypatch.setattr(audit, "_CHUNK", 7)
+    monkeypatch.setattr(audit, "_AT_ONCE", 11)
+    in_pieces = find_leaks(split)
+    assert [leak.split(", such as")[0] for leak in in_pieces] == [leak.split(", such as")[0] for leak in whole]
