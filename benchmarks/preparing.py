@@ -2,8 +2,8 @@
 
     python benchmarks/preparing.py --cells 2000000 --cells 500000
 
-Writes a data set of sparse counts in 4 .h5ad files (2,000 genes, about 10 % filled, 400 perturbations and a control,
-10 cell types, 8 assay batches, cells in random order, not compressed), makes a store of it in a process of its own, and
+Writes a data set of sparse counts in 4 .h5ad files (2,000 genes, about 10 % filled, 200 perturbations and a control,
+5 cell types, 4 assay batches, cells in random order, not compressed), makes a store of it in a process of its own, and
 measures that process: its peak resident set, which includes Python and its libraries, and its time. Twice as much
 memory for four times as many cells would be a fault. Results: benchmarks/results/preparing.json and preparing.md."""
 
@@ -24,7 +24,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 N_FILES, N_GENES, FILLED = 4, 2000, 0.1
-LABELS = {"perturbation": 401, "cell_type": 10, "assay_batch": 8}
+LABELS = {"perturbation": 201, "cell_type": 5, "assay_batch": 4}
 ROWS = 20_000
 
 

@@ -202,7 +202,7 @@ def test_predict_takes_one_condition_or_a_part_of_the_split(cli, screen, tmp_pat
     assert cli(*base, tmp_path / "test.h5ad", "--part", "test") == (0, "", "")
     assert set(read_h5ad(tmp_path / "test.h5ad").obs["perturbation"]) == {"control", "stimulus_1"}
     assert cli(*base, tmp_path / "none.h5ad").refused("conditions come from a CSV file, from --perturbation or from")
-    assert cli(*base, tmp_path / "x.h5ad", "--part", "tset").refused("there is no part 'tset'")
+    assert cli(*base, tmp_path / "x.h5ad", "--part", "tset").refused("'tset' is not a held-out part")
     assert files_under(tmp_path) == ["one.h5ad", "test.h5ad"]
 
 

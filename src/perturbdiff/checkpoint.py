@@ -45,7 +45,7 @@ class Checkpoint:
         vocabularies: one for each covariate.
         recipe: of the data it was trained on.
         folder: that the recipe's files are relative to; None where the data were in memory.
-        split: hash, seed, and the conditions of each part.
+        split: hash, seed, and the conditions of each held-out part.
         history: step of these weights, validation energy.
     """
 

@@ -78,6 +78,7 @@ def test_the_table_and_the_groups_count_perturbed_cells():
     assert table.loc["test"].tolist() == [2, 2 * EACH, 0]
     assert table.loc["train", "control cells"] == 6 * EACH
     assert table["cells"].sum() == 24 * EACH
+    assert split.table(EACH - 1).loc["test", "populations"] == 4
     with pytest.raises(ValueError, match="there is no part 'tests'; choose one of train, validation, test"):
         split.rows("tests")
 

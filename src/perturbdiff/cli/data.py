@@ -80,16 +80,18 @@ def split(
     as_json: Json = False,
 ) -> None:
     """Print what a recipe holds out, and every leak found; exit status 1 on a leak."""
+    from perturbdiff.config import settings_of
     from perturbdiff.data.audit import LOOKED_FOR, find_leaks
     from perturbdiff.model import PerturbDiff
 
     screen = Screen(quiet=quiet)
     model = PerturbDiff.from_recipe(recipe)
     found = model.split(seed=seed)
+    m = settings_of(model.recipe).training.cells_per_population
     leaks = find_leaks(found)
     if as_json:
         held_out = {part: found.groups(part).to_dict(orient="records") for part in ("validation", "test")}
-        parts = found.table().reset_index().to_dict(orient="records")
+        parts = found.table(m).reset_index().to_dict(orient="records")
         facts = {
             "hash": found.hash,
             "parts": parts,
@@ -100,7 +102,7 @@ def split(
         }
         screen.out.print_json(json.dumps(facts))
     else:
-        screen.table(found.table().reset_index(), as_json=False)
+        screen.table(found.table(m).reset_index(), as_json=False)
         for part in ("validation", "test"):
             groups = found.groups(part)
             if len(groups):
@@ -121,13 +123,14 @@ def _found(leaks: list[str]) -> str:
 
 
 def _facts(plan: "Plan") -> dict[str, str]:
-    gib = 2**30
+    from perturbdiff.data.store.prepare import sized
+
     labels = ", ".join(f"{count:,} of {name}" for name, count in plan.n_labels.items())
     return {
         "cells": f"{plan.n_cells:,} in {plan.n_files:,} files",
         "conditions": f"{plan.n_runs:,} ({labels})",
         "genes": f"{plan.n_genes:,} ({', '.join(f'{count:,}' for count in dict.fromkeys(plan.file_genes))} in a file)",
-        "store": f"about {plan.store_bytes / gib:.2f} GiB",
-        "besides": f"about {plan.temporary_bytes / gib:.2f} GiB while it is made; {plan.free_bytes / gib:.0f} are free",
+        "store": f"about {sized(plan.store_bytes)}",
+        "besides": f"about {sized(plan.temporary_bytes)} while it is made; {sized(plan.free_bytes)} are free",
         "time": f"about {plan.minutes:.1f} minutes",
     } | {"note" if i == 0 else f"note {i + 1}": note for i, note in enumerate(plan.notes)}

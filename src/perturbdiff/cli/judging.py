@@ -18,7 +18,7 @@ def predict(
     perturbation: Annotated[str | None, typer.Option(help="Label of one condition.")] = None,
     cell_type: Annotated[str | None, typer.Option(help="Label of one condition.")] = None,
     assay_batch: Annotated[str | None, typer.Option(help="Label of one condition.")] = None,
-    part: Annotated[str | None, typer.Option(help="Predict all conditions of this part of the split: test.")] = None,
+    part: Annotated[str | None, typer.Option(help="Predict all conditions of this part: test, validation.")] = None,
     perturbation_column: Annotated[str | None, typer.Option(help="In place of the model's.")] = None,
     cell_type_column: Annotated[str | None, typer.Option(help="In place of the model's.")] = None,
     assay_batch_column: Annotated[str | None, typer.Option(help="In place of the model's.")] = None,

@@ -31,7 +31,7 @@ from perturbdiff.data.source import (
     name_hashes,
     thinned_note,
 )
-from perturbdiff.data.vocabulary import nearest
+from perturbdiff.data.vocabulary import columns_of, nearest
 
 PER = 1e4
 """Counts are scaled to this total before log1p."""
@@ -158,13 +158,7 @@ class Cells:
         Raises:
             ValueError: a gene is not there; the nearest is named.
         """
-        place = self.genes.get_indexer(pd.Index(genes))
-        if (place < 0).any():
-            absent = str(list(genes)[int(np.argmax(place < 0))])
-            raise ValueError(
-                f"{int((place < 0).sum())} of {len(place)} genes are not in the data, such as {absent!r}; "
-                f"{nearest(absent, self.genes)}, or align the panel to the data's genes first."
-            )
+        place = columns_of(genes, self.genes)
         values = self.values if rows is None else self.values[rows]
         if len(place) != len(self.genes) or (place != np.arange(len(place))).any():
             values = values[:, place]

@@ -24,6 +24,7 @@ from perturbdiff.data.recipe import HoldOut
 from perturbdiff.data.source import Flags, Hashes, Integers, Runs, Segments, Source, digested, mixed
 
 PARTS = ("train", "validation", "test")
+HELD_OUT = PARTS[1:]
 TRAIN, VALIDATION, TEST = range(3)
 
 _GROUPS_NEEDED = 10
@@ -80,18 +81,28 @@ class Split:
         np.add.at(n_cells, segments.run, segments.sizes)
         return n_cells
 
-    def table(self) -> pd.DataFrame:
-        """A row for each part: its groups of perturbed cells, all its cells, and its control cells among them."""
+    def table(self, cells_per_population: int | None = None) -> pd.DataFrame:
+        """A row for each part: its groups of perturbed cells, all its cells, and its control cells among them.
+
+        Where it is said how many cells a population has, also how many populations the groups make.
+        """
         control = self.source.runs.is_control
         rows = {}
         for part in PARTS:
             cells = self.cells_of_runs(part)
             rows[part] = {
                 "groups": int(((cells > 0) & ~control).sum()),
+                **_populations(cells[~control], cells_per_population),
                 "cells": int(cells.sum()),
                 "control cells": int(cells[control].sum()),
             }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
+
+
+def _populations(sizes: Integers, m: int | None) -> dict[str, int]:
+    if m is None:
+        return {}
+    return {"populations": int((-(-sizes[sizes >= _SMALLEST_GROUP] // m)).sum())}
 
 
 def split_cells(source: Source, hold_out: Sequence[HoldOut], *, seed: int) -> Split:

@@ -5,7 +5,7 @@ for "unknown, absent or dropped". The empty label is the null and is never part 
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,22 @@ def nearest(label: str, known: Iterable[str]) -> str:
     shown = ", ".join(repr(one) for one in labels[:_SHOWN])
     more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
     return f"there are {shown}{more}"
+
+
+def columns_of(panel: Sequence[str] | pd.Index, genes: pd.Index) -> npt.NDArray[np.int64]:
+    """The column of each gene of a panel among the genes of the data.
+
+    Raises:
+        ValueError: a gene is not there; the nearest is named.
+    """
+    place = genes.get_indexer(pd.Index(panel)).astype(np.int64)
+    if (place < 0).any():
+        absent = str(list(panel)[int(np.argmax(place < 0))])
+        raise ValueError(
+            f"{int((place < 0).sum())} of {len(place)} genes are not in the data, such as {absent!r}; "
+            f"{nearest(absent, genes)}, or align the panel to the data's genes first."
+        )
+    return place
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from perturbdiff.checkpoint import Checkpoint
-from perturbdiff.data.split import PARTS
+from perturbdiff.data.split import HELD_OUT
 from perturbdiff.data.vocabulary import Vocabulary, nearest
 
 COLUMNS = ["perturbation", "cell_type", "assay_batch"]
@@ -82,8 +82,8 @@ def held_out_conditions(checkpoint: Checkpoint, part: str = "test") -> pd.DataFr
     Raises:
         ValueError: there is no such part, or it is empty.
     """
-    if part not in PARTS:
-        raise ValueError(f"there is no part {part!r}; choose one of {', '.join(PARTS)}.")
+    if part not in HELD_OUT:
+        raise ValueError(f"{part!r} is not a held-out part; choose one of {', '.join(HELD_OUT)}.")
     rows = checkpoint.split["conditions"][part]
     if not rows:
         raise ValueError(

@@ -22,7 +22,7 @@ from perturbdiff.config import Settings, TrainingSettings
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.randomness import stream
 from perturbdiff.data.recipe import Recipe
-from perturbdiff.data.split import PARTS, Split
+from perturbdiff.data.split import HELD_OUT, Split
 from perturbdiff.training.callbacks import (
     AveragedWeights,
     Interruption,
@@ -39,6 +39,9 @@ from perturbdiff.training.resuming import LOGS, State, clear, identity, resumabl
 from perturbdiff.training.streams import FixedPopulations, PopulationStream, Share, check_share
 
 LOG_EVERY = 10
+MANY = 1 << 20
+"""Of so many training cells it is said that a pass over them begins."""
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -90,6 +93,8 @@ def train(
     check_share(settings.training.populations_per_batch, share)
     if launched.rank > 0:
         say = _LOG.debug
+    if split.source.moments(split.hash) is None and split.of("train").n_cells > MANY:
+        say(f"measuring the genes of {split.of('train').n_cells:,} training cells; this is one pass over them.")
     prepared = prepare(split, recipe, settings)
     for note in (*split.source.notes, *split.notes, *prepared.notes):
         say(note)
@@ -153,11 +158,11 @@ def initial(described: Checkpoint) -> Denoiser:
 
 
 def describe(split: Split) -> dict[str, Any]:
-    """What a checkpoint keeps of a split: its hash, its seed, and the conditions of each part."""
+    """What a checkpoint keeps of a split: its hash, its seed, and the conditions of each held-out part."""
     return {
         "hash": split.hash,
         "seed": split.seed,
-        "conditions": {part: split.groups(part).to_dict(orient="records") for part in PARTS},
+        "conditions": {part: split.groups(part).to_dict(orient="records") for part in HELD_OUT},
     }
 
 

@@ -307,7 +307,7 @@ def test_a_manifest_says_what_is_wrong_with_it(tmp_path):
     path = store / "manifest.json"
     found = json.loads(path.read_text())
     path.write_text(json.dumps({**found, "format": 99}))
-    with pytest.raises(ValueError, match=r"is a store of format 99, and this version reads 1; make it again"):
+    with pytest.raises(ValueError, match=r"is a store of format 99, .*reads up to 1"):
         read_manifest(store)
     path.write_text(path.read_text()[:100])
     with pytest.raises(ValueError, match=r"manifest.json' is damaged"):

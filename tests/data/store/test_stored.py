@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from perturbdiff.data.intake import read_cells
+from perturbdiff.data.moments import measure
 from perturbdiff.data.populations import Populations
 from perturbdiff.data.recipe import COVARIATES, recipe_from_mapping
 from perturbdiff.data.source import Segments
+from perturbdiff.data.split import split_cells
 from perturbdiff.data.store import buckets, parts
 from perturbdiff.data.store.layout import file_hash
 from perturbdiff.data.store.prepare import prepare_store
@@ -130,8 +132,6 @@ def test_a_prepared_store_has_the_digests_and_profiles_of_memory(folder):
     np.testing.assert_array_equal(store.profiles(0, 400)[0], cells.profiles(0, 400)[0])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
 def test_a_prepared_store_has_the_moments_of_the_training_cells_of_its_recipe(folder):
     cells, store = read_cells(recipe(), folder), Store.open(folder / "counts.prepared")
     split = split_cells(cells, (), seed=0)
@@ -140,6 +140,8 @@ def test_a_prepared_store_has_the_moments_of_the_training_cells_of_its_recipe(fo
     pd.testing.assert_frame_equal(found.to_table(), wanted.to_table(), check_exact=True)
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
 def test_a_panel_of_any_cells_is_bit_by_bit_that_of_memory(both, data):
     cells, store = both
     share = data.draw(st.sampled_from([0.004, 0.05, 0.5, 0.97, 1.0]))

@@ -90,16 +90,17 @@ class Making:
             path = self.paths[i]
             unchanged(self.folder, path)
             target = Target(self.recipe, joined.file_genes[i], joined.genes, self.suffixes[i], buckets)
-            done = []
-            with opened(path, self.recipe.expression) as found:
-                for chunk in own:
-                    self._spill(found, chunk, scans[i], joined.run_of[i], target)
-                    done.append(self.folder / SPILLS / chunk.name)
-                    yield chunk
+            done, is_folder = [], path.is_dir()
             try:
+                with opened(path, self.recipe.expression) as found:
+                    for chunk in own:
+                        self._spill(found, chunk, scans[i], joined.run_of[i], target)
+                        done.append(self.folder / SPILLS / chunk.name)
+                        yield chunk
                 unchanged(self.folder, path)
             except (ValueError, FileNotFoundError):
-                for one in done:
+                # since when a folder has changed is not known
+                for one in done if is_folder else ():
                     one.unlink()
                 raise
 

@@ -231,8 +231,18 @@ def _resident() -> int:
     return pages * resource.getpagesize()
 
 
+def sized(n_bytes: float) -> str:
+    """A number of bytes for a sentence: "1.4 GiB"."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024 or unit == "GiB":
+            break
+        n_bytes /= 1024
+    return f"{n_bytes:.3g} {unit}"
+
+
 def _summary(manifest: Manifest, out: Path) -> str:
+    n_parts = len(manifest.parts)
     return (
         f"{out.name!r} holds {manifest.n_cells:,} cells x {manifest.n_genes:,} genes in {manifest.n_runs:,} "
-        f"conditions, {len(manifest.parts)} parts and {stat_of(out)[0] / 2**30:.2f} GiB."
+        f"conditions, {n_parts} part{'s' * (n_parts > 1)} and {sized(stat_of(out)[0])}."
     )

@@ -19,7 +19,7 @@ from perturbdiff.data.source import Flags, Hashes, Integers, Loaded, Runs, Segme
 from perturbdiff.data.store.layout import GENES, MOMENTS, OBS, PARTS, RUNS
 from perturbdiff.data.store.manifest import File, Manifest, Part, check_tables, read_manifest
 from perturbdiff.data.store.parts import Parts, Rows
-from perturbdiff.data.vocabulary import nearest
+from perturbdiff.data.vocabulary import columns_of
 
 if TYPE_CHECKING:
     from perturbdiff.data.cells import Cells
@@ -137,14 +137,7 @@ class Store:
 
     def reader(self, genes: Sequence[str], segments: Segments) -> "PanelReader":  # noqa: ARG002 - of the protocol
         """See `Source`: nothing is read before it is asked for, and nothing is kept."""
-        panel = pd.Index(genes)
-        place = self.genes.get_indexer(panel)
-        if (place < 0).any():
-            absent = str(panel[int(np.argmax(place < 0))])
-            raise ValueError(
-                f"{int((place < 0).sum())} of {len(place)} genes are not in the data, such as {absent!r}; "
-                f"{nearest(absent, self.genes)}, or align the panel to the data's genes first."
-            )
+        place = columns_of(genes, self.genes)
         columns = np.full(len(self.genes), -1, dtype=np.int32)
         columns[place] = np.arange(len(place), dtype=np.int32)
         return PanelReader(self.parts, columns, len(place), has_totals=self.scale == "counts")

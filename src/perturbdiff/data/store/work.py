@@ -123,6 +123,9 @@ def publish(folder: Path, out: Path) -> None:
     """Give a finished store its name, and remove the hidden folder."""
     # were the rest to stay behind, it must not speak of parts that are no longer there
     remove(folder / RECORDS)
+    for one in (folder / STORE).glob(".*"):
+        # begun by a process that was killed
+        remove(one)
     if out.exists():
         out.replace(folder / "old")
     (folder / STORE).replace(out)

@@ -1,0 +1,83 @@
+"""The commands on data, as a user calls them: recipes, prepare, and a store in place of a recipe."""
+
+import json
+
+import pytest
+
+from perturbdiff.data.recipe import read_recipe, write_recipe
+
+
+@pytest.fixture
+def recipe(screen, tmp_path):
+    """The recipe of the screen in a folder of its own."""
+    path = tmp_path / "recipe.toml"
+    write_recipe(read_recipe(screen.recipe).model_copy(update={"files": (str(screen.data),)}), path)
+    return path
+
+
+def test_recipes_lists_prints_and_copies_the_packages_recipes(cli, tmp_path):
+    listed = cli("recipes")
+    assert listed.status == 0
+    assert "replogle-nadig" in listed.out
+    copy = tmp_path / "mine.toml"
+    printed, copied = cli("recipes", "replogle-nadig"), cli("recipes", "replogle-nadig", "--out", copy)
+    assert (printed.status, copied.status) == (0, 0)
+    assert printed.out == copy.read_text()
+    assert read_recipe(copy).name == "replogle-nadig"
+    assert cli("recipes", "replogle-nadig", "--out", copy).refused("exists already")
+    assert cli("recipes", "replogle").refused("'replogle' is none of the package's recipes; the nearest is 'repl")
+    assert cli("recipes", "--out", copy).refused("given without a recipe's name")
+
+
+def test_prepare_says_what_it_would_take_and_makes_nothing(cli, recipe):
+    before = sorted(recipe.parent.iterdir())
+    said = cli("prepare", recipe, "--out", recipe.with_name("made.store"), "--dry-run")
+    assert (said.status, said.err) == (0, "")
+    for text in ("216 in 1 files", "24 (4 of perturbation, 3 of cell_type, 2 of assay_batch)", "minutes"):
+        assert text in said.out
+    facts = json.loads(cli("prepare", recipe, "--out", recipe.with_name("made.store"), "--dry-run", "--json").out)
+    assert (facts["n_cells"], facts["n_runs"], facts["n_genes"]) == (216, 24, 40)
+    assert facts["store_bytes"] > 0
+    assert sorted(recipe.parent.iterdir()) == before
+
+
+def test_a_prepared_store_splits_and_trains_in_place_of_the_recipe(cli, recipe, tmp_path):
+    store = tmp_path / "made.store"
+    made = cli("prepare", recipe, "--out", store)
+    assert made.status == 0
+    assert "'made.store' holds 216 cells x 40 genes in 24 conditions, 1 part and " in made.err
+    assert cli("split", store).out == cli("split", recipe).out
+    runs = [tmp_path / name for name in ("from-store", "from-files")]
+    for data, run in zip((store, recipe), runs, strict=True):
+        assert cli("train", data, "--out", run, "--device", "cpu", "--quiet").status == 0
+    first, second = ((run / "model.safetensors").read_bytes() for run in runs)
+    assert first == second
+    assert read_recipe(runs[0] / "recipe.toml").files == (str(store),)
+
+
+def test_evaluation_takes_its_training_cells_from_the_store_of_a_run(cli, recipe, screen, predicted, tmp_path):
+    store, run = tmp_path / "made.store", tmp_path / "run"
+    assert cli("prepare", recipe, "--out", store, "--quiet").status == 0
+    assert cli("train", store, "--out", run, "--device", "cpu", "--quiet").status == 0
+    tables = []
+    for i, source in enumerate((run, screen.run)):
+        ended = cli("evaluate", predicted, screen.data, "--run", source, "--out", tmp_path / f"eval-{i}", "--json")
+        assert ended.status == 0
+        tables.append(json.loads(ended.out))
+    for one, other in zip(*tables, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            assert value == (other[name] if not isinstance(value, float) else pytest.approx(other[name], rel=1e-5))
+
+
+def test_what_prepare_cannot_do_is_one_sentence(cli, recipe, tmp_path):
+    store = tmp_path / "made.store"
+    assert cli("prepare", recipe, "--out", store, "--memory", "0.1").refused("0.10 GiB of memory is too little")
+    assert cli("prepare", recipe, "--out", store, "--json").refused("--json prints the plan of --dry-run")
+    assert cli("prepare", tmp_path / "absent.toml", "--out", store).refused("there is no recipe file")
+    assert cli("prepare", recipe, "--out", store, "--quiet").status == 0
+    assert cli("prepare", recipe, "--out", store).refused("exists already; choose another name, or give --overwrite")
+    assert cli("prepare", recipe, "--out", store, "--overwrite", "--quiet").status == 0
+    (store / "runs.parquet").write_bytes(b"damaged")
+    assert cli("split", store).refused("runs.parquet' is missing or is not what was written; make the store again")
+    assert list(tmp_path.glob(".*")) == []
