@@ -133,10 +133,12 @@ class Cells:
         place[self.order] = np.arange(self.n_cells)
         return Segments.of(self.runs, np.sort(place[rows]))
 
-    def reader(self, genes: Sequence[str], segments: Segments) -> "Held":
+    def reader(self, genes: Sequence[str], segments: Segments, scale: float = 1.0) -> "Held":
         """See `Source`: the panel of these stretches, made once and held in memory."""
         positions = segments.positions()
-        return Held(Loaded(positions, self.log_expression(genes, self.order[positions])))
+        expression = self.log_expression(genes, self.order[positions])
+        expression.data /= np.float32(scale)
+        return Held(Loaded(positions, expression))
 
     @cached_property
     def _hashes(self) -> Hashes:

@@ -136,10 +136,10 @@ class Aligned:
         """All else is as in the source."""
         return getattr(self.source, name)
 
-    def reader(self, genes: Sequence[str], segments: Segments) -> Reader:
+    def reader(self, genes: Sequence[str], segments: Segments, scale: float = 1.0) -> Reader:
         """A reader of the panel; `genes` must be of it."""
         there = pd.Index(genes).isin(self.genes[self.present])
-        inner = self.source.reader([gene for gene, known in zip(genes, there, strict=True) if known], segments)
+        inner = self.source.reader([gene for gene, known in zip(genes, there, strict=True) if known], segments, scale)
         return _Widened(inner, np.flatnonzero(there).astype(np.int64), len(genes))
 
 

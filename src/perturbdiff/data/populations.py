@@ -87,7 +87,7 @@ class Populations:
         conditions: vocabulary indices of each group [groups, 3].
         left_out: how many groups of a single cell are never drawn.
         notes: sentences for the user: controls from other assay batches, groups left out.
-        reader: of the panel.
+        reader: of the panel, in units of the scale.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Populations:
         self._control_conditions = drawn
         self._length = int(self._blocks.n_populations.sum()) + self._n_control
         self.notes = (*_left_out_note(self.left_out), *pool_notes)
-        self.reader = source.reader(genes, self.groups.segments.union(control))
+        self.reader = source.reader(genes, self.groups.segments.union(control), scale)
         fits = 0 < control.n_cells * source.bytes_per_cell <= held
         self._held = (self.reader.load(control.positions()),) if fits else ()
 
@@ -211,13 +211,15 @@ class Populations:
         (None where all are full) marks false. `loaded` is what `load` gave, for these populations and others; it is
         called when absent.
         """
-        parts = (*self._held, *([self.load(draws)] if loaded is None else loaded))
+        parts = (*([self.load(draws)] if loaded is None else loaded), *self._held)
         lengths = np.array([len(draw.rows) for draw in draws])
         exists = np.arange(self.cells_per_population) < lengths[:, None]
         paired = [self._paired(draw, parts) for draw in draws]
+        there = np.stack([exists, exists & (not self._marginal)])
+        perturbed, control = self._dense([*(draw.rows for draw in draws), *paired], there, parts)
         return PopulationBatch(
-            perturbed=self._dense([draw.rows for draw in draws], exists, parts),
-            control=self._dense(paired, exists, parts),
+            perturbed=perturbed,
+            control=control,
             mask=None if exists.all() else torch.from_numpy(exists),
             condition=Condition(*torch.tensor([draw.condition for draw in draws], dtype=torch.int64).T.contiguous()),
             key=torch.tensor([draw.key for draw in draws], dtype=torch.int64),
@@ -227,19 +229,25 @@ class Populations:
         if self._marginal or self.pairing not in {"nearest", "optimal_transport"}:
             return draw.control_rows
         pair = nearest_controls if self.pairing == "nearest" else transported_controls
-        perturbed, controls = (gathered(parts, rows).toarray() for rows in (draw.rows, draw.control_rows))
-        return draw.control_rows[pair(perturbed, controls)]
+        both = [
+            np.concatenate([rows.toarray() for _, rows in gathered(parts, positions)])
+            for positions in (draw.rows, draw.control_rows)
+        ]
+        return draw.control_rows[pair(*both)]
 
     def _dense(self, populations: list[Integers], exists: Flags, parts: Sequence[Loaded]) -> torch.Tensor:
-        padded = np.zeros((exists.size, self.n_genes), dtype=np.float32)
-        rows = np.concatenate(populations)
-        if len(rows):
-            chosen = gathered(parts, rows)
-            # cells that are not there are rows without values
-            ends = np.zeros(exists.size, dtype=chosen.indptr.dtype)
-            ends[exists.ravel()] = np.diff(chosen.indptr)
-            slots = (chosen.data / np.float32(self.scale), chosen.indices, np.append(0, np.cumsum(ends)))
-            sp.csr_matrix(slots, shape=padded.shape, copy=False).toarray(out=padded)
+        """The cells of populations, one after the other, where `exists` [...] says; zeros elsewhere [..., genes]."""
+        padded = (np.empty if exists.all() else np.zeros)((exists.size, self.n_genes), dtype=np.float32)
+        place = np.flatnonzero(exists)
+        for which, chosen in gathered(parts, np.concatenate(populations)):
+            if chosen.shape[0]:
+                own = place[which] - place[which.start]
+                # cells that are not there are rows without values
+                ends = np.zeros(own[-1] + 2, dtype=chosen.indptr.dtype)
+                ends[1:][own] = np.diff(chosen.indptr)
+                slots = (chosen.data, chosen.indices, np.cumsum(ends, out=ends))
+                rows = padded[place[which.start] : place[which.start] + len(ends) - 1]
+                sp.csr_matrix(slots, shape=rows.shape, copy=False).toarray(out=rows)
         return torch.from_numpy(padded.reshape(*exists.shape, self.n_genes))
 
     def _draw(self, epoch: int, slab: int, blocks: Integers, first: int) -> list[Draw]:

@@ -7,19 +7,21 @@ wherever they are kept. A *position* is an index into that order. Whoever draws 
 cells in memory and a store give the same populations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import scipy.sparse as sp
 
 from perturbdiff.data.recipe import COVARIATES
 
 if TYPE_CHECKING:
+    import scipy.sparse as sp
+
     from perturbdiff.data.cells import Cells
     from perturbdiff.data.moments import Moments
 
@@ -178,7 +180,7 @@ def thinned_note(segments: Segments, some: Segments) -> tuple[str, ...]:
 
 
 class Loaded(NamedTuple):
-    """Expression of some cells: log1p counts per 10^4 of a panel.
+    """Expression of some cells: log1p counts per 10^4 of a panel, divided by the scale of their reader.
 
     Attributes:
         positions: of the rows, ascending, each once.
@@ -194,22 +196,22 @@ class Loaded(NamedTuple):
         return found
 
 
-def gathered(parts: Sequence[Loaded], positions: Integers) -> "sp.csr_matrix[np.float32]":
-    """The rows of these positions, in their order, out of several readings that together have them."""
+def gathered(parts: Sequence[Loaded], positions: Integers) -> "Iterator[tuple[slice, sp.csr_matrix[np.float32]]]":
+    """The rows of these positions, in their order, out of several readings that together have them.
+
+    Yields which of the positions come next, and their rows; neighbours that lie in one reading come together.
+    """
     if len(parts) == 1:
-        return parts[0].rows(positions)
+        yield slice(0, len(positions)), parts[0].rows(positions)
+        return
     where = np.full(len(positions), -1)
     for i, part in enumerate(parts):
         if len(part.positions):
             at = np.minimum(np.searchsorted(part.positions, positions), len(part.positions) - 1)
             where[(where < 0) & (part.positions[at] == positions)] = i
-    used = [i for i in range(len(parts)) if (where == i).any()]
-    stacked = [parts[i].rows(positions[where == i]) for i in used]
-    if len(stacked) == 1:
-        return stacked[0]
-    back = np.argsort(np.concatenate([np.flatnonzero(where == i) for i in used]), kind="stable")
-    joined: sp.csr_matrix[np.float32] = sp.vstack(stacked, format="csr")[back]
-    return joined
+    edges = np.append(np.flatnonzero(np.diff(where, prepend=-1)), len(where)).tolist()
+    for first, last in pairwise(edges):
+        yield slice(first, last), parts[where[first]].rows(positions[first:last])
 
 
 class Reader(Protocol):
@@ -274,8 +276,8 @@ class Source(Protocol):
         """The cells of these stretches; of more than `at_most` an even share of every stretch, and a note says so."""
         ...
 
-    def reader(self, genes: Sequence[str], segments: Segments) -> Reader:
-        """A reader of these stretches.
+    def reader(self, genes: Sequence[str], segments: Segments, scale: float = 1.0) -> Reader:
+        """A reader of these stretches; what it reads is divided by `scale`.
 
         Raises:
             ValueError: a gene is not there; the nearest is named.

@@ -130,11 +130,11 @@ def mean_shifts(prepared: Prepared) -> FloatTable:
     means = _sums(populations, control, np.repeat(np.arange(len(pools)), beside), len(pools)) / beside[:, None]
     sums -= sp.csr_matrix((taken.astype(np.float64), (label, pool.ravel())), shape=(n_labels, len(pools))) @ means
     weights = np.bincount(label, weights=taken, minlength=n_labels)
-    return (sums / np.maximum(weights, 1)[:, None] / prepared.scale).astype(np.float32)
+    return (sums / np.maximum(weights, 1)[:, None]).astype(np.float32)
 
 
 def _sums(populations: Populations, rows: Integers, owner: Integers, n_owners: int) -> npt.NDArray[np.float64]:
-    """The sum of the cells of each owner [owners, genes], log1p counts per 10^4."""
+    """The sum of the cells of each owner [owners, genes], in units of the scale."""
     sums = np.zeros((n_owners, populations.n_genes))
     for first in range(0, len(rows), SLAB * BLOCK):
         some, own = rows[first : first + SLAB * BLOCK], owner[first : first + SLAB * BLOCK]

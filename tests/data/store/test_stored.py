@@ -343,11 +343,14 @@ def test_a_missing_part_is_refused_at_once(own):
 
 
 @pytest.mark.parametrize("name", ["X/data", "X/indices", "X/indptr", "obs/total_counts"])
-@pytest.mark.parametrize("how", ["file absent", "array absent", "file cut"])
+@pytest.mark.parametrize("how", ["file absent", "array absent", "array of another part", "file cut"])
 def test_reading_a_damaged_part_is_refused_and_names_it(own, name, how):
     array = own / "parts" / "00001.zarr" / name
     if how == "array absent":
         shutil.rmtree(array)
+    elif how == "array of another part":
+        shutil.rmtree(array)
+        shutil.copytree(own / "parts" / "00000.zarr" / name, array)
     elif how == "file absent":
         (array / "c" / "0").unlink()
     else:

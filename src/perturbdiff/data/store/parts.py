@@ -179,9 +179,8 @@ class Parts:
         """Read a part and compare its contents, with these columns of obs, with what was written."""
         part = self.parts[number]
         try:
-            sizes = [("X/data", part.n_values), ("X/indices", part.n_values), ("X/indptr", part.stop - part.start + 1)]
-            sizes += [(f"obs/{name}", part.stop - part.start) for name in columns]
-            arrays = self._read([(number, name, np.array([0]), np.array([size])) for name, size in sizes])
+            names = ["X/data", "X/indices", "X/indptr", *(f"obs/{name}" for name in columns)]
+            arrays = self._read([(number, name, np.array([0]), np.array([self._size(number, name)])) for name in names])
             arrays.insert(3, np.asarray(self._texts(number)[:], dtype=object))
         except _DAMAGE:
             return False
@@ -219,11 +218,19 @@ class Parts:
         with self._opening:
             if (number, name) not in self._opened:
                 path = self.folder / self.parts[number].name / name
-                array = open_array(path)
+                array, size = open_array(path), self._size(number, name)
+                if array.shape != (size,):
+                    raise OSError(f"its shape is {array.shape} instead of {(size,)}")
                 if self._must_be_whole(number, name) and (absent := n_missing(array, path)):
                     raise OSError(f"{absent} of its files are missing")
                 self._opened[number, name] = array
             return self._opened[number, name]
+
+    def _size(self, number: int, name: str) -> int:
+        part = self.parts[number]
+        if name.startswith("obs/"):
+            return part.stop - part.start
+        return part.stop - part.start + 1 if name == "X/indptr" else part.n_values
 
     def _must_be_whole(self, number: int, name: str) -> bool:
         """Whether an array cannot be all zeros for long, for zeros may have no file; names of files and genes may."""

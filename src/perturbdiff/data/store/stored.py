@@ -135,12 +135,17 @@ class Store:
         """See `Source`: positions."""
         return segments.positions()
 
-    def reader(self, genes: Sequence[str], segments: Segments) -> "PanelReader":  # noqa: ARG002 - of the protocol
+    def reader(
+        self,
+        genes: Sequence[str],
+        segments: Segments,  # noqa: ARG002 - of the protocol
+        scale: float = 1.0,
+    ) -> "PanelReader":
         """See `Source`: nothing is read before it is asked for, and nothing is kept."""
         place = columns_of(genes, self.genes)
         columns = np.full(len(self.genes), -1, dtype=np.int32)
         columns[place] = np.arange(len(place), dtype=np.int32)
-        return PanelReader(self.parts, columns, len(place), has_totals=self.scale == "counts")
+        return PanelReader(self.parts, columns, len(place), has_totals=self.scale == "counts", scale=scale)
 
     def in_memory(self, segments: Segments, at_most: int | None = None) -> "Cells":
         """See `Source`; in the order of the store."""
@@ -215,26 +220,38 @@ class PanelReader:
         columns: the column of each gene of the store, -1 where it is not in the panel.
         n_columns: genes of the panel.
         has_totals: whether the values are counts, beside which stand the totals of the cells.
+        scale: what log1p counts per 10^4 are divided by.
     """
 
     parts: Parts
     columns: npt.NDArray[np.int32]
     n_columns: int
     has_totals: bool
+    scale: float = 1.0
 
     def load(self, positions: Integers) -> Loaded:
         """These positions, ascending, each given once; genes ascend within a cell."""
         import scipy.sparse as sp
 
         stretches = self.parts.stretches(positions)
-        found = [self._restricted(rows) for rows in self.parts.rows(stretches, self.parts.extent(stretches))]
-        data = np.concatenate([np.zeros(0, dtype=np.float32), *(one[0] for one in found)])
-        indices = np.concatenate([np.zeros(0, dtype=np.int32), *(one[1] for one in found)])
-        lengths = np.concatenate([np.zeros(0, dtype=np.int64), *(one[2] for one in found)])
-        if self.has_totals:
-            _to_log1p(data, lengths, self.parts.column("total_counts", stretches))
+        extent = self.parts.extent(stretches)
+        totals = self.parts.column("total_counts", stretches) if self.has_totals else None
+        # as much as there can be; what is not filled takes no memory
+        room = int(extent.lengths.sum())
+        data, indices = np.empty(room, dtype=np.float32), np.empty(room, dtype=np.int32)
+        lengths, filled, n_cells = [np.zeros(0, dtype=np.int64)], 0, 0
+        for rows in self.parts.rows(stretches, extent):
+            kept = self._restrict(rows, data[filled:], indices[filled:])
+            values = data[filled : filled + int(kept.sum())]
+            if totals is not None:
+                _to_log1p(values, kept, totals[n_cells : n_cells + len(kept)])
+            lengths.append(kept)
+            filled, n_cells = filled + len(values), n_cells + len(kept)
+        data, indices = data[:filled], indices[:filled]
+        data /= np.float32(self.scale)
+        indptr = np.append(0, np.cumsum(np.concatenate(lengths)))
         kind: Any = np.int32 if len(data) <= np.iinfo(np.int32).max else np.int64
-        arrays: Any = (data, indices.astype(kind, copy=False), np.append(0, np.cumsum(lengths)).astype(kind))
+        arrays: Any = (data, indices.astype(kind, copy=False), indptr.astype(kind))
         matrix: sp.csr_matrix[np.float32] = sp.csr_matrix(arrays, shape=(len(positions), self.n_columns), copy=False)
         if not self._is_ascending:
             matrix.sort_indices()
@@ -253,18 +270,20 @@ class PanelReader:
     def _is_everything(self) -> bool:
         return self._is_ascending and bool(self._in_panel.all())
 
-    def _restricted(self, rows: Rows) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], Integers]:
-        """The panel's values of the cells asked for: values, columns, and how many each cell has."""
+    def _restrict(self, rows: Rows, data: npt.NDArray[np.float32], indices: npt.NDArray[np.int32]) -> Integers:
+        """Put the panel's values of the cells asked for where there is room, and give the lengths of their rows."""
         if self._is_everything and rows.asked.all():
-            return rows.data.astype(np.float32), rows.indices, rows.lengths
+            data[: len(rows.data)], indices[: len(rows.data)] = rows.data, rows.indices
+            return rows.lengths
         kept = self._in_panel.take(rows.indices)
         if not rows.asked.all():
             kept &= np.repeat(rows.asked, rows.lengths)
-        # positions of what is kept: several times as fast as a mask
+        # places of what is kept: several times as fast as a mask
         place = np.flatnonzero(kept)
+        data[: len(place)] = rows.data.take(place)
+        self.columns.take(rows.indices.take(place), out=indices[: len(place)], mode="clip")
         ends = np.searchsorted(place, np.cumsum(rows.lengths))
-        lengths = np.diff(ends, prepend=0)[rows.asked]
-        return rows.data.take(place).astype(np.float32), self.columns.take(rows.indices.take(place)), lengths
+        return np.diff(ends, prepend=0)[rows.asked]
 
 
 def _to_log1p(counts: npt.NDArray[np.float32], lengths: Integers, totals: npt.NDArray[np.float64]) -> None:
