@@ -64,7 +64,7 @@ def one_seed(data: Path, seed: int, samplers: dict[str, dict[str, int]]) -> tupl
     model.train(seed=seed, device="cpu", show_progress=False)
     seconds = time.perf_counter() - start
     split = model.split(seed=seed)
-    training, observed = model.cells.take(split.rows("train")), model.cells
+    training, observed = model.source.take(split.rows("train")), model.source
     names = {"perturbdiff": {}, **{f"perturbdiff, {name}": settings for name, settings in samplers.items()}}
     predicted = {name: as_many_as_observed(model, observed, seed, settings) for name, settings in names.items()}
     panel = list(model.trained.genes)

@@ -52,7 +52,8 @@ class Plan:
     """What making a store would take.
 
     Attributes:
-        n_files, n_cells, n_runs, n_genes: what it would hold.
+        n_files: that it would be made of.
+        n_cells: that it would hold; `n_runs` conditions and `n_genes` genes likewise.
         n_labels: how many labels of each covariate.
         file_genes: how many genes each file has.
         temporary_bytes: on disk while it is made, besides the store itself.
