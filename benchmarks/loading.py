@@ -434,8 +434,8 @@ def main() -> None:
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "loading.md").write_text(
         f"# Reading populations from a store\n\n{machine}; {manifest['n_cells']:,} cells, "
-        f"{manifest['n_genes']:,} genes, {manifest['n_values']:,} values, {manifest['n_runs']:,} conditions; medians of "
-        f"{arguments.rounds} rounds.\n\n"
+        f"{manifest['n_genes']:,} genes, {manifest['n_values']:,} values, {manifest['n_runs']:,} conditions; "
+        f"medians of {arguments.rounds} rounds.\n\n"
         f"{text}\n"
     )
     content = {"machine": machine, "reading": found, "opening": opened, "drawing": drawn}

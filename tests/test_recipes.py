@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from perturbdiff.data.audit import find_leaks
+from perturbdiff.data.catalogue import names, path
 from perturbdiff.data.dosage import treatment_of, without_dose
 from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.library import names, path
 from perturbdiff.data.recipe import COVARIATES, read_recipe, write_recipe
 from perturbdiff.data.split import split_cells
 

@@ -22,7 +22,7 @@ def recipes(
     overwrite: Overwrite = False,
 ) -> None:
     """List the recipes that come with the package, print one, or copy it beside your data."""
-    from perturbdiff.data import library
+    from perturbdiff.data import catalogue
     from perturbdiff.data.export import check_writable, whole_file
     from perturbdiff.data.recipe import read_recipe
 
@@ -30,10 +30,10 @@ def recipes(
     if name is None:
         if out is not None:
             raise ValueError(f"--out {str(out)!r} is given without a recipe's name; name one of those that are listed.")
-        table = pd.DataFrame([(known, read_recipe(library.path(known)).about) for known in library.names()])
+        table = pd.DataFrame([(known, read_recipe(catalogue.path(known)).about) for known in catalogue.names()])
         screen.table(table.set_axis(["name", "about"], axis=1), as_json=False)
         return
-    text = library.path(name).read_text(encoding="utf-8")
+    text = catalogue.path(name).read_text(encoding="utf-8")
     if out is None:
         screen.out.print(text, markup=False, end="")
         return

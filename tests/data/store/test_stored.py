@@ -2,6 +2,7 @@ import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import anndata
 import numpy as np
@@ -18,7 +19,7 @@ from perturbdiff.data.recipe import COVARIATES, recipe_from_mapping
 from perturbdiff.data.source import Segments
 from perturbdiff.data.split import split_cells
 from perturbdiff.data.store import buckets, parts
-from perturbdiff.data.store.layout import file_hash
+from perturbdiff.data.store.layout import CHUNK, file_hash
 from perturbdiff.data.store.prepare import prepare_store
 from perturbdiff.data.store.stored import Store
 from perturbdiff.data.vocabulary import Vocabulary
@@ -186,6 +187,28 @@ def test_log1p_does_not_depend_on_where_in_a_reading_a_value_stands(tmp_path, by
     for start in range(0, 300, 7):
         positions = np.arange(start, min(300, start + 1 + start % 13))
         assert_same_bits(reader.load(positions).matrix, whole[positions])
+
+
+def test_near_cells_are_read_as_one_range_and_far_ones_are_not_read_between(folder):
+    store = Store.open(folder / "counts.by_hand")
+    positions = np.array([3, 4, 8, 9, 30, 31, *range(95, 140)])
+    found = replace(store.parts, gap=4).stretches(positions)
+    # parts of 100 cells; ranges of at most 16
+    assert list(zip(*(one.tolist() for one in found[:3]), strict=True)) == [
+        (0, 3, 10),
+        (0, 30, 32),
+        (0, 95, 100),
+        (1, 0, 16),
+        (1, 16, 32),
+        (1, 32, 40),
+    ]
+    assert found.asked.tolist() == [True] * 2 + [False] * 3 + [True] * 49
+
+
+def test_ranges_near_enough_to_share_a_chunk_count_as_near(folder, monkeypatch):
+    monkeypatch.undo()
+    parts_of = Store.open(folder / "counts.by_hand")
+    assert parts_of.parts.gap == CHUNK * parts_of.n_cells // parts_of.n_values
 
 
 def test_no_cells_are_read_as_no_cells(both):
