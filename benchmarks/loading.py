@@ -13,7 +13,8 @@ second of
 - sequential: all arrays of X from end to end, by zarr as it comes ("zarr"), by zarr with zarrs' codecs ("zarrs"), and
   by the latter with log1p and dense cells made of it ("dense").
 
-"cold" is after the store's files were dropped from the page cache; the bytes read from the disk are recorded. Beside
+"cold" is after the store's files were dropped from the page cache, "warm" after all files that are to be read were
+brought into it; the bytes read from the disk are recorded. Beside
 them: opening a store of 1,000,000 conditions, and the time to draw a slab of populations (none of them read) against
 the number of cells. Results: benchmarks/results/loading.json and loading.md."""
 
@@ -61,6 +62,16 @@ def drop(folder: Path) -> None:
             handle = os.open(path, os.O_RDONLY)
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(handle)
+
+
+def warm(paths: list[Path]) -> None:
+    """Bring files, and those of folders, into the page cache."""
+    for path in paths:
+        for one in path.rglob("*") if path.is_dir() else [path]:
+            if one.is_file():
+                with one.open("rb") as file:
+                    while file.read(1 << 24):
+                        pass
 
 
 def timed(steps: Iterator[int], seconds: float) -> dict[str, Any]:
@@ -339,6 +350,8 @@ def measure(store: Path, sources: list[Path], seconds: float, rounds: int) -> di
         for name, cold, arguments in todo:
             if cold:
                 drop(store)
+            else:
+                warm(sources if name.startswith("rows") else [store])
             one = call(*arguments)
             found.setdefault(name, []).append(one)
             print(name, round(one["cells"] / one["seconds"]), one, flush=True)

@@ -116,9 +116,7 @@ def test_processes_share_out_a_mixture_too(members):
 def test_an_aligned_source_tells_which_genes_it_has(sources):
     aligned = Aligned.to(sources[0], PANEL)
     assert aligned.present.tolist() == [gene in sources[0].genes for gene in PANEL]
-    with pytest.raises(
-        ValueError, match="none of the panel's 2 genes, such as 'ENSG1', is in the data"
-    ):
+    with pytest.raises(ValueError, match="none of the panel's 2 genes, such as 'ENSG1', is in the data"):
         Aligned.to(sources[0], ["ENSG1", "ENSG2"])
 
 
