@@ -4,8 +4,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import anndata
+if TYPE_CHECKING:
+    import anndata
 
 
 @contextmanager
@@ -38,7 +40,7 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         ) from None
 
 
-def write_h5ad(adata: anndata.AnnData, path: Path) -> None:
+def write_h5ad(adata: "anndata.AnnData", path: Path) -> None:
     """Write a compressed .h5ad, whole or not at all."""
     with whole_file(path) as partial:
         adata.write_h5ad(partial, compression="gzip")
