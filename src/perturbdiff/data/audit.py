@@ -50,11 +50,7 @@ def find_leaks(split: Split) -> list[str]:
 
 def _chunks(segments: Segments) -> Iterator[tuple[int, int]]:
     """Stretches of positions of bounded length, neighbours joined."""
-    if not len(segments):
-        return
-    breaks = np.flatnonzero(segments.start[1:] != segments.stop[:-1]) + 1
-    starts, stops = segments.start[np.append(0, breaks)], segments.stop[np.append(breaks, len(segments)) - 1]
-    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+    for start, stop in segments.spans():
         yield from ((at, min(at + _CHUNK, stop)) for at in range(start, stop, _CHUNK))
 
 

@@ -22,15 +22,17 @@ from perturbdiff.data.joining import (
     labels_below,
 )
 from perturbdiff.data.reading import (
+    check_control_label,
     check_label_texts,
+    check_totals_fit,
     check_values,
     column_of,
     expression_of,
+    missing_labels,
     read_anndata,
     total_counts_of,
 )
 from perturbdiff.data.recipe import COVARIATES, Columns, Expression, Match, Recipe
-from perturbdiff.data.vocabulary import nearest
 
 
 def cells_from_anndata(
@@ -73,14 +75,10 @@ def _load(adata: anndata.AnnData, columns: Columns, expression: Expression, sour
     values, genes = expression_of(adata, expression, source)
     labels = pd.DataFrame({key: _labels(adata, getattr(columns, key), key, source) for key in COVARIATES})
     check_values(values, expression.scale, source)
+    check_totals_fit(columns, expression.scale, source)
     totals = None
     if expression.scale == "counts":
         totals = total_counts_of(adata, values, columns.total_counts, source)
-    elif columns.total_counts is not None:
-        raise ValueError(
-            f'columns.total_counts = {columns.total_counts!r} goes with scale = "counts", and the scale of {source} '
-            'is "log1p", already per 10^4; leave it out.'
-        )
     names = pd.Index(adata.obs_names.astype(str), name=None)
     return Cells(values, expression.scale, totals, genes, names, labels, control=None)
 
@@ -95,11 +93,7 @@ def _labels(adata: anndata.AnnData, column: str | None, key: str, source: str) -
     if len(texts):
         missing |= np.array([not text.strip() for text in texts])[codes]
     if missing.any():
-        raise ValueError(
-            f"column {column!r} of {source} has no label for {int(missing.sum())} cells, such as "
-            f"{adata.obs_names[int(np.argmax(missing))]!r}, and every cell needs one; fill in the labels or remove "
-            "these cells."
-        )
+        raise missing_labels(column, source, int(missing.sum()), adata.obs_names[int(np.argmax(missing))])
     check_label_texts(texts, column, source)
     known = sorted(set(texts))
     place = pd.Index(known, dtype=str)
@@ -126,12 +120,7 @@ def _control(cells: Cells, columns: Columns, control: str | None) -> str | None:
             f"control = {control!r} and columns.perturbation = {columns.perturbation!r} belong together; "
             "give both or neither."
         )
-    known = cells.labels["perturbation"].cat.categories
-    if control is not None and control not in known:
-        raise ValueError(
-            f"no cell has the control label {control!r} in column {columns.perturbation!r}; "
-            f"{nearest(control, known)}; set control to the label of the control cells."
-        )
+    check_control_label(control, cells.labels["perturbation"].cat.categories, columns.perturbation)
     return control
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from perturbdiff.data.files import find_hole, is_store
-from perturbdiff.data.recipe import Expression, control_character
+from perturbdiff.data.recipe import Columns, Expression, control_character
 from perturbdiff.data.vocabulary import nearest
 
 type Matrix = sp.csr_matrix[Any] | sp.csr_array[Any, Any] | npt.NDArray[Any]
@@ -196,6 +196,40 @@ def total_counts_of(adata: anndata.AnnData, values: Matrix, column: str | None, 
             f"the file's genes alone sum to {sums[i]:g}; name the column with totals over all genes, in counts."
         )
     return totals
+
+
+def check_control_label(control: str | None, known: pd.Index, column: str | None) -> None:
+    """Refuse a label of control cells that no cell has; None is no label.
+
+    Raises:
+        ValueError: naming the nearest label.
+    """
+    if control is not None and control not in known:
+        raise ValueError(
+            f"no cell has the control label {control!r} in column {column!r}; "
+            f"{nearest(control, known)}; set control to the label of the control cells."
+        )
+
+
+def check_totals_fit(columns: Columns, scale: Scale, source: str) -> None:
+    """Refuse total counts beside values that are log1p counts per 10^4 already.
+
+    Raises:
+        ValueError: both are declared.
+    """
+    if scale == "log1p" and columns.total_counts is not None:
+        raise ValueError(
+            f'columns.total_counts = {columns.total_counts!r} goes with scale = "counts", and the scale of {source} '
+            'is "log1p", already per 10^4; leave it out.'
+        )
+
+
+def missing_labels(column: str, source: str, n_cells: int, example: str) -> ValueError:
+    """The error of a column that has no label for some cells."""
+    return ValueError(
+        f"column {column!r} of {source} has no label for {n_cells} cells, such as {example!r}, and every cell needs "
+        "one; fill in the labels or remove these cells."
+    )
 
 
 def column_of(table: pd.DataFrame, column: str, key: str, source: str) -> "pd.Series[Any]":

@@ -155,6 +155,13 @@ class Segments:
         order = np.argsort(start, kind="stable")
         return Segments(run[order], start[order], stop[order])
 
+    def spans(self) -> "Iterator[tuple[int, int]]":
+        """The stretches as start and stop, neighbours joined: what can be read in one go."""
+        ends = np.ones(len(self), dtype=bool)
+        ends[:-1] = self.start[1:] != self.stop[:-1]
+        begins = np.roll(ends, 1)
+        yield from zip(self.start[begins].tolist(), self.stop[ends].tolist(), strict=True)
+
     def thinned(self, at_most: int | None) -> "Segments":
         """About so many cells at most: an even share of every stretch, its first cells, which are random ones."""
         if at_most is None or self.n_cells <= at_most:

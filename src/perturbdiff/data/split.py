@@ -274,11 +274,7 @@ def _segments(source: Source, part: Parts, shared: Flags, rings: list[tuple[Flag
 
 def _hashes(source: Source, segments: Segments) -> Hashes:
     """The hashes of the names of some stretches' cells, in their order."""
-    # whole neighbouring stretches are read at once
-    breaks = np.flatnonzero(segments.start[1:] != segments.stop[:-1]) + 1
-    starts = segments.start[np.append(0, breaks)].tolist()
-    stops = segments.stop[np.append(breaks, len(segments)) - 1].tolist()
-    return np.concatenate([source.hashes(start, stop) for start, stop in zip(starts, stops, strict=True)])
+    return np.concatenate([source.hashes(start, stop) for start, stop in segments.spans()])
 
 
 def _hash(source: Source, segments: Segments, part: Parts) -> str:

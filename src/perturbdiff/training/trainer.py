@@ -93,8 +93,9 @@ def train(
     check_share(settings.training.populations_per_batch, share)
     if launched.rank > 0:
         say = _LOG.debug
-    if split.source.moments(split.hash) is None and split.of("train").n_cells > MANY:
-        say(f"measuring the genes of {split.of('train').n_cells:,} training cells; this is one pass over them.")
+    n_cells = split.of("train").n_cells
+    if n_cells > MANY and split.source.moments(split.hash) is None:
+        say(f"measuring the genes of {n_cells:,} training cells; this is one pass over them.")
     prepared = prepare(split, recipe, settings)
     for note in (*split.source.notes, *split.notes, *prepared.notes):
         say(note)

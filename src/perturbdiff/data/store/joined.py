@@ -11,13 +11,13 @@ import pandas as pd
 
 from perturbdiff.data.cells import matches
 from perturbdiff.data.joining import GeneTable, file_suffixes, join_genes, join_note
+from perturbdiff.data.reading import check_control_label
 from perturbdiff.data.recipe import COVARIATES, Recipe
 from perturbdiff.data.source import Hashes, Integers
 from perturbdiff.data.store.columns import Texts
 from perturbdiff.data.store.inputs import opened
 from perturbdiff.data.store.scan import HASHES, Scan
 from perturbdiff.data.store.work import read_values
-from perturbdiff.data.vocabulary import nearest
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ def join(scans: Sequence[Scan], paths: Sequence[Path], recipe: Recipe, table: Ge
     if n_kept < n_all:
         notes = (*notes, f"exclude leaves out {n_all - n_kept} of {n_all} cells.")
     labels = pd.DataFrame({key: labels[key].array[keep].remove_unused_categories() for key in COVARIATES})
-    _check_control(labels, recipe)
+    check_control_label(recipe.control, labels["perturbation"].cat.categories, recipe.columns.perturbation)
     run = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)[place.ravel()]
     run_of = np.split(run, np.cumsum([len(one.labels) for one in scans])[:-1])
     return Joined(labels, cells[keep], values[keep], digests[keep], run_of, genes, file_genes, identifiers, notes)
@@ -161,15 +161,6 @@ def _sums(place: Integers, parts: Sequence[npt.NDArray[Any]], n_runs: int) -> np
     sums = np.zeros((n_runs, *joined.shape[1:]), dtype=joined.dtype)
     np.add.at(sums, place.ravel(), joined)
     return sums
-
-
-def _check_control(labels: pd.DataFrame, recipe: Recipe) -> None:
-    known = labels["perturbation"].cat.categories
-    if recipe.control is not None and recipe.control not in known:
-        raise ValueError(
-            f"no cell has the control label {recipe.control!r} in column {recipe.columns.perturbation!r}; "
-            f"{nearest(recipe.control, known)}; set control to the label of the control cells."
-        )
 
 
 def _hashes_between(scans: Sequence[Scan], i: int, n_ranges: int) -> tuple[Hashes, npt.NDArray[np.int32]]:

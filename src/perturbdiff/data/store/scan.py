@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from perturbdiff.data.reading import check_label_texts, column_of
+from perturbdiff.data.reading import check_label_texts, check_totals_fit, column_of, missing_labels
 from perturbdiff.data.recipe import COVARIATES, Recipe
 from perturbdiff.data.source import Hashes, Integers, mixed, name_hashes
 from perturbdiff.data.store.checks import check_integers, checked_rows
@@ -84,11 +84,7 @@ def scan(path: Path, recipe: Recipe, folder: Path, *, suffix: str, room: int) ->
 def _look(found: Input, recipe: Recipe) -> float:
     """Refuse a file by a sample of its values, before any long work; else give a cell's mean number of values."""
     scale, n_cells = recipe.expression.scale, found.shape[0]
-    if scale == "log1p" and recipe.columns.total_counts is not None:
-        raise ValueError(
-            f'columns.total_counts = {recipe.columns.total_counts!r} goes with scale = "counts", and the scale of '
-            f'{found.source} is "log1p", already per 10^4; leave it out.'
-        )
+    check_totals_fit(recipe.columns, scale, found.source)
     if found.form == "csc":
         return (found.n_stored or 0) / n_cells
     starts = np.unique(np.linspace(0, max(0, n_cells - _SAMPLED), _PLACES).astype(np.int64)).tolist()
@@ -151,11 +147,7 @@ class _Conditions:
         if blank[codes].any():
             missing = blank[codes]
             i = start + int(np.argmax(missing))
-            raise ValueError(
-                f"column {column!r} of {found.source} has no label for {int(missing.sum())} cells, such as "
-                f"{str(found.names(i, i + 1)[0])!r}, and every cell needs one; fill in the labels or remove these "
-                "cells."
-            )
+            raise missing_labels(column, found.source, int(missing.sum()), str(found.names(i, i + 1)[0]))
         check_label_texts(texts, column, found.source)
         place = [known.setdefault(text, len(known)) for text in texts]
         if len(known) >= 1 << _BITS:
