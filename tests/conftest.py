@@ -76,6 +76,7 @@ TINY: dict[str, dict[str, Any]] = {
         "populations_per_batch": 4,
         "warmup_steps": 1,
         "validate_every": 2,
+        "validate_start": False,
         "validation_populations": 4,
         "precision": "float32",
     },

@@ -1,12 +1,17 @@
 """Settings are strict, presets fill in what is not given, and every build_* hands core what the settings say."""
 
+import json
+import tomllib
+
 import pytest
 import torch
 
 from perturbdiff.config import (
     _PRESETS,
+    Guidance,
     ModelSettings,
     SamplingSettings,
+    Settings,
     build_denoiser,
     build_guided,
     build_kernel,
@@ -21,6 +26,7 @@ from perturbdiff.core.kernel import EnergyKernel, GaussianKernel
 from perturbdiff.core.population import COVARIATES as CORE_COVARIATES
 from perturbdiff.core.sampler import DDIM, DDPM
 from perturbdiff.data.recipe import COVARIATES, recipe_from_mapping
+from perturbdiff.prediction.inputs import with_sampling
 
 
 def recipe_with(**tables):
@@ -76,6 +82,23 @@ def test_a_given_value_wins_over_the_presets_and_an_override_over_both():
         ({"model": {"times": 5}, "sampling": {"steps": 6}}, "sampling.steps = 6 of 5 times does not fit"),
         ({"sampling": {"steps": 4, "truncate": 3}}, "sampling.steps = 4 of 3 times does not fit"),
         ({"model": {"times": 5}, "sampling": {"steps": 2, "truncate": 6}}, "of 6 times does not fit a chain of"),
+        *(
+            ({"sampling": {"guidance": given}}, f"sampling.guidance: {given!r} is no strength, which is a number of at")
+            for given in (-1.0, True, "strong", float("nan"), float("inf"))
+        ),
+        ({"sampling": {"guidance": [1.0, 2.0]}}, "sampling.guidance: .1.0, 2.0. is no strength, .*; write guidance ="),
+        ({"sampling": {"guidance": {"celltype": 1.0}}}, "guidance: 'celltype' is not a key here; .* is 'cell_type'"),
+        ({"sampling": {"guidance": {"cell_type": -1}}}, "sampling.guidance.cell_type is -1, which should be greater"),
+        ({"sampling": {"guidance": {"cell_type": "x"}}}, "sampling.guidance.cell_type is 'x', which should be a valid"),
+        ({"sampling": {"guidance": {"cell_type": float("inf")}}}, "cell_type is inf, which should be a finite number"),
+        (
+            {
+                "model": {"null": "joint"},
+                "training": {"coins": "minibatch"},
+                "sampling": {"guidance": {"perturbation": 1.5}},
+            },
+            'sampling.guidance has strengths .1.5, 0.0, 0.0. .* model.null = "joint" .*; write one number',
+        ),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(tables, sentence):
@@ -109,7 +132,36 @@ def test_kernel_step_and_guidance_are_those_named():
     assert build_guided(SamplingSettings(guidance=0.0), denoiser) is denoiser
     guided = build_guided(SamplingSettings(guidance=1.5, guidance_of="x_0", guidance_passes="two"), denoiser)
     assert isinstance(guided, Guided)
-    assert (guided.strength, guided.of, guided.one_pass) == (1.5, "x_0", False)
+    assert (guided.terms, guided.of, guided.one_pass) == ([(1.5, (True, True, True))], "x_0", False)
+
+
+def test_a_strength_for_each_covariate_is_a_term_of_its_own_and_none_is_no_guidance():
+    denoiser = build_denoiser(settings_of(recipe_with()), n_genes=5, labels=(1, 1, 1))
+    guided = build_guided(SamplingSettings(guidance=Guidance(cell_type=0.5, perturbation=1.5)), denoiser)
+    assert isinstance(guided, Guided)
+    assert guided.terms == [(1.5, (True, False, False)), (0.5, (False, True, False))]
+    assert tuple(Guidance.model_fields) == COVARIATES
+    assert build_guided(SamplingSettings(guidance=Guidance()), denoiser) is denoiser
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("guidance = 1", 1.0),
+        ("guidance = 1.5", 1.5),
+        ("guidance = {}", Guidance()),
+        ("guidance = { perturbation = 1.5, cell_type = 1 }", Guidance(perturbation=1.5, cell_type=1.0)),
+    ],
+)
+def test_guidance_is_a_number_or_a_table_in_toml_and_survives_json_and_other_overrides(text, wanted):
+    settings = settings_of(recipe_with(sampling=tomllib.loads(text)))
+    assert settings.sampling.guidance == wanted
+    assert type(settings.sampling.guidance) is type(wanted)
+    stored = json.loads(json.dumps(settings.model_dump(mode="json")))
+    assert Settings.model_validate(stored) == settings
+    assert with_sampling(settings, {"steps": 7, "guidance": None}).sampling.guidance == wanted
+    assert with_sampling(settings, {"guidance": {"assay_batch": 2}}).sampling.guidance == Guidance(assay_batch=2.0)
+    assert with_sampling(settings, {"guidance": 3}).sampling.guidance == 3.0
 
 
 def test_the_times_of_the_reverse_chain_reach_from_its_end_or_truncation_to_zero():

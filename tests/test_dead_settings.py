@@ -1,9 +1,15 @@
 """No setting is dead, as dropout, qk_norm and output_fn of the release are: each changes what is built or used."""
 
+import tempfile
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
 from perturbdiff.config import (
+    EncoderSettings,
+    Guidance,
     ModelSettings,
     SamplingSettings,
     TrainingSettings,
@@ -11,7 +17,7 @@ from perturbdiff.config import (
     build_guided,
     settings_of,
 )
-from perturbdiff.core.population import Condition, Noised
+from perturbdiff.core.population import COVARIATES, Condition, Noised
 from perturbdiff.data.recipe import HoldOut, recipe_from_mapping
 
 
@@ -20,6 +26,21 @@ def outcome(make_model, **tables):
     model = make_model(**tables).train(device="cpu", show_progress=False)
     flat = torch.cat([value.flatten() for value in model.trained.weights.values()])
     return (*flat.tolist(), model.trained.history["step"], model.trained.history["validation_energy"])
+
+
+def encoded(make_model, **encoder):
+    """The weights after a short training of a model whose cell types have features, in a file."""
+    rows = {f"type_{i + 1}": np.cos([i, 2.0 * i + 1, i * i]) for i in range(3)}
+    tables = {name: encoder.pop(name) for name in ("training", "model", "sampling") if name in encoder}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "types.npz"
+        np.savez(path, **{label: row for label, row in rows.items() if label not in encoder.get("without", ())})
+        table = {"kind": "table", "file": str(path)} | {k: v for k, v in encoder.items() if k != "without"}
+        return outcome(make_model, encoders={"cell_type": table}, **tables)
+
+
+def with_features(make_model, **tables):
+    return encoded(make_model, **tables)
 
 
 def calls_to_the_network(make_model, **tables):
@@ -97,6 +118,8 @@ DIFFERENCES = {
         "self_conditioning": (0.0, 1.0, {}, outcome),
         "coins": ("minibatch", "population", {}, outcome),
         "validate_every": (3, 4, {}, outcome),
+        "validate_start": (False, True, {"training": {"learning_rate": 10.0}}, outcome),
+        "novelty": (0.0, 1.0, {"training": {"coins": "population"}}, with_features),
         "validation_populations": (4, 1, {}, outcome),
         "seed": (0, 1, {}, outcome),
         "precision": ("float32", "bfloat16", {}, outcome),
@@ -144,6 +167,27 @@ def test_every_setting_changes_what_is_built_or_used(make_model, table, field):
 def _kernel(field, value):
     """Bandwidths go with the Gaussian kernel and with no other."""
     return {"model": {"bandwidths": [1.0]}} if field == "kernel" and value == "gaussian" else {}
+
+
+def test_the_strength_of_every_covariate_changes_the_outcome_and_no_two_change_it_alike(make_model):
+    tables = [{}, *({"sampling": {"guidance": {name: 2.0}}} for name in COVARIATES)]
+    assert set(Guidance.model_fields) == set(COVARIATES)
+    assert len({outcome(make_model, **merged(BASE, table)) for table in tables}) == 1 + len(COVARIATES)
+
+
+def test_every_setting_of_an_encoder_is_used(make_model):
+    fields = {"kind", "file", "learned", "missing", "components", "radius", "size"}
+    assert set(EncoderSettings.model_fields) == fields
+    assert len({outcome(make_model), encoded(make_model), encoded(make_model, learned=False)}) == 3
+    with pytest.raises(ValueError, match=r"1 of 3 trained cell types have no row in types[.]npz"):
+        encoded(make_model, without=["type_2"])
+    assert encoded(make_model, without=["type_2"], missing="learned") != encoded(make_model)
+    # components, radius and size are handed to the functions that make features, and tested there
+    encoders = {"perturbation": {"kind": "loadings", "components": 3, "missing": "learned"}}
+    assert (
+        make_model(encoders=encoders).train(device="cpu", show_progress=False).trained.features["perturbation"].width
+        == 3
+    )
 
 
 def test_what_a_hold_out_rule_says_is_used(make_model):

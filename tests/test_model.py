@@ -65,11 +65,14 @@ def test_the_groups_of_a_split_can_be_predicted(make_model, adata):
 
 
 def test_what_a_model_knows_is_its_training_labels(screen):
-    assert PerturbDiff.load(screen.run).conditions() == {
+    table = PerturbDiff.load(screen.run).conditions()
+    assert table.groupby("covariate", sort=False)["label"].agg(tuple).to_dict() == {
         "perturbation": ("control", "stimulus_1", "stimulus_2", "stimulus_3"),
         "cell_type": ("type_1", "type_2", "type_3"),
         "assay_batch": ("donor_1", "donor_2"),
     }
+    assert table["trained"].all()
+    assert set(table["encoder"]) == {"learned"}
 
 
 def test_a_loaded_model_has_no_data_and_an_untrained_one_no_weights(screen, make_model, tmp_path):

@@ -1,6 +1,6 @@
 """A trained model on disk: weights in safetensors, everything else that they mean in JSON.
 
-    model.safetensors   the averaged weights
+    model.safetensors   the averaged weights, and the features of labels
     model.json          format, version, settings, gene panel, scale, vocabularies, recipe, split, history
 
 Both are written to temporary names and moved into place, the JSON last: it holds the hash of the weights, so a pair
@@ -9,8 +9,10 @@ that does not belong together is refused. No code is run by loading.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,21 @@ from torch import Tensor
 from perturbdiff.config import Settings, build_denoiser
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.population import COVARIATES
+from perturbdiff.data.composition import grammar_of
+from perturbdiff.data.conditions import Conditions
 from perturbdiff.data.export import whole_file
-from perturbdiff.data.recipe import Recipe, recipe_from_mapping, validated
+from perturbdiff.data.features import FeatureTable, features_from
+from perturbdiff.data.recipe import Recipe, recipe_from_mapping
+from perturbdiff.data.table import validated
 from perturbdiff.data.vocabulary import Vocabulary
 
-FORMAT = 1
+FORMAT = 2
 """Raised with every change that an older version could not read."""
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+FEATURES = "features/"
+"""Before a covariate's name: the tensor of its labels' features, beside the weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +51,13 @@ class Checkpoint:
         settings: of the run that trained it.
         genes: the panel, in the order of the network's inputs and outputs.
         scale: what log1p counts per 10^4 were divided by.
-        vocabularies: one for each covariate.
+        vocabularies: of the labels that training has seen, one for each covariate.
         recipe: of the data it was trained on.
         folder: that the recipe's files are relative to; None where the data were in memory.
         split: hash, seed, and the conditions of each held-out part.
         history: step of these weights, validation energy.
+        features: of labels or agents, by covariate; the covariates that have some.
+        penalty: of the regression of unseen perturbations on features.
     """
 
     weights: Mapping[str, Tensor]
@@ -58,12 +69,27 @@ class Checkpoint:
     folder: str | None
     split: Mapping[str, Any]
     history: Mapping[str, Any] = field(default_factory=dict)
+    features: Mapping[str, FeatureTable] = field(default_factory=dict)
+    penalty: float = 1.0
 
-    def denoiser(self) -> Denoiser:
-        """The network with these weights, in evaluation mode, on the CPU."""
+    @cached_property
+    def conditions(self) -> Conditions:
+        """What the model can be asked."""
+        encoders = self.settings.encoders
+        return Conditions(
+            self.vocabularies,
+            grammar_of(self.recipe),
+            self.recipe.control,
+            self.features,
+            frozenset(name for name in COVARIATES if getattr(encoders, name).learned),
+            self.penalty,
+        )
+
+    def denoiser(self, conditions: Conditions | None = None) -> Denoiser:
+        """The network with these weights, in evaluation mode, on the CPU; for more labels than its own, perhaps."""
         # initial weights are drawn only to be replaced
         with torch.random.fork_rng(devices=[]):
-            model = untrained(self.settings, self.genes, self.vocabularies)
+            model = untrained(self.settings, self.genes, conditions or self.conditions)
         try:
             model.load_state_dict(dict(self.weights))
         except RuntimeError:
@@ -73,10 +99,27 @@ class Checkpoint:
             ) from None
         return model.eval().requires_grad_(requires_grad=False)
 
+    def with_features(self, features: Mapping[str, FeatureTable]) -> "Checkpoint":
+        """With features of more labels, beside those that it has.
+
+        Raises:
+            ValueError: it was trained without features of that covariate, or they are of another width.
+        """
+        joined = dict(self.features)
+        for name, table in features.items():
+            if name not in joined:
+                raise ValueError(
+                    f"this model was trained without features of {name}, so it cannot use {table.origin}; train one "
+                    f"with encoders.{name}."
+                )
+            joined[name] = joined[name].joined(table)
+        return replace(self, features=joined)
+
     def save(self, folder: Path) -> None:
         """Write both files into `folder`, which is made where it is missing."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = save({name: value.detach().cpu().contiguous() for name, value in self.weights.items()})
+        features = {FEATURES + name: torch.from_numpy(table.values) for name, table in self.features.items()}
+        weights = save({k: value.detach().cpu().contiguous() for k, value in {**self.weights, **features}.items()})
         description = {
             "format": FORMAT,
             "version": version("perturbdiff"),
@@ -85,6 +128,8 @@ class Checkpoint:
             "genes": list(self.genes),
             "scale": self.scale,
             "vocabularies": {name: list(known.labels) for name, known in self.vocabularies.items()},
+            "features": {name: [list(table.labels), table.origin] for name, table in self.features.items()},
+            "penalty": self.penalty if math.isfinite(self.penalty) else None,
             "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
             "folder": self.folder,
             "split": dict(self.split),
@@ -96,10 +141,10 @@ class Checkpoint:
             partial.write_bytes(json.dumps(description, indent=1, ensure_ascii=False).encode())
 
 
-def untrained(settings: Settings, genes: tuple[str, ...], vocabularies: Mapping[str, Vocabulary]) -> Denoiser:
+def untrained(settings: Settings, genes: tuple[str, ...], conditions: Conditions) -> Denoiser:
     """A new network for this panel and these labels."""
-    perturbations, cell_types, assay_batches = (len(vocabularies[name]) for name in COVARIATES)
-    return build_denoiser(settings, n_genes=len(genes), labels=(perturbations, cell_types, assay_batches))
+    n_genes = len(genes)
+    return build_denoiser(settings, n_genes=n_genes, labels=conditions.covariates(), shift=conditions.shift(n_genes))
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -120,8 +165,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             "or train again."
         )
     try:
+        tensors = load(weights)
+        features = {
+            name: features_from(labels, tensors.pop(FEATURES + name).numpy(), origin)
+            for name, (labels, origin) in description.get("features", {}).items()
+        }
+        penalty = description.get("penalty", 1.0)
         return Checkpoint(
-            weights=load(weights),
+            weights=tensors,
             settings=validated(Settings, description["settings"], DESCRIPTION),
             genes=tuple(description["genes"]),
             scale=float(description["scale"]),
@@ -132,6 +183,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             folder=description["folder"],
             split=description["split"],
             history=description["history"],
+            features=features,
+            penalty=math.inf if penalty is None else float(penalty),
         )
     except (KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(

@@ -1,23 +1,26 @@
-"""Settings: strict, typed, read from the tables [model], [training] and [sampling] of a recipe.
+"""Settings: strict, typed, read from the tables [encoders], [model], [training] and [sampling] of a recipe.
 
 A preset fills in what is not given. Configuration ends here: each `build_*` hands keyword arguments to core.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from perturbdiff.core.block import Joint
-from perturbdiff.core.conditioning import Conditioning, Null
+from perturbdiff.core.conditioning import Conditioning, Covariate, Null
 from perturbdiff.core.denoiser import Denoiser, DenoiserContract, ModulateBy, Target
 from perturbdiff.core.guidance import Guided, Of
 from perturbdiff.core.kernel import EnergyKernel, GaussianKernel, Kernel
 from perturbdiff.core.objective import Coins, Objective
 from perturbdiff.core.process import Process, linear_betas, power_cosine_betas
 from perturbdiff.core.sampler import DDIM, DDPM, Step, Variance, respaced
+from perturbdiff.core.shift import Shift
 from perturbdiff.data.pairing import Pairing
-from perturbdiff.data.recipe import Recipe, Table, validated
+from perturbdiff.data.recipe import Recipe
+from perturbdiff.data.table import Table, validated
 
 Preset = Literal["tiny", "small", "medium", "paper"]
 
@@ -39,6 +42,57 @@ _PRESETS: Mapping[Preset, Mapping[str, Mapping[str, int]]] = {
         "training": {"cells_per_population": 256, "populations_per_batch": 8},
     },
 }
+
+
+class EncoderSettings(Table):
+    """What stands for the labels of a covariate.
+
+    Attributes:
+        kind: "labels" (a learned vector each), or features: a "table" (label -> vector, of any origin), fingerprints of
+            molecules from "smiles", or genes by their expression "loadings" on the training control cells.
+        file: of the table or of the SMILES, relative to the recipe.
+        learned: whether labels with features have a learned vector too.
+        missing: whether a training label without features is an "error", or has a "learned" vector only.
+        components: of the loadings.
+        radius, size: of the fingerprints.
+    """
+
+    kind: Literal["labels", "table", "smiles", "loadings"] = "labels"
+    file: str | None = None
+    learned: bool = True
+    missing: Literal["error", "learned"] = "error"
+    components: int = Field(default=32, ge=1)
+    radius: int = Field(default=2, ge=1)
+    size: int = Field(default=1024, ge=8)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind in {"labels", "loadings"} and self.file is not None:
+            raise ValueError(
+                f'file = {self.file!r} is of no use to kind = "{self.kind}"; leave it out, or write kind = "table" or '
+                'kind = "smiles"'
+            )
+        if self.missing == "learned" and not self.learned:
+            raise ValueError(
+                'missing = "learned" and learned = false contradict each other: labels without features would have '
+                "nothing; change one of them"
+            )
+        return self
+
+
+class Encoders(Table):
+    """An encoder for each covariate."""
+
+    perturbation: EncoderSettings = EncoderSettings()
+    cell_type: EncoderSettings = EncoderSettings()
+    assay_batch: EncoderSettings = EncoderSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("cell_type", "assay_batch"):
+            if getattr(self, name).kind == "loadings":
+                raise ValueError(f'{name}.kind = "loadings" is of genes, which perturbations may be; use "table"')
+        return self
 
 
 class ModelSettings(Table):
@@ -95,8 +149,11 @@ class TrainingSettings(Table):
         weight_decay: of matrices only.
         ema_decay: of the averaged weights; step n averages with min(ema_decay, (1 + n) / (10 + n)).
         control_share: share of control -> control populations.
+        novelty: share of populations whose label is taken, in each covariate, as if training had not seen it; of use
+            where labels have features, doses, modalities or several members.
         pairing: which control cells stand beside which perturbed cells, see `data.pairing`.
         validate_every: steps between validations.
+        validate_start: whether the weights of step 0 are judged too, and kept where training finds none that are better.
         validation_populations: populations that a validation looks at, at most.
         seed: of the split, the populations and all noise.
         precision: "auto" is bfloat16 where the device has it, else float32.
@@ -119,7 +176,9 @@ class TrainingSettings(Table):
     control_dropout: float = Field(default=0.0, ge=0, le=1)
     self_conditioning: float = Field(default=0.0, ge=0, le=1)
     coins: Coins = "population"
+    novelty: float = Field(default=0.5, ge=0, le=1)
     validate_every: int = Field(default=100, ge=1)
+    validate_start: bool = True
     validation_populations: int = Field(default=32, ge=1)
     seed: int = Field(default=0, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -131,6 +190,19 @@ class TrainingSettings(Table):
         return self
 
 
+class Guidance(Table):
+    """A strength of the guidance for each covariate, in place of one for all at once, see `core.guidance`."""
+
+    perturbation: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    cell_type: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    assay_batch: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    @property
+    def strengths(self) -> tuple[float, float, float]:
+        """In the order of `COVARIATES`."""
+        return self.perturbation, self.cell_type, self.assay_batch
+
+
 class SamplingSettings(Table):
     """How populations are drawn from a trained model.
 
@@ -138,8 +210,9 @@ class SamplingSettings(Table):
         steps: network evaluations, spread over the whole chain.
         truncate: keep to t < truncate (the release: 100, with as many steps).
         sampler: "ddim" with its eta, or "ddpm" with one of its fixed variances.
-        guidance: strength w; guidance_of: what it is applied to, see `core.guidance`.
-        guidance_passes: "one" doubled minibatch, or "two".
+        guidance: strength w, or a table with one for each covariate; guidance_of: what it is applied to, see
+            `core.guidance`.
+        guidance_passes: "one" minibatch of all copies, or "two": the copies one after the other.
         cutoff: estimates of x_0 below it become 0, in units of the training scale.
     """
 
@@ -148,15 +221,30 @@ class SamplingSettings(Table):
     sampler: Literal["ddim", "ddpm"] = "ddim"
     eta: float = Field(default=0.0, ge=0, le=1)
     variance: Variance = "small"
-    guidance: float = Field(default=0.0, ge=0)
+    guidance: float | Guidance = 0.0
     guidance_of: Of = "change"
     guidance_passes: Literal["one", "two"] = "one"
     cutoff: float = Field(default=1e-4, ge=0)
+
+    @field_validator("guidance", mode="before")
+    @classmethod
+    def _read_guidance(cls, given: Any) -> float | Guidance:  # noqa: ANN401 - whatever the file holds
+        if isinstance(given, Mapping):
+            return Guidance.model_validate(given)
+        if isinstance(given, Guidance):
+            return given
+        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
+            raise ValueError(
+                f"{given!r} is no strength, which is a number of at least 0; write guidance = 1.0, or "
+                "guidance = { perturbation = 1.5 } for one a covariate"
+            )
+        return float(given)
 
 
 class Settings(Table):
     """All settings of a run."""
 
+    encoders: Encoders = Encoders()
     model: ModelSettings
     training: TrainingSettings
     sampling: SamplingSettings
@@ -167,6 +255,12 @@ class Settings(Table):
             raise ValueError(
                 'model.null = "joint" replaces all labels at once, which coins of one population each seldom drop '
                 'together; set training.coins = "minibatch"'
+            )
+        guidance = self.sampling.guidance
+        if self.model.null == "joint" and isinstance(guidance, Guidance) and any(guidance.strengths):
+            raise ValueError(
+                f"sampling.guidance has strengths {guidance.strengths} for covariates one by one, and "
+                'model.null = "joint" has no null but that of all; write one number, such as guidance = 1.0'
             )
         end = self.sampling.truncate or self.model.times
         if not self.sampling.steps <= end <= self.model.times:
@@ -185,7 +279,7 @@ def settings_of(recipe: Recipe, **overrides: Mapping[str, Any]) -> Settings:
     """
     tables = {
         name: dict(getattr(recipe, name)) | {k: v for k, v in overrides.get(name, {}).items() if v is not None}
-        for name in ("model", "training", "sampling")
+        for name in ("encoders", "model", "training", "sampling")
     }
     preset = tables["model"].get("preset", "small")
     filled = {name: dict(_PRESETS.get(preset, {}).get(name, {})) | table for name, table in tables.items()}
@@ -207,8 +301,10 @@ def build_kernel(settings: ModelSettings) -> Kernel:
     return EnergyKernel() if settings.kernel == "energy" else GaussianKernel(settings.bandwidths)
 
 
-def build_denoiser(settings: Settings, *, n_genes: int, labels: tuple[int, int, int]) -> Denoiser:
-    """The network, untrained, for a panel of `n_genes` and so many labels of each covariate."""
+def build_denoiser(
+    settings: Settings, *, n_genes: int, labels: Sequence[int | Covariate], shift: Shift | None = None
+) -> Denoiser:
+    """The network, untrained, for a panel of `n_genes` and the labels of each covariate."""
     model = settings.model
     conditioning = Conditioning(labels, width=model.width, embedding_width=model.embedding_width, null=model.null)
     return Denoiser(
@@ -221,6 +317,7 @@ def build_denoiser(settings: Settings, *, n_genes: int, labels: tuple[int, int, 
         target=model.target,
         modulate_by=model.modulate_by,
         self_conditioning=settings.training.self_conditioning > 0,
+        shift=shift,
     )
 
 
@@ -236,6 +333,7 @@ def build_objective(settings: Settings) -> Objective:
         control_dropout=training.control_dropout,
         self_conditioning=training.self_conditioning,
         coins=training.coins,
+        novelty=training.novelty,
     )
 
 
@@ -245,15 +343,15 @@ def build_step(settings: SamplingSettings) -> Step:
 
 
 def build_guided(settings: SamplingSettings, denoiser: DenoiserContract) -> DenoiserContract:
-    """The denoiser with its guidance; itself where the strength is 0."""
-    if settings.guidance == 0:
-        return denoiser
-    return Guided(
+    """The denoiser with its guidance; itself where all strengths are 0."""
+    given = settings.guidance
+    guided = Guided(
         denoiser,
-        strength=settings.guidance,
+        strength=given.strengths if isinstance(given, Guidance) else given,
         of=settings.guidance_of,
         one_pass=settings.guidance_passes == "one",
     )
+    return guided if guided.terms else denoiser
 
 
 def build_times(settings: Settings) -> list[int]:

@@ -16,19 +16,17 @@ import pandas as pd
 from perturbdiff.checkpoint import Checkpoint, load_checkpoint
 from perturbdiff.config import Settings, settings_of
 from perturbdiff.data.cells import Cells
+from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.opening import open_source, recipe_at
-from perturbdiff.data.recipe import (
-    HoldOut,
-    Recipe,
-    hold_outs_from,
-    recipe_from_mapping,
-)
+from perturbdiff.data.recipe import HoldOut, Recipe, hold_outs_of, recipe_from_mapping
 from perturbdiff.data.source import Source
 from perturbdiff.data.split import Split, split_cells
 from perturbdiff.prediction.conditions import check_columns, conditions_of
+from perturbdiff.prediction.coverage import coverage
 from perturbdiff.prediction.inputs import control_cells, torch_device, with_sampling
 from perturbdiff.prediction.predict import Say, Track, predict
+from perturbdiff.training.encoders import Features, tables_of
 from perturbdiff.training.trainer import Outcome, train
 
 _LOG = logging.getLogger(__name__)
@@ -50,6 +48,7 @@ class PerturbDiff:
         source: Source | None = None,
         folder: Path | None = None,
         checkpoint: Checkpoint | None = None,
+        features: Mapping[str, FeatureTable] | None = None,
     ) -> None:
         """Hold a recipe with its cells, or with a trained model; use `from_anndata`, `from_recipe` or `load`."""
         self.recipe = recipe
@@ -57,6 +56,7 @@ class PerturbDiff:
         self.outcome: Outcome | None = None
         self._source = source
         self._folder = folder
+        self._features = dict(features or {})
 
     @classmethod
     def from_anndata(
@@ -67,12 +67,18 @@ class PerturbDiff:
         control: str,
         cell_type: str | None = None,
         assay_batch: str | None = None,
+        dose: str | None = None,
+        dose_unit: str | None = None,
+        modality: str | None = None,
         total_counts: str | None = None,
         layer: str | None = None,
         scale: str = "counts",
         gene_names: str | None = None,
         n_genes: int | None = 2000,
         genes: Sequence[str] | None = None,
+        grammar: Mapping[str, Any] | None = None,
+        encoders: Mapping[str, Any] | None = None,
+        features: Mapping[str, Features] | None = None,
         model: Mapping[str, Any] | None = None,
         training: Mapping[str, Any] | None = None,
         sampling: Mapping[str, Any] | None = None,
@@ -86,12 +92,19 @@ class PerturbDiff:
             control: label of the control cells in it.
             cell_type: column of `obs`, where there is one.
             assay_batch: column of `obs` (donor, plate, gem group), where there is one.
+            dose: column of `obs` with the doses of perturbations.
+            dose_unit: the unit of all doses ("nM", "uM", "mM", "mg/mL", ...), or the column of `obs` that holds it.
+            modality: column of `obs` with the kind of each perturbation (knock-out, activation, drug, ...).
             total_counts: column of `obs` with the counts over all genes, where `adata` holds a panel of genes only.
             layer: where the expression is; X when absent, "obsm:KEY" too.
             scale: "counts" (checked to be non-negative integers) or "log1p" (log1p counts per 10^4).
             gene_names: column of `var`; the index when absent.
             n_genes: size of the panel, chosen on training cells by their variability; None takes all genes.
             genes: the panel itself.
+            grammar: what labels of perturbation are made of, as in the table [perturbation] of a recipe, such as
+                {"separator": "+"}.
+            encoders: what stands for labels, as in the tables [encoders.NAME] of a recipe.
+            features: of labels or agents, by covariate: a table whose index is the labels, or a file.
             model: settings of the network, as in the table [model] of a recipe.
             training: settings of the training.
             sampling: settings of the sampling.
@@ -109,8 +122,13 @@ class PerturbDiff:
                 "perturbation": perturbation,
                 "cell_type": cell_type,
                 "assay_batch": assay_batch,
+                "dose": dose,
+                "dose_unit": dose_unit,
+                "modality": modality,
                 "total_counts": total_counts,
             },
+            "perturbation": dict(grammar or {}),
+            "encoders": dict(encoders or {}),
             "expression": {"layer": layer, "scale": scale, "gene_names": gene_names},
             "model": dict(model or {}),
             "training": dict(training or {}),
@@ -119,15 +137,22 @@ class PerturbDiff:
         recipe = recipe_from_mapping(mapping, "the arguments")
         settings_of(recipe)
         cells = cells_from_anndata(adata, columns=recipe.columns, expression=recipe.expression, control=recipe.control)
-        return cls(recipe, source=cells)
+        return cls(recipe, source=cells, features=tables_of(features))
 
     @classmethod
-    def from_recipe(cls, recipe: str | Path | Recipe, *, folder: str | Path | None = None) -> Self:
+    def from_recipe(
+        cls,
+        recipe: str | Path | Recipe,
+        *,
+        folder: str | Path | None = None,
+        features: Mapping[str, Features] | None = None,
+    ) -> Self:
         """A model of the cells that a recipe names; its settings are checked before any file is read.
 
         Args:
             recipe: a file, a store, or a recipe in memory.
             folder: that its files are relative to; that of the recipe's file, or the working folder, when absent.
+            features: of labels, in place of those that the recipe names; as in `from_anndata`.
 
         Raises:
             FileNotFoundError: the recipe or a file of it is not there.
@@ -137,8 +162,8 @@ class PerturbDiff:
             recipe, beside = recipe_at(Path(recipe))
             folder = folder or beside
         settings_of(recipe)
-        place = Path(folder or ".").resolve()
-        return cls(recipe, source=open_source(recipe, place), folder=place)
+        place, tables = Path(folder or ".").resolve(), tables_of(features)
+        return cls(recipe, source=open_source(recipe, place), folder=place, features=tables)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -179,7 +204,7 @@ class PerturbDiff:
 
     def split(self, hold_out: Sequence[Mapping[str, Any] | HoldOut] | None = None, *, seed: int | None = None) -> Split:
         """The split that `train` would use."""
-        rules = self.recipe.hold_out if hold_out is None else _hold_outs(hold_out, self.recipe)
+        rules = self.recipe.hold_out if hold_out is None else hold_outs_of(hold_out, self.recipe)
         return split_cells(self.source, rules, seed=settings_of(self.recipe).training.seed if seed is None else seed)
 
     def train(
@@ -212,7 +237,7 @@ class PerturbDiff:
         torch_device(device)
         recipe = self.recipe
         if hold_out is not None:
-            recipe = recipe.model_copy(update={"hold_out": _hold_outs(hold_out, recipe)})
+            recipe = recipe.model_copy(update={"hold_out": hold_outs_of(hold_out, recipe)})
         settings: Settings = settings_of(recipe, training={"max_steps": max_steps, "seed": seed})
         split = split_cells(self.source, recipe.hold_out, seed=settings.training.seed)
         self.outcome = train(
@@ -223,6 +248,7 @@ class PerturbDiff:
             data_folder=self._folder,
             overwrite=overwrite,
             device=device,
+            features=self._features,
             say=say,
             show_progress=show_progress,
         )
@@ -236,7 +262,11 @@ class PerturbDiff:
         perturbation: str | None = None,
         cell_type: str | None = None,
         assay_batch: str | None = None,
+        dose: float | None = None,
+        dose_unit: str | None = None,
+        modality: str | None = None,
         conditions: pd.DataFrame | None = None,
+        features: Mapping[str, Features] | None = None,
         populations: int = 1,
         seed: int = 0,
         device: str = "auto",
@@ -250,8 +280,13 @@ class PerturbDiff:
                 cells are used.
             perturbation: label of one condition.
             cell_type: of the condition, and of the control cells that are used.
-            assay_batch: likewise.
-            conditions: a table of conditions (perturbation, cell_type, assay_batch) in place of the three.
+            assay_batch: likewise; one that training has not seen, as a cell type, takes the trained null.
+            dose: of the perturbation, where the model was trained with doses.
+            dose_unit: of the dose; that of the training data when absent, where they have one.
+            modality: of the perturbation, where the model was trained with several.
+            conditions: a table of conditions (perturbation, cell_type, assay_batch, dose, dose_unit, modality) in place
+                of all of these.
+            features: of labels that the model has no features of, as in `from_anndata`.
             populations: how many populations to draw for each condition.
             seed: of all noise; the same seed gives the same cells.
             device: "auto", "cpu", "cuda".
@@ -264,18 +299,20 @@ class PerturbDiff:
         Raises:
             ValueError: a label is unknown (the nearest is named), genes do not match, or there are no control cells.
         """
-        rows: list[dict[Any, Any]] = [
-            {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
-        ]
+        one = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
+        rows: list[dict[Any, Any]] = [one | {"dose": dose, "dose_unit": dose_unit, "modality": modality}]
         if conditions is not None:
             if any(label is not None for label in rows[0].values()):
-                raise ValueError("conditions come from a table or from the three labels; give one of them.")
+                raise ValueError("conditions come from a table or from the labels; give one of them.")
             # the groups of a split are conditions with a number of cells beside them
             check_columns([column for column in conditions.columns if column != "cells"], "the table of conditions")
             rows = conditions.to_dict("records")
-        return self.predict_cells(
-            control_cells(controls, self.trained.recipe),
-            conditions_of(rows, self.trained.vocabularies),
+        model = self.with_features(features) if features else self
+        recipe = self.trained.recipe
+        table = conditions_of(rows, model.trained.conditions, recipe.columns)
+        return model.predict_cells(
+            control_cells(controls, recipe),
+            table,
             populations=populations,
             seed=seed,
             device=device,
@@ -309,16 +346,14 @@ class PerturbDiff:
             track=track,
         )
 
-    def conditions(self) -> dict[str, tuple[str, ...]]:
-        """The labels that the trained model knows, by covariate."""
-        return {name: known.labels for name, known in self.trained.vocabularies.items()}
+    def with_features(self, features: Mapping[str, Features]) -> "PerturbDiff":
+        """The trained model with features of more labels, beside those that it has.
 
+        Raises:
+            ValueError: it was trained without features of that covariate, or they are of another width.
+        """
+        return PerturbDiff(self.recipe, checkpoint=self.trained.with_features(tables_of(features)))
 
-def _hold_outs(rules: Sequence[Mapping[str, Any] | HoldOut], recipe: Recipe) -> tuple[HoldOut, ...]:
-    """Rules checked against the recipe's columns."""
-    found = hold_outs_from(rules)
-    recipe_from_mapping(
-        recipe.model_dump(exclude_none=True) | {"hold_out": [rule.model_dump(exclude_none=True) for rule in found]},
-        "hold_out",
-    )
-    return found
+    def conditions(self) -> pd.DataFrame:
+        """What the trained model can be asked, a row a label; see `prediction.coverage`."""
+        return coverage(self.trained.conditions)

@@ -9,6 +9,9 @@ import typer
 RULE = """'{part="test", perturbation=["IFN-beta"], cell_type=["B cells"]}'"""
 """A hold-out rule, as an example."""
 
+GUIDANCE_RULE = "write for example 1.5, or perturbation=1.5,cell_type=0.5 for a strength of each covariate"
+"""What a strength of the guidance looks like, as an example."""
+
 INTERRUPTED = 130
 """The exit status of long work that a signal ended early: as of a program ended by Ctrl-C."""
 
@@ -29,6 +32,24 @@ def rule(text: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"--hold-out {text!r} is not an inline table ({error}); write for example {RULE}.") from None
     return table
+
+
+def guidance_of(text: str) -> float | dict[str, float]:
+    """A strength of the guidance, `1.5`, or one for each covariate, `perturbation=1.5,cell_type=0.5`.
+
+    Raises:
+        ValueError: it is neither; what numbers and covariates there may be is said by the settings.
+    """
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = [part.partition("=") for part in text.split(",")]
+        strengths = {name.strip(): float(number) for name, _, number in pairs}
+    except ValueError:
+        raise ValueError(f"--guidance {text!r} is no number and no list of them; {GUIDANCE_RULE}.") from None
+    if len(strengths) < len(pairs):
+        raise ValueError(f"--guidance {text!r} names a covariate twice; {GUIDANCE_RULE}.")
+    return strengths
 
 
 def given(mapping: dict[str, Any]) -> dict[str, Any]:

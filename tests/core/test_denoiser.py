@@ -9,7 +9,7 @@ from torch import Tensor
 
 from perturbdiff.core.conditioning import Conditioning
 from perturbdiff.core.denoiser import Denoiser, DenoiserContract, Head, Target, TimeEmbedding
-from perturbdiff.core.objective import Draw, Objective
+from perturbdiff.core.objective import Objective
 from perturbdiff.core.population import NULL, Condition, Noised, PopulationBatch
 from perturbdiff.core.process import Process, linear_betas
 
@@ -238,7 +238,7 @@ def _gradients(denoiser: Denoiser, batch: PopulationBatch, options: dict[str, An
     chosen = torch.arange(n_populations) % 2 == 0
     objective = Objective(Process(linear_betas(100)))
     draw = objective.draw(batch, seed=0, step=0)
-    draw = Draw(draw.t, dropped, torch.zeros_like(chosen), chosen, draw.eps)
+    draw = draw._replace(dropped=dropped, control_dropped=torch.zeros_like(chosen), self_conditioned=chosen)
     total = objective(denoiser, batch, draw).total
     if options["control_head"]:
         noised = Noised(batch.perturbed, draw.t, batch.control, batch.condition, batch.mask, dropped)

@@ -41,7 +41,8 @@ def close(actual: Tensor, wanted: Tensor) -> None:
 
 def no_coins(batch: PopulationBatch, eps: Tensor) -> Draw:
     off = torch.zeros(len(batch.key), dtype=torch.bool)
-    return Draw(5 + torch.arange(len(batch.key)), off[:, None].expand(-1, 3), off, off, eps)
+    three = off[:, None].expand(-1, 3)
+    return Draw(5 + torch.arange(len(batch.key)), three, off, off, eps, three.long())
 
 
 @pytest.fixture

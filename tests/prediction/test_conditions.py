@@ -4,14 +4,16 @@ import pandas as pd
 import pytest
 
 from perturbdiff.checkpoint import load_checkpoint
+from perturbdiff.data.conditions import Conditions
 from perturbdiff.data.vocabulary import Vocabulary
 from perturbdiff.prediction.conditions import COLUMNS, conditions_of, held_out_conditions, read_conditions
 
-KNOWN = {
+LABELS = {
     "perturbation": Vocabulary("perturbation", ("control", "IFN-beta", "TNF")),
     "cell_type": Vocabulary("cell_type", ("B cells", "NK cells")),
     "assay_batch": Vocabulary("assay_batch", ("101", "102")),
 }
+KNOWN = Conditions(LABELS, control="control")
 
 
 def test_labels_that_are_absent_empty_or_nan_are_the_null():
@@ -24,7 +26,7 @@ def test_labels_that_are_absent_empty_or_nan_are_the_null():
 def test_numbers_are_labels_and_blanks_around_a_label_do_not_count():
     table = conditions_of([{"perturbation": " TNF ", "assay_batch": 101}], KNOWN)
     assert table.to_numpy().tolist() == [["TNF", "", "101"]]
-    blank = KNOWN | {"perturbation": Vocabulary("perturbation", ("TNF ",))}
+    blank = Conditions(LABELS | {"perturbation": Vocabulary("perturbation", ("TNF ",))})
     assert conditions_of([{"perturbation": "TNF "}], blank).loc[0, "perturbation"] == "TNF "
 
 
@@ -36,8 +38,11 @@ def test_a_condition_given_twice_is_one():
 def test_an_unknown_label_names_the_nearest():
     with pytest.raises(ValueError, match=r"perturbation 'IFN-bta' is not one of the 3 .* the nearest is 'IFN-beta'"):
         conditions_of([{"perturbation": "IFN-bta"}], KNOWN)
-    with pytest.raises(ValueError, match="cell_type 'NK' is not one of the 2 labels known here"):
-        conditions_of([{"perturbation": "TNF", "cell_type": "NK"}], KNOWN)
+
+
+def test_a_new_cell_type_or_assay_batch_keeps_its_name():
+    table = conditions_of([{"perturbation": "TNF", "cell_type": "NK", "assay_batch": "999"}], KNOWN)
+    assert table.to_numpy().tolist() == [["TNF", "NK", "999"]]
 
 
 def test_no_condition_is_an_error():
@@ -99,5 +104,5 @@ def test_a_table_of_conditions_may_be_a_frame_of_other_columns_only_where_it_is_
     frame = pd.DataFrame({"perturbatoin": ["stimulus_1"]})
     with pytest.raises(ValueError, match=r"has a column 'perturbatoin', .* the nearest is 'perturbation'"):
         model.predict(None, conditions=frame)
-    with pytest.raises(ValueError, match="conditions come from a table or from the three labels"):
+    with pytest.raises(ValueError, match="conditions come from a table or from the labels"):
         model.predict(None, conditions=frame, perturbation="stimulus_1")

@@ -140,7 +140,7 @@ def test_a_cell_of_an_unspecified_perturbation_is_not_labelled_as_control(model,
 def test_an_unknown_label_names_the_nearest_one(model, controls):
     with pytest.raises(ValueError, match=r"perturbation 'stimulus1' is not one of the 4 .*the nearest is 'stimulus_1'"):
         predict(model, controls, perturbation="stimulus1")
-    with pytest.raises(ValueError, match=r"cell_type 'Type_3' is not one of the 3 .*the nearest is 'type_3'"):
+    with pytest.raises(ValueError, match=r"no control cell of cell_type 'Type_3' .*the nearest is 'type_3'"):
         predict(model, controls, cell_type="Type_3")
 
 

@@ -26,7 +26,7 @@ def parts(make_model):
         prepared = prepare(model.split(), model.recipe, settings)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(stream(1).get_state())
-            denoiser = untrained(settings, prepared.genes, prepared.vocabularies)
+            denoiser = untrained(settings, prepared.genes, prepared.conditions)
         module, logged = DenoiserModule(denoiser, settings, scale=prepared.scale), {}
         module.log = lambda name, value, **_: logged.__setitem__(name, float(value))
         return module, prepared, logged

@@ -54,7 +54,7 @@ def test_panel_scale_and_vocabularies_come_from_training_cells_alone(make_model,
     again, _ = prepared_of(make_model(of=changed, hold_out=rule, n_genes=20))
     assert again.genes == prepared.genes
     assert again.scale == prepared.scale
-    assert prepared.vocabularies["perturbation"].labels == ("control", "stimulus_3")
+    assert prepared.conditions.trained["perturbation"].labels == ("control", "stimulus_3")
     training = plain.source.log_expression(prepared.genes, split.rows("train"))
     assert prepared.scale == pytest.approx(training.toarray().std(), rel=1e-5)
 
@@ -75,7 +75,7 @@ def test_a_given_panel_keeps_its_order_and_a_given_scale_its_value(make_model):
 def test_mean_shifts_are_zero_for_the_null_and_the_control_and_point_to_the_response(make_model):
     prepared, _split = prepared_of(make_model())
     shifts = mean_shifts(prepared)
-    known = prepared.vocabularies["perturbation"]
+    known = prepared.conditions.trained["perturbation"]
     assert shifts.shape == (len(known) + 1, len(prepared.genes))
     assert not shifts[0].any()
     assert not shifts[known.index("control")].any()
@@ -88,7 +88,7 @@ def test_a_mean_shift_is_the_mean_change_of_the_perturbations_training_groups(ma
     label = "stimulus_2"
     rows = np.intersect1d(split.rows("train"), np.flatnonzero(model.source.labels["perturbation"] == label))
     perturbed = model.source.log_expression(prepared.genes, rows).toarray().mean(axis=0)
-    index = prepared.vocabularies["perturbation"].index(label)
+    index = prepared.conditions.trained["perturbation"].index(label)
     labels, train = model.source.labels, split.rows("train")
     control = 0
     for context, cells in labels.iloc[rows].groupby(["cell_type", "assay_batch"], observed=True):

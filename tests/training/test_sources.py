@@ -30,7 +30,7 @@ def assert_same_training(one, other, n_steps):
     assert split.notes == again.notes
     assert split.table().equals(again.table())
     assert (first.genes, first.scale, first.control) == (second.genes, second.scale, second.control)
-    assert first.vocabularies == second.vocabularies
+    assert first.conditions.vocabularies == second.conditions.vocabularies
     np.testing.assert_array_equal(mean_shifts(first), mean_shifts(second))
     for populations, others in ((first.training, second.training), (first.validation, second.validation)):
         streams = (PopulationStream(one, per_batch=4) for one in (populations, others))

@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,16 +31,16 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(make_model
 def test_initial_weights_are_a_function_of_the_seed_and_the_global_generators_are_left_alone(make_model):
     described = train(make_model()).trained
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002 - that it is not used
-    first = initial(described).state_dict()
+    first = initial(described, described.conditions).state_dict()
     torch.rand(3)
-    again = initial(described).state_dict()
+    again = initial(described, described.conditions).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in first.items())
     torch.set_rng_state(torch_state)
-    initial(described)
+    initial(described, described.conditions)
     assert torch.equal(torch.get_rng_state(), torch_state)
     settings = described.settings
     reseeded = settings.model_copy(update={"training": settings.training.model_copy(update={"seed": 9})})
-    other = initial(described.__class__(**{**vars(described), "settings": reseeded})).state_dict()
+    other = initial(replace(described, settings=reseeded), described.conditions).state_dict()
     assert any(not torch.equal(value, other[name]) for name, value in first.items())
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
 
@@ -69,7 +70,7 @@ def test_measuring_the_cost_changes_no_weight_and_leaves_no_gradient(make_model)
     model = make_model()
     settings = settings_of(model.recipe)
     prepared = prepare(model.split(), model.recipe, settings)
-    denoiser = untrained(settings, prepared.genes, prepared.vocabularies)
+    denoiser = untrained(settings, prepared.genes, prepared.conditions)
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
     batch = next(iter(PopulationStream(prepared.training, per_batch=4)))
     cost = measure_cost(denoiser, build_objective(settings), batch)
@@ -104,7 +105,7 @@ def test_cells_without_perturbations_train_too(make_model, adata):
 def test_every_target_and_joint_trains_and_every_weight_moves(make_model, target, joint):
     settings = {"model": {"target": target, "joint": joint}, "training": {"learning_rate": 0.01, "max_steps": 4}}
     model = train(make_model(hold_out=[], **settings))
-    start = initial(model.trained).state_dict()
+    start = initial(model.trained, model.trained.conditions).state_dict()
     moved = {name: not torch.equal(value, start[name]) for name, value in model.trained.weights.items()}
     assert [name for name, changed in moved.items() if not changed] == []
 

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from perturbdiff.cli.data import prepare, recipes, split
+from perturbdiff.cli.features import app as features_app
 from perturbdiff.cli.judging import evaluate, predict
 from perturbdiff.cli.simulated import demo
 from perturbdiff.cli.training import inspect, train
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 for command in (recipes, split, prepare, train, inspect, predict, evaluate, demo):
     app.command()(command)
+app.add_typer(features_app, name="features")
 
 
 def main() -> None:

@@ -5,19 +5,27 @@ from typing import Annotated
 
 import typer
 
-from perturbdiff.options import Device, Json, Overwrite, Quiet, Run, Seed, given, names
+from perturbdiff.options import Device, Json, Overwrite, Quiet, Run, Seed, given, guidance_of, names
 from perturbdiff.screen import Screen
 
 
 def predict(
     run: Run,
     controls: Annotated[Path, typer.Argument(help="An .h5ad with control cells; other cells in it are not used.")],
-    conditions: Annotated[Path | None, typer.Argument(help="A CSV: perturbation, cell_type, assay_batch.")] = None,
+    conditions: Annotated[
+        Path | None, typer.Argument(help="A CSV: perturbation, cell_type, assay_batch, dose, dose_unit, modality.")
+    ] = None,
     *,
     out: Annotated[Path, typer.Option(help="The .h5ad to write.")],
     perturbation: Annotated[str | None, typer.Option(help="Label of one condition.")] = None,
     cell_type: Annotated[str | None, typer.Option(help="Label of one condition.")] = None,
     assay_batch: Annotated[str | None, typer.Option(help="Label of one condition.")] = None,
+    dose: Annotated[str | None, typer.Option(help="Of the condition's perturbation.")] = None,
+    dose_unit: Annotated[str | None, typer.Option(help="Of the dose: nM, uM, mM, mg/mL, ...")] = None,
+    modality: Annotated[str | None, typer.Option(help="Of the condition's perturbation.")] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Features of perturbations that the model has none of, a table.")
+    ] = None,
     part: Annotated[str | None, typer.Option(help="Predict all conditions of this part: test, validation.")] = None,
     perturbation_column: Annotated[str | None, typer.Option(help="In place of the model's.")] = None,
     cell_type_column: Annotated[str | None, typer.Option(help="In place of the model's.")] = None,
@@ -25,7 +33,9 @@ def predict(
     scale: Annotated[str | None, typer.Option(help="counts or log1p, in place of the model's.")] = None,
     populations: Annotated[int, typer.Option(help="How often each condition is drawn.", min=1)] = 1,
     steps: Annotated[int | None, typer.Option(help="Network evaluations for each population.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Strength of the guidance.")] = None,
+    guidance: Annotated[
+        str | None, typer.Option(help="Strength of the guidance: 1.5, or perturbation=1.5,cell_type=0.5.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -42,16 +52,20 @@ def predict(
     check_writable(out, overwrite=overwrite)
     if sum(source is not None for source in (conditions, perturbation, part)) != 1:
         raise ValueError("conditions come from a CSV file, from --perturbation or from --part; give one of them.")
+    sampling = {"steps": steps, "guidance": None if guidance is None else guidance_of(guidance)}
     model = PerturbDiff.load(run)
-    checkpoint, sampling = model.trained, {"steps": steps, "guidance": guidance}
+    if features is not None:
+        model = model.with_features({"perturbation": features})
+    checkpoint = model.trained
     with_sampling(checkpoint.settings, sampling)
     if conditions is not None:
-        table = read_conditions(conditions, checkpoint.vocabularies)
+        table = read_conditions(conditions, checkpoint.conditions, checkpoint.recipe.columns)
     elif part is not None:
         table = held_out_conditions(checkpoint, part)
     else:
         row = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
-        table = conditions_of([row], checkpoint.vocabularies)
+        row |= {"dose": dose, "dose_unit": dose_unit, "modality": modality}
+        table = conditions_of([row], checkpoint.conditions, checkpoint.recipe.columns)
     columns = {"perturbation": perturbation_column, "cell_type": cell_type_column, "assay_batch": assay_batch_column}
     cells = control_cells(read_h5ad(controls), checkpoint.recipe, columns=columns, scale=scale)
     adata = model.predict_cells(
@@ -90,7 +104,8 @@ def evaluate(
 ) -> None:
     """Judge predicted files against observed cells, beside baselines and a ceiling."""
     from perturbdiff.data.export import check_writable
-    from perturbdiff.data.recipe import Columns, Expression, validated
+    from perturbdiff.data.recipe import Columns, Expression
+    from perturbdiff.data.table import validated
     from perturbdiff.judgement import Origin, compare_files
     from perturbdiff.report.figure import figure, save_figure
 

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 import typer
 from rich.console import Console
 
@@ -32,6 +31,12 @@ def train(
     control: Annotated[str | None, typer.Option(help="Label of control cells (.h5ad).")] = None,
     cell_type: Annotated[str | None, typer.Option(help="Column of cell types (.h5ad).")] = None,
     assay_batch: Annotated[str | None, typer.Option(help="Column of donors, plates, lanes (.h5ad).")] = None,
+    dose: Annotated[str | None, typer.Option(help="Column of doses (.h5ad).")] = None,
+    dose_unit: Annotated[str | None, typer.Option(help="Unit of all doses, such as uM, or its column (.h5ad).")] = None,
+    modality: Annotated[str | None, typer.Option(help="Column of modalities: knock-out, drug, ... (.h5ad).")] = None,
+    separator: Annotated[str | None, typer.Option(help="Between members of a combination: + in A+B (.h5ad).")] = None,
+    modality_separator: Annotated[str | None, typer.Option(help="Before a modality: | in A|CRISPRa (.h5ad).")] = None,
+    features: Annotated[Path | None, typer.Option(help="Features of perturbations, a table (.h5ad).")] = None,
     total_counts: Annotated[str | None, typer.Option(help="Column of total counts, for a partial panel.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer of the expression (.h5ad); X when absent.")] = None,
     scale: Annotated[str | None, typer.Option(help="counts or log1p (.h5ad); never guessed.")] = None,
@@ -50,7 +55,7 @@ def train(
     """
     from perturbdiff.data.export import check_writable
     from perturbdiff.data.opening import recipe_at
-    from perturbdiff.data.recipe import recipe_from_mapping, write_recipe
+    from perturbdiff.data.recipe import recipe_from_mapping, with_absolute_features, write_recipe
     from perturbdiff.model import PerturbDiff
     from perturbdiff.training.processes import processes
 
@@ -60,9 +65,15 @@ def train(
         "perturbation": perturbation,
         "cell_type": cell_type,
         "assay_batch": assay_batch,
+        "dose": dose,
+        "dose_unit": dose_unit,
+        "modality": modality,
         "total_counts": total_counts,
     }
     described: dict[str, Any] = {"control": control, "n_genes": n_genes, "columns": columns}
+    described["perturbation"] = {"separator": separator, "modality_separator": modality_separator}
+    if features is not None:
+        described["encoders"] = {"perturbation": {"kind": "table", "file": str(features.resolve())}}
     described |= {"expression": {"layer": layer, "scale": scale}, "hold_out": [rule(text) for text in hold_out or []]}
     folder = data.resolve().parent
     if data.suffix in {".h5ad", ".zarr"}:
@@ -81,7 +92,8 @@ def train(
     model.train(run=out, overwrite=overwrite, device=device, show_progress=not screen.quiet, say=screen.say)
     paths = [str(folder / pattern) for pattern in recipe.files]
     if first:
-        write_recipe(model.recipe.model_copy(update={"files": tuple(paths)}), out / "recipe.toml")
+        written = model.recipe.model_copy(update={"files": tuple(paths)})
+        write_recipe(with_absolute_features(written, folder), out / "recipe.toml")
     history = model.trained.history
     energy = history["validation_energy"]
     interrupted = model.outcome is not None and model.outcome.interrupted
@@ -92,26 +104,36 @@ def train(
         raise typer.Exit(INTERRUPTED)
 
 
-def inspect(run: Run, *, as_json: Json = False) -> None:
-    """Print what a model can predict, and how it was trained."""
+def inspect(
+    run: Run,
+    *,
+    labels: Annotated[bool, typer.Option("--labels", help="List every label, trained or not.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print what a model can predict, what stands for its labels, and how it was trained."""
     from perturbdiff.checkpoint import load_checkpoint
+    from perturbdiff.prediction.coverage import coverage, encoders, rules, summary
 
     checkpoint = load_checkpoint(run)
+    known = checkpoint.conditions
     if as_json:
-        labels = {name: list(known.labels) for name, known in checkpoint.vocabularies.items()}
         facts = {
-            "labels": labels,
+            "labels": {name: list(vocabulary.labels) for name, vocabulary in checkpoint.vocabularies.items()},
+            "encoders": encoders(known),
+            "conditions": coverage(known).to_dict(orient="records"),
             "genes": list(checkpoint.genes),
             "scale": checkpoint.scale,
-            "settings": checkpoint.settings.model_dump(),
+            "settings": checkpoint.settings.model_dump(mode="json"),
             "split": checkpoint.split,
             "history": checkpoint.history,
         }
         Console().print_json(json.dumps(facts))
         return
     screen = Screen(quiet=False)
-    rows = [(name, len(known), ", ".join(known.labels)) for name, known in checkpoint.vocabularies.items()]
-    screen.table(pd.DataFrame(rows, columns=["covariate", "labels", "known"]), as_json=False)
+    for line in [*summary(known), *rules(known)]:
+        screen.out.print(line, markup=False)
+    if labels:
+        screen.table(coverage(known), as_json=False)
     genes, scale = checkpoint.genes, checkpoint.scale
     screen.out.print(f"{len(genes)} genes ({', '.join(genes[:5])}, ...), scale {scale:.3f} log1p counts per 10^4")
     screen.out.print(f"trained on {checkpoint.recipe.name!r}; kept weights: {checkpoint.history}", markup=False)

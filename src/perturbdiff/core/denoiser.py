@@ -5,7 +5,7 @@ estimates of x_0, in units of the training scale, never negative. What the netwo
 
     target "cell":      x_0 = ReLU(network_j)
     target "change":    x_0 = ReLU(control_j + network_j)
-    target "residual":  x_0 = ReLU(control_j + s + network_j), s a trained vector for each perturbation label
+    target "residual":  x_0 = ReLU(control_j + s + network_j), s what is expected of the perturbation (`core.shift`)
 
 `unclamped` is what stands inside the ReLU. The network sees [x_t, self-conditioning], or x_t alone, and control, each
 token of a stream by one linear map, and the condition vector c = time + covariates, once a population (or, with
@@ -23,6 +23,7 @@ from torch.nn import functional
 from perturbdiff.core.block import Block, Joint, Modulation, modulate
 from perturbdiff.core.conditioning import Conditioning
 from perturbdiff.core.population import NULL, Noised
+from perturbdiff.core.shift import Shift
 
 Target = Literal["cell", "change", "residual"]
 ModulateBy = Literal["population", "cell"]
@@ -90,6 +91,7 @@ class Denoiser(nn.Module):
         modulate_by: one condition vector a population, or one a cell.
         self_conditioning: whether the network looks at an earlier estimate of x_0; without, it has no weights for it.
         control_head: whether the control stream is read too (the release has such a head; its loss does not use it).
+        shift: s of target "residual"; a vector for each label of perturbation when not given.
     """
 
     def __init__(
@@ -105,15 +107,14 @@ class Denoiser(nn.Module):
         modulate_by: ModulateBy = "population",
         self_conditioning: bool = True,
         control_head: bool = False,
+        shift: Shift | None = None,
     ) -> None:
         super().__init__()
         if width % heads:
             message = f"width={width} must be a multiple of heads={heads}; change one of them."
             raise ValueError(message)
         self.target = target
-        self.shift = nn.Embedding(conditioning.n_perturbations + 1, n_genes) if target == "residual" else None
-        if self.shift is not None:
-            nn.init.zeros_(self.shift.weight)
+        self.shift = shift or Shift(conditioning.n_perturbations, n_genes) if target == "residual" else None
         self.modulate_by = modulate_by
         self.conditioning = conditioning
         self.time = TimeEmbedding(width)
@@ -132,7 +133,7 @@ class Denoiser(nn.Module):
         self, noised: Noised
     ) -> tuple[Float[Tensor, "batch cells genes"], Float[Tensor, "batch cells genes"] | None]:
         """What the network gives for the perturbed cells and, where it has a head for them, the control cells."""
-        c = (self.time(noised.t) + self.conditioning(noised.condition, noised.dropped)).unsqueeze(1)
+        c = (self.time(noised.t) + self.conditioning(noised.condition, noised.dropped, noised.novel)).unsqueeze(1)
         h = noised.x_t
         if self.modulate_by == "cell":
             c = c.expand(-1, h.shape[1], -1)
@@ -156,7 +157,8 @@ class Denoiser(nn.Module):
             label = noised.condition.perturbation
             if noised.dropped is not None:
                 label = label.masked_fill(noised.dropped[:, 0], NULL)
-            out = out + self.shift(label).unsqueeze(1)
+            novel = None if noised.novel is None else noised.novel[:, 0]
+            out = out + self.shift(label, self.conditioning.novelty_of(label, novel)).unsqueeze(1)
         return control + out
 
     def forward(self, noised: Noised) -> Float[Tensor, "batch cells genes"]:

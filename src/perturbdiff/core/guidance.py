@@ -1,12 +1,21 @@
 r"""Classifier-free guidance as a wrapper around a denoiser.
 
-    guided = (1 + w) conditional - w unconditional
+    guided = conditional + sum_k w_k (conditional - conditional without D_k)
 
-The unconditional pass replaces the condition by its trained nulls and keeps the control cells. The formula is the
-same in x_0 and in eps, both being affine in each other, before any clamping. `of` says what it is applied to:
+Each term k has a strength w_k and names the covariates D_k that its pass replaces by their trained nulls; the control
+cells stay. Two choices of terms:
 
-* ``"x_0"``: the two denoised populations, after their ReLU (the release's way).
-* ``"change"``: what stands inside the ReLU, so that a gene that either pass silences is not pushed off zero by it.
+* one strength w: the one term drops all covariates, or those that are named; with all of them it is the paper's
+  (1 + w) conditional - w unconditional.
+* three strengths: a term for each of (perturbation, cell type, assay batch), which drops that covariate alone. How far
+  the perturbation is pushed is then another question than how far the cell type is.
+
+The formula is the same in x_0 and in eps, both being affine in each other and its coefficients summing to 1, before any
+clamping. `of` says what it is applied to:
+
+* ``"x_0"``: the denoised populations, after their ReLU (the release's way).
+* ``"change"``: what stands inside the ReLU, so that a gene that one of the passes silences is not pushed off zero by
+  it.
 """
 
 from typing import Literal
@@ -17,9 +26,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from perturbdiff.core.denoiser import DenoiserContract
-from perturbdiff.core.population import Noised
+from perturbdiff.core.population import COVARIATES, Noised
 
 Of = Literal["x_0", "change"]
+ALL = (True, True, True)
 
 
 class Guided:
@@ -27,44 +37,61 @@ class Guided:
 
     Args:
         denoiser: to be wrapped.
-        strength: w; 0 costs one pass and changes nothing.
+        strength: w, or one for each of (perturbation, cell type, assay batch); a term of strength 0 costs nothing, and
+            without terms there is one pass, which changes nothing.
         of: what the formula is applied to.
-        covariates: which of (perturbation, cell type, assay batch) the unconditional pass drops; the paper drops all.
-        one_pass: both passes as one doubled minibatch; two passes give the same at the release's cost.
+        covariates: which of (perturbation, cell type, assay batch) the pass of a single strength drops; the paper drops
+            all. Three strengths name their covariates themselves.
+        one_pass: all passes as one minibatch of so many copies; one pass after the other gives the same at the
+            release's cost.
+
+    Raises:
+        ValueError: three strengths, and `covariates` too.
     """
 
     def __init__(
         self,
         denoiser: DenoiserContract,
         *,
-        strength: float,
+        strength: float | tuple[float, float, float],
         of: Of = "x_0",
-        covariates: tuple[bool, bool, bool] = (True, True, True),
+        covariates: tuple[bool, bool, bool] = ALL,
         one_pass: bool = True,
     ) -> None:
+        if isinstance(strength, tuple):
+            if covariates != ALL:
+                raise ValueError(
+                    f"covariates={covariates} is of a single strength, and strength={strength} has one for each "
+                    "covariate; leave covariates out."
+                )
+            alone = [tuple(name == other for other in COVARIATES) for name in COVARIATES]
+            terms = list(zip(strength, alone, strict=True))
+        else:
+            terms = [(strength, covariates)]
         self.denoiser = denoiser
-        self.strength = strength
+        self.terms = [(w, dropped) for w, dropped in terms if w != 0]
         self.of = of
-        self.covariates = covariates
         self.one_pass = one_pass
 
     def __call__(self, noised: Noised) -> Float[Tensor, "batch cells genes"]:
-        """Guided x_0; with ``of="x_0"`` it may be negative where w > 0."""
+        """Guided x_0; with ``of="x_0"`` it may be negative where a strength is above 0."""
         guided = self.unclamped(noised)
         return guided if self.of == "x_0" else functional.relu(guided)
 
     def unclamped(self, noised: Noised) -> Float[Tensor, "batch cells genes"]:
         """The guided quantity before any clamping."""
         evaluate = self.denoiser if self.of == "x_0" else self.denoiser.unclamped
-        if self.strength == 0:
+        if not self.terms:
             return evaluate(noised)
         x_t = noised.x_t
-        kept = x_t.new_zeros(len(x_t), 3, dtype=torch.bool) if noised.dropped is None else noised.dropped
-        without = kept | torch.tensor(self.covariates, device=x_t.device)
+        kept = x_t.new_zeros(len(x_t), len(COVARIATES), dtype=torch.bool) if noised.dropped is None else noised.dropped
+        asked = [kept, *(kept | torch.tensor(dropped, device=x_t.device) for _, dropped in self.terms)]
         if self.one_pass:
-            both = noised._replace(dropped=None).doubled()._replace(dropped=torch.cat([kept, without]))
-            conditional, unconditional = evaluate(both).chunk(2)
+            copies = noised._replace(dropped=None).repeated(len(asked))._replace(dropped=torch.cat(asked))
+            conditional, *others = evaluate(copies).chunk(len(asked))
         else:
-            conditional = evaluate(noised._replace(dropped=kept))
-            unconditional = evaluate(noised._replace(dropped=without))
-        return (1 + self.strength) * conditional - self.strength * unconditional
+            conditional, *others = (evaluate(noised._replace(dropped=dropped)) for dropped in asked)
+        guided = (1 + sum(w for w, _ in self.terms)) * conditional
+        for (w, _), without in zip(self.terms, others, strict=True):
+            guided = guided - w * without
+        return guided

@@ -7,9 +7,10 @@ lambda), and either may be 0. MMD^2 is the biased estimate over the cells that e
 
 Per population, from a stream that is a function of (seed, step, index of the population), in this order: t; one coin
 for each covariate (its label is replaced by the null), one for the control cells (replaced by zeros), one for
-self-conditioning (the network's own estimate of x_0 from a first pass without gradient, else zeros); then the noise.
-With ``coins="minibatch"`` the first population's coins serve all, its condition coin all covariates at once: the
-release's way.
+self-conditioning (the network's own estimate of x_0 from a first pass without gradient, else zeros); then the noise;
+then one coin for each covariate on whether its label is taken as new, half of them as a label of new agents. With
+``coins="minibatch"`` the first population's coins serve all, its condition coin all covariates at once: the release's
+way.
 """
 
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from perturbdiff.core.conditioning import Novelty
 from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.kernel import EnergyKernel, Kernel, mmd_squared
 from perturbdiff.core.population import Condition, Noised, PopulationBatch
@@ -44,6 +46,7 @@ class Draw(NamedTuple):
     control_dropped: Bool[Tensor, " batch"]
     self_conditioned: Bool[Tensor, " batch"]
     eps: Float[Tensor, "batch cells genes"]
+    novel: Int[Tensor, "batch 3"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Objective:
         control_dropout: probability that the control cells are replaced by zeros.
         self_conditioning: probability that the network sees its own first estimate.
         coins: one set a population, or one a minibatch.
+        novelty: probability that a covariate's label is taken as if training had not seen it, see `core.conditioning`.
     """
 
     process: Process
@@ -69,6 +73,7 @@ class Objective:
     control_dropout: float = 0.0
     self_conditioning: float = 0.5
     coins: Coins = "population"
+    novelty: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.mmd_weight, self.mse_weight) < 0 or self.mmd_weight + self.mse_weight == 0:
@@ -86,13 +91,22 @@ class Objective:
         coins = torch.stack([torch.rand(5, generator=own, device=device) for own in streams])
         if self.coins == "minibatch":
             coins = coins[:1, [0, 0, 0, 3, 4]].expand(len(streams), -1)
+        eps = PopulationNoise(self.process, streams)(batch.perturbed)
         return Draw(
             t=t,
             dropped=coins[:, :3] < self.condition_dropout,
             control_dropped=coins[:, 3] < self.control_dropout,
             self_conditioned=coins[:, 4] < self.self_conditioning,
-            eps=PopulationNoise(self.process, streams)(batch.perturbed),
+            eps=eps,
+            novel=self._novel(streams, device),
         )
+
+    def _novel(self, streams: list[torch.Generator], device: torch.device) -> Int[Tensor, "batch 3"]:
+        coins = torch.stack([torch.rand(3, generator=own, device=device) for own in streams])
+        if self.coins == "minibatch":
+            coins = coins[:1].expand(len(streams), -1)
+        as_set, as_agents = coins < self.novelty, coins < self.novelty / 2
+        return torch.where(as_agents, int(Novelty.NEW_AGENT), torch.where(as_set, int(Novelty.NEW_SET), 0))
 
     def __call__(self, denoiser: DenoiserContract, batch: PopulationBatch, draw: Draw) -> Loss:
         """The loss of a minibatch of observed populations."""
@@ -104,6 +118,7 @@ class Objective:
             condition=batch.condition,
             mask=batch.mask,
             dropped=draw.dropped,
+            novel=draw.novel,
         )
         hint = self._first_estimate(denoiser, noised, draw.self_conditioned)
         return self.compare(batch, denoiser(noised._replace(self_conditioning=hint)))
@@ -137,6 +152,7 @@ class Objective:
             condition=Condition(*(index[rows] for index in noised.condition)),
             mask=None if noised.mask is None else noised.mask[rows],
             dropped=None if noised.dropped is None else noised.dropped[rows],
+            novel=None if noised.novel is None else noised.novel[rows],
         )
         with torch.no_grad():
             hint[rows] = denoiser(some)

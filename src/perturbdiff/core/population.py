@@ -5,7 +5,7 @@ counts per 10^4, in units of the standard deviation over the training cells), so
 is ``mu_b = (1/m_b) sum_j k(x_bj, .)`` over the cells that its mask keeps.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -55,6 +55,7 @@ class Noised(NamedTuple):
         mask: true for cells that exist; None for all.
         dropped: covariates (in the order of `COVARIATES`) to be replaced by their nulls; None for none.
         self_conditioning: an earlier estimate of x_0; None for zeros.
+        novel: how new each covariate's label is to be taken, see `core.conditioning`; None for as it is.
     """
 
     x_t: Float[Tensor, "batch cells genes"]
@@ -64,19 +65,15 @@ class Noised(NamedTuple):
     mask: Bool[Tensor, "batch cells"] | None = None
     dropped: Bool[Tensor, "batch 3"] | None = None
     self_conditioning: Float[Tensor, "batch cells genes"] | None = None
+    novel: Int[Tensor, "batch 3"] | None = None
 
-    def doubled(self) -> "Noised":
-        """The same populations twice over, as one minibatch."""
+    def repeated(self, n: int) -> "Noised":
+        """The same populations n times over, as one minibatch."""
 
-        def twice[T: (Tensor, Tensor | None)](x: T) -> T:
-            return x if x is None else torch.cat([x, x])
+        def times(x: Tensor) -> Tensor:
+            return torch.cat([x] * n)
 
-        return Noised(
-            twice(self.x_t),
-            twice(self.t),
-            twice(self.control),
-            Condition(*(twice(index) for index in self.condition)),
-            twice(self.mask),
-            twice(self.dropped),
-            twice(self.self_conditioning),
-        )
+        given: dict[str, Any] = {name: field for name, field in self._asdict().items() if field is not None}
+        for name, field in given.items():
+            given[name] = Condition(*map(times, field)) if isinstance(field, Condition) else times(field)
+        return self._replace(**given)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
+from perturbdiff.data.composition import at_any_dose
 from perturbdiff.data.duplicates import profile_hashes
 from perturbdiff.data.reading import (
     Matrix,
@@ -204,13 +205,17 @@ def matches(labels: pd.DataFrame, rule: Match, place: str) -> npt.NDArray[np.boo
     found = np.ones(len(labels), dtype=bool)
     for covariate, wanted in rule.named().items():
         categories = labels[covariate].cat.categories
+        named: list[str] = []
         for label in wanted:
-            if label not in categories:
+            # a drug without its dose is meant at every dose
+            one = [label] if label in categories else at_any_dose(label, categories)
+            if not one:
                 raise ValueError(
                     f"{place} names {covariate} {label!r}, which no cell has; "
                     f"{nearest(label, categories)}; mend the label or leave it out."
                 )
-        found &= np.isin(labels[covariate].cat.codes, categories.get_indexer(pd.Index(wanted)))
+            named += one
+        found &= np.isin(labels[covariate].cat.codes, categories.get_indexer(pd.Index(named)))
     return found
 
 

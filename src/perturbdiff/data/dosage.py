@@ -5,11 +5,13 @@ label is read sign by sign, and nothing in it is evaluated. Any other label, "dr
 never guessed from a name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
+from typing import NamedTuple
 
 from perturbdiff.data.duplicates import spelling
+from perturbdiff.data.vocabulary import nearest
 
 _MOLAR = {"pM": -3, "nM": 0, "uM": 3, "mM": 6, "M": 9}
 _MASS = {"pg/mL": -3, "ng/mL": 0, "ug/mL": 3, "mg/mL": 6}
@@ -37,6 +39,59 @@ type Dose = tuple[str, Decimal, str]
 """Drug, amount, dimension."""
 
 
+class Quantity(NamedTuple):
+    """A dose to compute with.
+
+    Attributes:
+        amount: above 0, in the unit that stands for its dimension.
+        dimension: "nM" for amounts of substance, "ng/mL" for masses: neither is converted to the other.
+    """
+
+    amount: float
+    dimension: str
+
+
+def quantity(amount: str, unit: str, of: str) -> Quantity:
+    """A dose of `of` (a drug, for the sentence of an error) in the unit of its dimension.
+
+    Raises:
+        ValueError: the unit is unknown (the nearest is named), or the amount is not a number above 0.
+    """
+    dimension = _dimension(unit)
+    if not unit.strip():
+        raise ValueError(f"{of!r} has the dose {amount} without a unit; add one of {', '.join(_UNITS)}.")
+    if dimension is None:
+        raise ValueError(
+            f"{of!r} has a dose in the unknown unit {unit!r}; {nearest(unit, _UNITS)}: convert it to one of "
+            f"{', '.join(_UNITS)}."
+        )
+    number = _number(amount.strip().lower())
+    if number is None or not number:
+        raise ValueError(
+            f"{of!r} has the dose {amount!r}, and a dose is a number above 0; mend it, and give untreated cells the "
+            "control label."
+        )
+    power, base = dimension
+    return Quantity(float(number.scaleb(power)), base)
+
+
+def written(entries: Sequence[tuple[str, str, str]]) -> str:
+    """The label ``[('drug', 0.5, 'uM'), ...]`` of (drug, amount, unit), which `entries_of` reads back."""
+    quoted = [f"({_quoted(drug)}, {amount}, {_quoted(unit)})" for drug, amount, unit in entries]
+    return f"[{', '.join(quoted)}]"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _dimension(unit: str) -> tuple[int, str] | None:
+    """Powers of ten to the unit that doses are compared in, and that unit; None for an unknown unit."""
+    plain = unit.strip().translate(_MICRO)
+    return _UNITS.get(f"{plain[:-2]}mL" if plain.endswith("/ml") else plain)
+
+
 @dataclass(frozen=True)
 class Treatment:
     """One drug or several, each at a dose.
@@ -57,7 +112,7 @@ class Treatment:
 def treatment_of(label: str) -> Treatment | None:
     """The treatment that a label of the form ``[(drug, dose, unit), ...]`` means; None for any other label."""
     doses = []
-    for drug, amount, unit in _entries(label):
+    for drug, amount, unit in entries_of(label):
         dose = _dose(drug, amount, unit)
         if dose is None:
             return None
@@ -83,8 +138,7 @@ def _dose(drug: str, amount: str, unit: str) -> Dose | None:
     name, number, unit = spelling(drug), _number(amount), unit.strip().translate(_MICRO)
     if not name or number is None or not unit:
         return None
-    unit = f"{unit[:-2]}mL" if unit.endswith("/ml") else unit
-    power, dimension = _UNITS.get(unit, (0, unit))
+    power, dimension = _dimension(unit) or (0, unit)
     return name, Context(prec=_DIGITS).normalize(number.scaleb(power)), dimension
 
 
@@ -104,7 +158,7 @@ def _are_digits(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-def _entries(label: str) -> list[tuple[str, str, str]]:
+def entries_of(label: str) -> list[tuple[str, str, str]]:
     """The (drug, dose, unit) of a label, as text; none where the label is not such a list from end to end."""
     tokens = _tokens(label)
     if tokens is None or tokens[:1] != [("[", "")] or tokens[-1:] != [("]", "")]:

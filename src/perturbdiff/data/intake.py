@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anndata
 import numpy as np
 import pandas as pd
 
 from perturbdiff.data.cells import Cells, matches
+from perturbdiff.data.composition import labels_from
 from perturbdiff.data.files import resolve_files
 from perturbdiff.data.joining import (
     GeneTable,
@@ -50,7 +51,7 @@ def cells_from_anndata(
             named); labels are missing; values are negative, not finite or not integers where counts are declared;
             gene names are repeated; there are no cells; total counts are impossible.
     """
-    return _select(_load(adata, columns, expression, "the data"), columns, control, exclude)
+    return _select(_load(adata, columns, expression, control, "the data"), columns, control, exclude)
 
 
 def read_cells(recipe: Recipe, folder: Path) -> Cells:
@@ -66,14 +67,14 @@ def read_cells(recipe: Recipe, folder: Path) -> Cells:
     """
     paths = resolve_files(recipe, folder)
     table = gene_table_of(recipe.expression, folder)
-    parts = [_load(read_anndata(path), recipe.columns, recipe.expression, path.name) for path in paths]
+    parts = [_load(read_anndata(path), recipe.columns, recipe.expression, recipe.control, path.name) for path in paths]
     cells = _join(parts, paths, recipe, table)
     return _select(cells, recipe.columns, recipe.control, recipe.exclude)
 
 
-def _load(adata: anndata.AnnData, columns: Columns, expression: Expression, source: str) -> Cells:
+def _load(adata: anndata.AnnData, columns: Columns, expression: Expression, control: str | None, source: str) -> Cells:
     values, genes = expression_of(adata, expression, source)
-    labels = pd.DataFrame({key: _labels(adata, getattr(columns, key), key, source) for key in COVARIATES})
+    labels = pd.DataFrame({key: _labels(adata, columns, key, control, source) for key in COVARIATES})
     check_values(values, expression.scale, source)
     check_totals_fit(columns, expression.scale, source)
     totals = None
@@ -83,11 +84,18 @@ def _load(adata: anndata.AnnData, columns: Columns, expression: Expression, sour
     return Cells(values, expression.scale, totals, genes, names, labels, control=None)
 
 
-def _labels(adata: anndata.AnnData, column: str | None, key: str, source: str) -> "pd.Categorical[Any]":
+def _labels(
+    adata: anndata.AnnData, columns: Columns, key: str, control: str | None, source: str
+) -> "pd.Categorical[Any]":
+    column, obs = getattr(columns, key), _table(adata)
     if column is None:
         return pd.Categorical.from_codes(np.zeros(adata.n_obs, dtype=np.int8), pd.Index([""], dtype=str))
-    obs: Any = adata.obs
-    codes, unique = pd.factorize(column_of(obs, column, f"columns.{key}", source))
+
+    def read(name: str, named_by: str) -> "pd.Series[Any]":
+        return column_of(obs, name, named_by, source)
+
+    labels = labels_from(read, columns, control) if key == "perturbation" else read(column, f"columns.{key}")
+    codes, unique = pd.factorize(labels)
     texts = np.array([str(label) for label in unique], dtype=object)
     missing = codes < 0
     if len(texts):
@@ -98,6 +106,11 @@ def _labels(adata: anndata.AnnData, column: str | None, key: str, source: str) -
     known = sorted(set(texts))
     place = pd.Index(known, dtype=str)
     return pd.Categorical.from_codes(place.get_indexer(pd.Index(texts, dtype=str))[codes], place)
+
+
+def _table(adata: anndata.AnnData) -> pd.DataFrame:
+    found: Any = adata.obs
+    return cast("pd.DataFrame", found)
 
 
 def _select(cells: Cells, columns: Columns, control: str | None, exclude: Sequence[Match]) -> Cells:

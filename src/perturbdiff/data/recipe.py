@@ -2,8 +2,8 @@
 
 One TOML file names the columns, the control label, the scale of the expression, what is left out and what is
 held out. Reading is strict: an unknown key is an error that names the nearest known one, and a value of the wrong
-type is an error of one sentence. The tables [model], [training] and [sampling] pass through untouched; the settings
-read them.
+type is an error of one sentence. The tables [encoders], [model], [training] and [sampling] pass through untouched; the
+settings read them.
 """
 
 import tomllib
@@ -13,63 +13,76 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from perturbdiff.data.export import whole_file
-from perturbdiff.data.vocabulary import nearest
+from perturbdiff.data.table import Table, validated
 
 COVARIATES = ("perturbation", "cell_type", "assay_batch")
 """The covariates of a cell, in the order of every table and condition."""
-
-_REMEDY = {
-    "expression": 'add a table [expression] with scale = "counts" or scale = "log1p"',
-    "scale": 'write scale = "counts" for integer counts or scale = "log1p" for log1p counts per 10^4',
-    "name": 'write a short name, such as name = "my-screen"',
-    "part": 'write part = "test" or part = "validation"',
-}
-
-_RULE = {
-    "tuple_type": "should be a list",
-    "model_type": "should be a table",
-    "dict_type": "should be a table",
-    "string_type": "should be text in quotes",
-}
 
 _CONTROL = ("Cc", "Zl", "Zp")
 """Categories of characters that break a line or are not seen."""
 
 
-class Table(BaseModel):
-    """A strict, frozen table: lists become tuples, an unknown key is named with the nearest known one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read(cls, table: Any) -> Any:  # noqa: ANN401 - whatever the file holds
-        if not isinstance(table, Mapping):
-            return table
-        for key in table:
-            if key not in cls.model_fields:
-                raise ValueError(f"{key!r} is not a key here; {nearest(str(key), cls.model_fields)}")
-        return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
-
-
 class Columns(Table):
-    """The columns of `obs` that hold the labels; an absent one means that the data have no such covariate."""
+    """The columns of `obs` that hold the labels; an absent one means that the data have no such covariate.
+
+    Attributes:
+        dose: amounts; with them each perturbation is a drug at a dose, written ``[('drug', 0.5, 'uM')]``.
+        dose_unit: the unit of all doses (nM, uM, mM, mg/mL, ...), or the column that holds it.
+        modality: knock-out, activation, drug, ...; with it a perturbation is written ``label|modality``.
+        total_counts: the counts over all genes, where the file holds a panel only.
+    """
 
     perturbation: str | None = None
     cell_type: str | None = None
     assay_batch: str | None = None
     dose: str | None = None
+    dose_unit: str | None = None
+    modality: str | None = None
     total_counts: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.dose is not None:
+        if self.dose is not None and self.dose_unit is None:
             raise ValueError(
-                f"dose = {self.dose!r} is not supported by this version; join the dose into the perturbation's label"
+                f"dose = {self.dose!r} has no unit, and a number alone is no dose; add dose_unit, a unit such as "
+                '"uM" or the column that holds it'
             )
+        if self.dose is None and self.dose_unit is not None:
+            raise ValueError(f"dose_unit = {self.dose_unit!r} belongs to a column of doses; add dose, or leave it out")
+        if self.perturbation is None and (self.dose is not None or self.modality is not None):
+            raise ValueError("dose and modality are of a perturbation; add perturbation, or leave them out")
+        return self
+
+
+class Grammar(Table):
+    """What a label of perturbation is made of; a label that nothing is said of is one agent, whatever its text.
+
+    Labels are read sign by sign, see `data.composition`, and nothing in them is evaluated.
+
+    Attributes:
+        separator: between the members of a combination, as "+" in ``A+B``.
+        modality_separator: before a member's modality, as "|" in ``A|CRISPRa``; in ``A+B|CRISPRa`` it is of both.
+        modality: of all members that name none.
+        doses: whether labels are lists ``[('drug', 0.5, 'uM'), ...]``.
+        nothing: members that mean no perturbation, as "ctrl" in ``A+ctrl``.
+    """
+
+    separator: str | None = None
+    modality_separator: str | None = None
+    modality: str | None = None
+    doses: bool = False
+    nothing: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key in ("separator", "modality_separator", "modality"):
+            if (given := getattr(self, key)) is not None and not given.strip():
+                raise ValueError(f"{key} = {given!r} is empty; leave it out, or write what stands in the labels")
+        if self.separator is not None and self.separator == self.modality_separator:
+            raise ValueError(f"separator and modality_separator are both {self.separator!r}; a sign has one meaning")
         return self
 
 
@@ -169,7 +182,8 @@ class Recipe(Table):
         n_genes: how many genes of highest variability make the panel; None takes all genes.
         genes: the panel itself, instead of `n_genes`.
         exclude: cells that are left out altogether.
-        model, training, sampling: passed through to the settings.
+        perturbation: what a label of perturbation is made of.
+        encoders, model, training, sampling: passed through to the settings.
     """
 
     name: str
@@ -182,12 +196,14 @@ class Recipe(Table):
     n_genes: int | None = None
     genes: tuple[str, ...] | None = None
     columns: Columns = Columns()
+    perturbation: Grammar = Grammar()
     expression: Expression
     exclude: tuple[Match, ...] = ()
     hold_out: tuple[HoldOut, ...] = ()
-    model: dict[str, Any] = {}
-    sampling: dict[str, Any] = {}
-    training: dict[str, Any] = {}
+    encoders: dict[str, Any] = Field(default_factory=dict)
+    model: dict[str, Any] = Field(default_factory=dict)
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -222,21 +238,17 @@ class Recipe(Table):
         return self
 
 
-def validated[T: BaseModel](table: type[T], mapping: Mapping[str, Any], source: str) -> T:
-    """A table read from a mapping; `source` (a file's name, an argument) opens the sentence of an error.
-
-    Raises:
-        ValueError: an unknown key (the nearest is named), a missing one, a wrong type, or a broken rule.
-    """
-    try:
-        return table.model_validate(dict(mapping))
-    except ValidationError as error:
-        raise ValueError(_sentence(error, source)) from None
-
-
 def recipe_from_mapping(mapping: Mapping[str, Any], source: str) -> Recipe:
     """A recipe from the tables of a TOML file or the arguments of a call; errors as in `validated`."""
     return validated(Recipe, mapping, source)
+
+
+def hold_outs_of(rules: Sequence[Mapping[str, Any] | HoldOut], recipe: Recipe) -> tuple[HoldOut, ...]:
+    """Hold-out rules in place of a recipe's, checked against its columns; errors as in `validated`."""
+    found = hold_outs_from(rules)
+    named = [rule.model_dump(exclude_none=True) for rule in found]
+    recipe_from_mapping(recipe.model_dump(exclude_none=True) | {"hold_out": named}, "hold_out")
+    return found
 
 
 def hold_outs_from(rules: Sequence[Mapping[str, Any] | HoldOut]) -> tuple[HoldOut, ...]:
@@ -273,6 +285,15 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
         partial.write_text(tomli_w.dumps(table, multiline_strings=False), encoding="utf-8")
 
 
+def with_absolute_features(recipe: Recipe, folder: Path) -> Recipe:
+    """A recipe whose files of features no longer depend on the folder that it lies in."""
+    encoders = dict(recipe.encoders)
+    for name, table in recipe.encoders.items():
+        if isinstance(table, Mapping) and "file" in table:
+            encoders[name] = {**table, "file": str((folder / Path(table["file"]).expanduser()).resolve())}
+    return recipe.model_copy(update={"encoders": encoders})
+
+
 def control_character(label: str) -> str | None:
     """The first control character of a label (a newline, a tab), which no label may hold; None where there is none."""
     return next((sign for sign in label if unicodedata.category(sign) in _CONTROL), None)
@@ -284,16 +305,3 @@ def _without_none(table: dict[str, Any]) -> dict[str, Any]:
         for key, value in table.items()
         if value is not None
     }
-
-
-def _sentence(error: ValidationError, source: str) -> str:
-    first = error.errors(include_url=False)[0]
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-    if first["type"] == "value_error":
-        where = f"{source}, {place}" if place else source
-        return f"{where}: {first['ctx']['error']}."
-    if first["type"] == "missing":
-        remedy = _REMEDY.get(str(first["loc"][-1]), "add it")
-        return f"{source}: the key {place} is missing; {remedy}."
-    rule = _RULE.get(first["type"], first["msg"].removeprefix("Input "))
-    return f"{source}: {place} is {first['input']!r}, which {rule}."

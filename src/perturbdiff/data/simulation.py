@@ -39,6 +39,7 @@ mean shift of the other types are the right answer, up to count noise (and up to
 nearly the same for all types).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -90,7 +91,7 @@ class _Biology:
     dispersion: Floats  # phi [genes]
 
 
-class _Design(NamedTuple):
+class Design(NamedTuple):
     """One code per cell; perturbation -1 is control."""
 
     perturbation: Integers
@@ -133,7 +134,7 @@ def simulate(
     _check(setting, sizes)
     rng = np.random.default_rng(seed)
     biology = _draw_biology(setting, sizes, rng)
-    design = _draw_design(sizes, rng)
+    design = draw_design(sizes, rng)
     activation = rng.standard_normal(len(design.cell_type))
     activation += biology.activation_of_type[design.cell_type] + biology.activation_of_batch[design.assay_batch]
     x = _unperturbed(biology, design, activation, rng)
@@ -142,7 +143,7 @@ def simulate(
     shifted = _additive(biology, design, x) if setting == "additive" else _interaction(biology, design, x, responds)
     p = np.expm1(shifted)
     p /= p.sum(axis=1, keepdims=True)
-    counts = _count(p, biology.dispersion, rng)
+    counts = count_cells(p, biology.dispersion, rng)
     change = np.log1p(_PER * p) - x
     return _assemble(setting, seed, sizes, biology, design, counts, change, responds)
 
@@ -150,15 +151,24 @@ def simulate(
 def _check(setting: str, sizes: Sizes) -> None:
     if setting not in ("interaction", "additive"):
         raise ValueError(f"setting {setting!r} is unknown; choose 'interaction' or 'additive'.")
-    small = [f"{name}={value}" for name, value in sizes._asdict().items() if value < 1]
-    if small:
-        raise ValueError(f"{', '.join(small)}: every size must be at least 1; raise it.")
+    check_sizes(sizes._asdict())
     needed = 3 * _N_ACTIVATION + 2 * sizes.n_perturbations
     if sizes.n_genes < needed:
         raise ValueError(
             f"n_genes={sizes.n_genes} leaves no room for {sizes.n_perturbations} programmes; use at least {needed} "
             "genes or fewer perturbations."
         )
+
+
+def check_sizes(sizes: Mapping[str, int]) -> None:
+    """Refuse sizes below 1; the names are those of the arguments.
+
+    Raises:
+        ValueError: a size is below 1.
+    """
+    small = [f"{name}={value}" for name, value in sizes.items() if value < 1]
+    if small:
+        raise ValueError(f"{', '.join(small)}: every size must be at least 1; raise it.")
 
 
 def _over_families(n_types: int, low: float, high: float, own: float, rng: np.random.Generator) -> Floats:
@@ -227,7 +237,7 @@ def _draw_programmes(
     return programme
 
 
-def _draw_design(sizes: Sizes, rng: np.random.Generator) -> _Design:
+def draw_design(sizes: Sizes, rng: np.random.Generator) -> Design:
     """Every group in full, cells in random order."""
     perturbation, cell_type, assay_batch = (
         axis.ravel()
@@ -240,10 +250,10 @@ def _draw_design(sizes: Sizes, rng: np.random.Generator) -> _Design:
     )
     repeats = np.where(perturbation < 0, sizes.control_cells_per_group, sizes.cells_per_group)
     order = rng.permutation(int(repeats.sum()))
-    return _Design(*(np.repeat(axis, repeats)[order] for axis in (perturbation, cell_type, assay_batch)))
+    return Design(*(np.repeat(axis, repeats)[order] for axis in (perturbation, cell_type, assay_batch)))
 
 
-def _unperturbed(biology: _Biology, design: _Design, activation: Floats, rng: np.random.Generator) -> Floats:
+def _unperturbed(biology: _Biology, design: Design, activation: Floats, rng: np.random.Generator) -> Floats:
     """Draw x = log1p(lambda) [cells, genes] of every cell as it would be without a perturbation."""
     log_u = (biology.b + biology.T)[design.cell_type]
     log_u += biology.D[design.assay_batch]
@@ -255,14 +265,14 @@ def _unperturbed(biology: _Biology, design: _Design, activation: Floats, rng: np
     return np.log1p(u)
 
 
-def _additive(biology: _Biology, design: _Design, x: Floats) -> Floats:
+def _additive(biology: _Biology, design: Design, x: Floats) -> Floats:
     """Compute x' of the additive setting; controls unchanged."""
     shift = np.vstack([biology.programme, np.zeros(x.shape[1])])[design.perturbation]
     shifted: Floats = np.maximum(x + shift, 0.0)
     return shifted
 
 
-def _interaction(biology: _Biology, design: _Design, x: Floats, responds: Flags) -> Floats:
+def _interaction(biology: _Biology, design: Design, x: Floats, responds: Flags) -> Floats:
     """Compute x' of the interaction setting; controls, cells that do not respond and silent genes unchanged."""
     cell = np.arange(len(x))
     receptor = np.expm1(x[cell, biology.receptor[design.perturbation]]) ** _HILL
@@ -276,7 +286,7 @@ def _interaction(biology: _Biology, design: _Design, x: Floats, responds: Flags)
     return shifted
 
 
-def _count(p: Floats, dispersion: Floats, rng: np.random.Generator) -> csr_matrix:
+def count_cells(p: Floats, dispersion: Floats, rng: np.random.Generator) -> csr_matrix:
     """Negative-binomial counts [cells, genes] of expression shares p."""
     library = np.exp(rng.normal(np.log(_MEDIAN_COUNTS), _SD_LOG_COUNTS, len(p)))
     mean = rng.standard_gamma(1 / dispersion, p.shape)
@@ -286,7 +296,7 @@ def _count(p: Floats, dispersion: Floats, rng: np.random.Generator) -> csr_matri
     return csr_matrix(rng.poisson(mean).astype(np.float32))
 
 
-def _group_mean(values: Floats, design: _Design, sizes: Sizes) -> Floats:
+def _group_mean(values: Floats, design: Design, sizes: Sizes) -> Floats:
     """Average `values` [cells, k] over perturbed cells of a (perturbation, cell type): [perturbations, types, k]."""
     perturbed = np.flatnonzero(design.perturbation >= 0)
     group = design.perturbation[perturbed] * sizes.n_cell_types + design.cell_type[perturbed]
@@ -302,7 +312,7 @@ def _assemble(
     seed: int,
     sizes: Sizes,
     biology: _Biology,
-    design: _Design,
+    design: Design,
     counts: csr_matrix,
     change: Floats,
     responds: Flags,

@@ -55,6 +55,7 @@ class Vocabulary:
     Attributes:
         name: the covariate ("perturbation", "cell_type", "assay_batch").
         labels: unique, none of them empty. May be empty: then every label is the null.
+        others_are_null: whether any other label is the null, too, and not an error.
 
     Raises:
         ValueError: a label is empty or occurs twice.
@@ -62,6 +63,7 @@ class Vocabulary:
 
     name: str
     labels: tuple[str, ...]
+    others_are_null: bool = False
 
     def __post_init__(self) -> None:
         if "" in self.labels:
@@ -75,12 +77,12 @@ class Vocabulary:
         return len(self.labels)
 
     def index(self, label: str) -> int:
-        """The index of a label: 0 for the empty one, else its place + 1.
+        """The index of a label: 0 for the empty one (and others, where they are null), else its place + 1.
 
         Raises:
             ValueError: the label is not in the vocabulary; the nearest one is named.
         """
-        if label == "":
+        if label == "" or (self.others_are_null and label not in self.labels):
             return 0
         try:
             return self.labels.index(label) + 1
@@ -104,9 +106,9 @@ class Vocabulary:
         table = np.zeros(len(categorical.categories), dtype=np.int64)
         for code in np.unique(codes):
             label = str(categorical.categories[code])
-            if label not in place:
+            if label not in place and not self.others_are_null:
                 raise ValueError(self._unknown(label))
-            table[code] = place[label]
+            table[code] = place.get(label, 0)
         return table[codes]
 
     @classmethod

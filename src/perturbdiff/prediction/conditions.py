@@ -1,6 +1,7 @@
 """The conditions to predict: a table of perturbation, cell_type and assay_batch, "" where a label is not given.
 
-It comes from arguments, from a CSV file, or from the test part of the split that a checkpoint remembers.
+It comes from arguments, from a CSV file, or from the test part of the split that a checkpoint remembers. A dose, its
+unit and a modality may stand beside the perturbation; they become a part of its label, as in `data.composition`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,26 +11,68 @@ from typing import Any
 import pandas as pd
 
 from perturbdiff.checkpoint import Checkpoint
+from perturbdiff.data.composition import MODALITY, composed, is_unit
+from perturbdiff.data.conditions import PERTURBATION, Conditions
+from perturbdiff.data.recipe import Columns
 from perturbdiff.data.split import HELD_OUT
 from perturbdiff.data.vocabulary import Vocabulary, nearest
 
 COLUMNS = ["perturbation", "cell_type", "assay_batch"]
+BESIDE = ["dose", "dose_unit", "modality"]
+"""What may stand beside a perturbation."""
 
 
-def conditions_of(rows: Sequence[Mapping[Any, Any]], vocabularies: Mapping[str, Vocabulary]) -> pd.DataFrame:
+def conditions_of(
+    rows: Sequence[Mapping[Any, Any]],
+    known: Conditions,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
+) -> pd.DataFrame:
     """A checked table of conditions, each once.
 
+    Args:
+        rows: of labels, and of what stands beside a perturbation.
+        known: what the model can be asked.
+        columns: of the data that the model was trained on, which may say the unit of all doses.
+
     Raises:
-        ValueError: there is none, or a label is unknown to the model (the nearest is named).
+        ValueError: there is none, or a perturbation can neither be looked up nor be made of what is known.
     """
-    filled = [{name: _label(row.get(name), vocabularies[name]) for name in COLUMNS} for row in rows]
+    trained = known.trained
+    filled = [
+        {PERTURBATION: _perturbation(row, known, columns)}
+        | {name: _label(row.get(name), trained[name]) for name in COLUMNS[1:]}
+        for row in rows
+    ]
     table = pd.DataFrame(filled, columns=COLUMNS).drop_duplicates(ignore_index=True)
     if table.empty:
         raise ValueError("no condition is given; name a perturbation, or give a table with at least one row.")
-    for name in COLUMNS:
-        for label in table[name].unique():
-            vocabularies[name].index(label)
+    for label in table[PERTURBATION].unique():
+        known.check(label)
     return table
+
+
+def _perturbation(row: Mapping[Any, Any], known: Conditions, columns: Columns) -> str:
+    """The label of a row, with what stands beside it."""
+    label = _label(row.get(PERTURBATION), known.trained[PERTURBATION])
+    dose, unit, modality = (_text(row.get(key)) for key in BESIDE)
+    if not dose and not modality:
+        if unit:
+            raise ValueError(f"perturbation {label!r} has the unit {unit!r} and no dose; add a dose, or leave it out.")
+        return label
+    if columns.dose_unit is not None and is_unit(columns.dose_unit):
+        unit = unit or columns.dose_unit
+    declared = Columns(
+        perturbation=PERTURBATION,
+        dose="dose" if dose else None,
+        dose_unit="dose_unit" if dose else None,
+        modality="modality" if modality else None,
+    )
+    separator = known.grammar.modality_separator or MODALITY
+    return composed(label, declared, modality, dose, unit, separator)
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - a cell of any table
+    return "" if value is None or pd.isna(value) else str(value).strip()
 
 
 def _label(value: Any, known: Vocabulary) -> str:  # noqa: ANN401 - a cell of any table
@@ -46,18 +89,19 @@ def check_columns(columns: Sequence[Any], source: str) -> None:
     Raises:
         ValueError: it has another column (the nearest is named), or none of perturbations.
     """
+    possible = [*COLUMNS, *BESIDE]
     for column in columns:
-        if column not in COLUMNS:
+        if column not in possible:
             raise ValueError(
-                f"{source} has a column {column!r}, and conditions are {', '.join(COLUMNS)}; "
-                f"{nearest(str(column), COLUMNS)}."
+                f"{source} has a column {column!r}, and conditions are {', '.join(possible)}; "
+                f"{nearest(str(column), possible)}."
             )
     if "perturbation" not in columns:
         raise ValueError(f"{source} has no column 'perturbation'; add it.")
 
 
-def read_conditions(path: Path, vocabularies: Mapping[str, Vocabulary]) -> pd.DataFrame:
-    """The conditions of a CSV file with the column perturbation and, where wanted, cell_type and assay_batch.
+def read_conditions(path: Path, known: Conditions, columns: Columns = Columns()) -> pd.DataFrame:  # noqa: B008 - frozen
+    """The conditions of a CSV file with the column perturbation and, where wanted, those of `conditions_of`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -70,14 +114,13 @@ def read_conditions(path: Path, vocabularies: Mapping[str, Vocabulary]) -> pd.Da
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(path)!r} is not a CSV table ({error}); mend it.") from None
     check_columns(list(table.columns), repr(str(path)))
-    return conditions_of(table.to_dict("records"), vocabularies)
+    return conditions_of(table.to_dict("records"), known, columns)
 
 
 def held_out_conditions(checkpoint: Checkpoint, part: str = "test") -> pd.DataFrame:
     """The conditions of a part of the split that the model was trained with.
 
-    A cell type or an assay batch that was held out altogether has no label of its own: it is left open, and predicted
-    with the trained null.
+    A cell type or an assay batch that was held out altogether keeps its name, by which its control cells are found.
 
     Raises:
         ValueError: there is no such part, or it is empty.
@@ -89,9 +132,4 @@ def held_out_conditions(checkpoint: Checkpoint, part: str = "test") -> pd.DataFr
         raise ValueError(
             f"the split of this model has no cells in its {part} part; name the conditions to predict instead."
         )
-    known = {name: {*vocabulary.labels} for name, vocabulary in checkpoint.vocabularies.items()}
-    open_ = [
-        {name: label for name, label in row.items() if name == "perturbation" or label in known.get(name, ())}
-        for row in rows
-    ]
-    return conditions_of(open_, checkpoint.vocabularies)
+    return conditions_of(rows, checkpoint.conditions)

@@ -9,7 +9,8 @@ import torch
 from perturbdiff.config import Settings
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.recipe import Columns, Expression, Recipe, validated
+from perturbdiff.data.recipe import Columns, Expression, Recipe
+from perturbdiff.data.table import validated
 
 
 def control_cells(

@@ -27,7 +27,11 @@ from perturbdiff.core.population import COVARIATES, Condition
 from perturbdiff.core.randomness import stream
 from perturbdiff.core.sampler import sample
 from perturbdiff.data.cells import Cells
+from perturbdiff.data.composition import is_unit, parts_of
+from perturbdiff.data.conditions import Conditions
 from perturbdiff.data.genes import align_genes
+from perturbdiff.data.recipe import Columns
+from perturbdiff.data.vocabulary import nearest
 
 FORMAT = 1
 NUMBERS_AT_ONCE = 8 * 256 * 2000
@@ -101,14 +105,15 @@ def predict(
             f"{len(missing)} of the panel's {len(genes)} genes are not in the control cells and count as 0: "
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
         )
-    _say_nulls(conditions, checkpoint, say)
+    known = checkpoint.conditions.asking(conditions["perturbation"])
+    _say_nulls(conditions, known, settings, say)
     _say_absent_columns(cells, conditions, checkpoint, say)
     candidates = np.flatnonzero(cells.is_control)
     matched = [_controls_of(cells, candidates, row) for row in conditions.to_dict("records")]
     chunks = _chunks(matched, settings.training.cells_per_population, populations, seed)
     used = np.unique(np.concatenate(matched))
     control = (used, _panel(cells, genes, missing, used))
-    predicted = _run(checkpoint, settings, chunks, conditions, control, device=device, seed=seed, track=track)
+    predicted = _run(checkpoint, known, settings, chunks, conditions, control, device=device, seed=seed, track=track)
     facts = {
         "format": FORMAT,
         "version": version("perturbdiff"),
@@ -124,10 +129,33 @@ def predict(
     return _described(checkpoint, cells, conditions, control, (chunks, predicted), facts)
 
 
-def _say_nulls(conditions: pd.DataFrame, checkpoint: Checkpoint, say: Say) -> None:
+def _say_nulls(conditions: pd.DataFrame, known: Conditions, settings: Settings, say: Say) -> None:
+    """What is predicted with a trained null, once for each covariate.
+
+    Raises:
+        ValueError: the model was trained without nulls.
+    """
+    trained = settings.training.condition_dropout > 0 and settings.model.null == "covariate"
     for name in COVARIATES:
-        if len(checkpoint.vocabularies[name]) and (conditions[name] == "").any():
-            say(f"conditions without {name.replace('_', ' ')} are predicted with its trained null.")
+        vocabulary, covariate = known.vocabularies[name], name.replace("_", " ")
+        labels = [str(label) for label in conditions[name].unique()]
+        null = [label for label in labels if vocabulary.index(label) == 0]
+        if not len(vocabulary) or not null:
+            continue
+        new = [label for label in null if label]
+        if not trained:
+            raise ValueError(
+                f"{covariate} {null[0]!r} asks for a trained null, and this model has none, since its labels were not "
+                f"dropped one by one in training; name one of {', '.join(map(repr, vocabulary.labels[:5]))}."
+            )
+        if "" in null:
+            say(f"conditions without {covariate} are predicted with its trained null.")
+        if new:
+            named = ", ".join(map(repr, new[:3])) + (", ..." if len(new) > 3 else "")
+            say(
+                f"{covariate} {named}: not seen in training and without features, so predicted with the trained null "
+                f"(of {new[0]!r} {nearest(new[0], vocabulary.labels)})."
+            )
 
 
 def _say_absent_columns(cells: Cells, conditions: pd.DataFrame, checkpoint: Checkpoint, say: Say) -> None:
@@ -152,9 +180,14 @@ def _controls_of(cells: Cells, control: Rows, condition: dict[Any, str]) -> Rows
             rows = rows[(labels.iloc[rows] == wanted).to_numpy()]
     if not len(rows):
         named = ", ".join(f"{name} {condition[name]!r}" for name in ("cell_type", "assay_batch") if condition[name])
+        near = "".join(
+            f" (of {condition[name]!r} {nearest(condition[name], cells.labels[name].iloc[control].unique())})"
+            for name in ("cell_type", "assay_batch")
+            if condition[name] and condition[name] not in cells.labels[name].iloc[control].unique()
+        )
         raise ValueError(
-            f"there is no control cell of {named or 'any kind'} among the {len(control)} control cells given; give "
-            "control cells of that condition, or leave the label empty."
+            f"there is no control cell of {named or 'any kind'} among the {len(control)} control cells given{near}; "
+            "give control cells of that condition, or leave the label empty."
         )
     return rows
 
@@ -182,6 +215,7 @@ def _panel(cells: Cells, genes: list[str], missing: list[str], rows: Rows) -> "s
 
 def _run(
     checkpoint: Checkpoint,
+    known: Conditions,
     settings: Settings,
     chunks: list[Chunk],
     conditions: pd.DataFrame,
@@ -192,10 +226,8 @@ def _run(
     track: Track,
 ) -> "sp.csr_matrix[np.float32]":
     """The predicted cells of all chunks, one below the other."""
-    denoiser = build_guided(settings.sampling, checkpoint.denoiser().to(device))
-    index = np.stack(
-        [[checkpoint.vocabularies[name].index(label) for label in conditions[name]] for name in COVARIATES]
-    )
+    denoiser = build_guided(settings.sampling, checkpoint.denoiser(known).to(device))
+    index = np.stack([known.vocabularies[name].encode(conditions[name]) for name in COVARIATES])
     per_batch = max(1, NUMBERS_AT_ONCE // (settings.training.cells_per_population * len(checkpoint.genes)))
     # only chunks of equal length share a minibatch: padding would change the numbers that a chunk's stream gives it
     order = sorted(range(len(chunks)), key=lambda i: -len(chunks[i].rows))
@@ -272,12 +304,14 @@ def _described(
         if name == "perturbation":
             own = np.full(cells.n_cells, checkpoint.recipe.control, dtype=object)
             given = np.where(given == "", UNSPECIFIED, given)
+            obs |= _beside(columns, [*own[used], *given])
+            own, given = own, np.array([parts_of(label, columns)["perturbation"] for label in given], dtype=object)
         obs[column] = pd.Categorical(np.concatenate([own[used], np.where(given == "", own[source], given)]))
     names = cells.names.to_numpy(dtype=object)
     obs["population"] = np.concatenate([np.full(len(used), -1), repeat])
     obs["control_cell"] = np.concatenate([names[used], names[source]])
     labels = [f"{names[row]}-predicted-{c}-{r}" for row, c, r in zip(source, condition, repeat, strict=True)]
-    declared = {name: column for name, column in columns.model_dump().items() if column and name in COVARIATES}
+    declared = {name: column for name, column in columns.model_dump().items() if column and name != "total_counts"}
     return anndata.AnnData(
         X=sp.vstack([expression, values], format="csr"),
         obs=pd.DataFrame(obs, index=pd.Index([*names[used], *labels], dtype=str)),
@@ -291,3 +325,18 @@ def _described(
             }
         },
     )
+
+
+def _beside(columns: Columns, labels: list[str]) -> dict[str, Any]:
+    """The columns that stand beside the perturbation in the model's data: doses as numbers where they all are."""
+    found: dict[str, Any] = {}
+    unique = {label: parts_of(label, columns) for label in dict.fromkeys(labels)}
+    for key in ("dose", "dose_unit", "modality"):
+        column = getattr(columns, key)
+        if column is None or (key == "dose_unit" and is_unit(column)):
+            continue
+        texts = pd.Series([unique[label][key] for label in labels], dtype=object)
+        numbers = pd.to_numeric(texts.replace("", None), errors="coerce")
+        is_number = key == "dose" and bool((numbers.notna() | (texts == "")).all())
+        found[column] = numbers.to_numpy(dtype=float) if is_number else pd.Categorical(texts)
+    return found

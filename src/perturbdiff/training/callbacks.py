@@ -4,7 +4,7 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -14,6 +14,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar, WeightAveraging
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
+
+from perturbdiff.core.population import PopulationBatch
 
 RESUME = "resume.ckpt"
 """Lightning's file of the whole training state; plain tensors, numbers and text only."""
@@ -35,7 +37,8 @@ class AveragedWeights(WeightAveraging):
             kept = min(decay, (1 + float(n_averaged)) / (10 + float(n_averaged)))
             return averaged.lerp(current, 1 - kept)
 
-        super().__init__(avg_fn=average)
+        # what is no weight is the same at every step
+        super().__init__(use_buffers=False, avg_fn=average)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the trained weights in the module: training may be resumed from them, and `weights` has the others."""
@@ -84,11 +87,14 @@ class RunFolder(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Keep the weights where they are the best so far, and write the state to resume from."""
-        energy = float(trainer.callback_metrics["validation energy"])
+        self.judge(trainer, float(trainer.callback_metrics["validation energy"]))
+        self._write_state(trainer)
+
+    def judge(self, trainer: Trainer, energy: float) -> None:
+        """Keep the weights where their validation energy is the best so far."""
         if energy < self.best:
             self.best, self.best_step = energy, trainer.global_step
             self._keep(trainer, energy)
-        self._write_state(trainer)
 
     def on_train_batch_end(
         self,
@@ -131,6 +137,32 @@ class RunFolder(Callback):
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
             temporary.replace(self.folder / RESUME)
+
+
+class Start(Callback):
+    """Judges the weights that training begins with, so that it never ends with worse ones.
+
+    Args:
+        batches: of the validation.
+        folder: keeps them where nothing better is found.
+    """
+
+    def __init__(self, batches: Sequence[PopulationBatch], folder: RunFolder) -> None:
+        self.batches = batches
+        self.folder = folder
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judge them, where training does not go on from an earlier one."""
+        if trainer.global_step > 0:
+            return
+        module: Any = pl_module
+        with trainer.precision_plugin.val_step_context():
+            for i, batch in enumerate(self.batches):
+                module.validation_step(module.transfer_batch_to_device(batch, module.device, 0), i)
+        energy = float(module.validation_energy())
+        self.folder.judge(trainer, energy)
+        for logger in trainer.loggers:
+            logger.log_metrics({"validation energy": energy}, step=0)
 
 
 class Interruption(Callback):

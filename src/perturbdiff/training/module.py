@@ -88,7 +88,16 @@ class DenoiserModule(LightningModule):
             self._sampled[label].append((sampled[i, kept[i]], batch.perturbed[i, kept[i]]))
 
     def on_validation_epoch_end(self) -> None:
-        """The unbiased energy distance, a mean over (perturbation, cell type)."""
+        """Log the energy of the validation."""
+        self.log("validation energy", self.validation_energy(), prog_bar=True, sync_dist=True)
+        self._since = time.perf_counter()
+
+    def validation_energy(self) -> Tensor:
+        """The unbiased energy distance of what was sampled since it was asked last, a mean over (perturbation, type).
+
+        Raises:
+            ValueError: it is not finite.
+        """
         distances = []
         for populations in self._sampled.values():
             predicted, observed = (torch.cat(cells)[:LARGEST_SET] for cells in zip(*populations, strict=True))
@@ -100,8 +109,7 @@ class DenoiserModule(LightningModule):
                 f"the validation energy is {float(energy)} after step {self.global_step}, so the weights cannot be "
                 "judged; lower learning_rate or gradient_clip."
             )
-        self.log("validation energy", energy, prog_bar=True, sync_dist=True)
-        self._since = time.perf_counter()
+        return energy
 
     def configure_gradient_clipping(
         self,

@@ -1,15 +1,17 @@
-"""What training needs of the data: the gene panel, the scale, the vocabularies, and the populations of each part."""
+"""What training needs of the data: the gene panel, the scale, the labels, and the populations of each part."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
 from perturbdiff.config import Settings
-from perturbdiff.core.population import COVARIATES
 from perturbdiff.data.blocks import BLOCK, SLAB
+from perturbdiff.data.conditions import Conditions
+from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.genes import check_panel, measured_scale, select_panel
 from perturbdiff.data.moments import measure
 from perturbdiff.data.pairing import SMALLEST_GROUP
@@ -17,7 +19,7 @@ from perturbdiff.data.populations import Populations
 from perturbdiff.data.recipe import Recipe
 from perturbdiff.data.source import Integers, Segments, stretched
 from perturbdiff.data.split import Split
-from perturbdiff.data.vocabulary import Vocabulary
+from perturbdiff.training.encoders import trained_conditions
 
 type FloatTable = npt.NDArray[np.float32]
 
@@ -29,7 +31,7 @@ class Prepared:
     Attributes:
         genes: the panel.
         scale: the divisor of log1p counts per 10^4.
-        vocabularies: of the training cells' labels, one for each covariate.
+        conditions: the training cells' labels, and what stands for others; those of the validation are asked of it.
         training: populations of the training part.
         validation: populations of the validation part; None where it has none that can be sampled.
         notes: sentences for the user.
@@ -38,26 +40,42 @@ class Prepared:
 
     genes: tuple[str, ...]
     scale: float
-    vocabularies: Mapping[str, Vocabulary]
+    conditions: Conditions
     training: Populations
     validation: Populations | None
     notes: tuple[str, ...]
     control: str | None
 
 
-def prepare(split: Split, recipe: Recipe, settings: Settings) -> Prepared:
+def prepare(
+    split: Split,
+    recipe: Recipe,
+    settings: Settings,
+    *,
+    folder: Path | None = None,
+    features: Mapping[str, FeatureTable] | None = None,
+) -> Prepared:
     """Choose the panel and measure the scale on training cells only, and sort the cells into populations.
 
+    Args:
+        split: of the cells.
+        recipe: of the data.
+        settings: of the run.
+        folder: that files of features are relative to.
+        features: in place of those that the settings name, by covariate.
+
     Raises:
-        ValueError: the panel does not fit the data, a group has no control cells, or nothing is left to train on.
+        ValueError: the panel does not fit the data, a label cannot be read or lacks features, a group has no control
+            cells, or nothing is left to train on.
     """
     source, segments, training = split.source, split.of("train"), settings.training
     given = None if recipe.genes is None else check_panel(source.genes, recipe.genes)
+    conditions = trained_conditions(split, recipe, settings, folder=folder, features=features)
+    held_out, asked, notes = _sampleable(split, conditions, nulls=training.condition_dropout > 0)
+    conditions = conditions.asking(asked)
     moments = source.moments(split.hash) or measure(source, given, segments)
     genes = select_panel(moments, recipe.n_genes) if given is None else given
     scale = settings.model.scale or measured_scale(moments, genes)
-    labels = source.runs.labels.iloc[np.unique(segments.run)]
-    vocabularies = {name: Vocabulary.from_labels(name, labels[name]) for name in COVARIATES}
 
     def populations(part: Segments, *, control_share: float, controls: Segments | None = None) -> Populations:
         return Populations(
@@ -65,7 +83,7 @@ def prepare(split: Split, recipe: Recipe, settings: Settings) -> Prepared:
             part,
             genes,
             scale,
-            vocabularies,
+            conditions.vocabularies,
             cells_per_population=training.cells_per_population,
             control_share=control_share,
             seed=training.seed,
@@ -74,22 +92,30 @@ def prepare(split: Split, recipe: Recipe, settings: Settings) -> Prepared:
         )
 
     trained = populations(segments, control_share=training.control_share if source.control is not None else 0.0)
-    held_out, notes = _sampleable(split, vocabularies)
     validation = None
     if len(held_out):
         controls = None if source.control is None else segments.take(source.runs.is_control[segments.run])
         validation = populations(held_out, control_share=0.0, controls=controls)
-    return Prepared(tuple(genes), scale, vocabularies, trained, validation, (*trained.notes, *notes), source.control)
+    return Prepared(tuple(genes), scale, conditions, trained, validation, (*trained.notes, *notes), source.control)
 
 
-def _sampleable(split: Split, vocabularies: Mapping[str, Vocabulary]) -> tuple[Segments, tuple[str, ...]]:
-    """The perturbed validation cells whose labels training knows, in groups of two and more."""
+def _sampleable(split: Split, conditions: Conditions, *, nulls: bool) -> tuple[Segments, list[str], tuple[str, ...]]:
+    """The perturbed validation cells that the model can be asked for, in groups of two and more, and what to ask.
+
+    A perturbation that training has not seen may be made of what it has seen, or have features; an assay batch may be
+    the null, where that is trained.
+    """
     runs, segments = split.source.runs, split.of("validation")
     if split.source.control is not None:
         segments = segments.take(~runs.is_control[segments.run])
-    known = np.ones(len(runs), dtype=bool)
-    for name in COVARIATES:
-        known &= runs.labels[name].isin([*vocabularies[name].labels, ""]).to_numpy()
+    there = runs.labels.iloc[np.unique(segments.run)]
+    perturbations = list(dict.fromkeys(map(str, there["perturbation"])))
+    asked = [label for label in perturbations if not _refused(conditions, label)]
+    labels = [*conditions.trained["perturbation"].labels, *asked, ""]
+    known = runs.labels["perturbation"].isin(labels).to_numpy(copy=True)
+    for name in ("cell_type", "assay_batch"):
+        if name == "cell_type" or not nulls:
+            known &= runs.labels[name].isin([*conditions.vocabularies[name].labels, ""]).to_numpy()
     unknown = ~known[segments.run]
     notes: tuple[str, ...] = ()
     if unknown.any():
@@ -98,7 +124,15 @@ def _sampleable(split: Split, vocabularies: Mapping[str, Vocabulary]) -> tuple[S
             "training cell has; they are left out of the validation.",
         )
     enough = split.cells_of_runs("validation")[segments.run] >= SMALLEST_GROUP
-    return segments.take(~unknown & enough), notes
+    return segments.take(~unknown & enough), asked, notes
+
+
+def _refused(conditions: Conditions, label: str) -> bool:
+    try:
+        conditions.check(label)
+    except ValueError:
+        return True
+    return False
 
 
 CELLS_PER_LABEL = 1 << 14
@@ -114,7 +148,7 @@ def mean_shifts(prepared: Prepared) -> FloatTable:
     Returns:
         [labels + 1, genes], row 0 the null.
     """
-    populations, known = prepared.training, prepared.vocabularies["perturbation"]
+    populations, known = prepared.training, prepared.conditions.trained["perturbation"]
     n_labels, label = len(known) + 1, populations.conditions[:, 0]
     if prepared.control is None:
         return np.zeros((n_labels, len(prepared.genes)), dtype=np.float32)

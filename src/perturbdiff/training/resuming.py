@@ -16,6 +16,7 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from perturbdiff.checkpoint import DESCRIPTION, WEIGHTS, Checkpoint, load_checkpoint
+from perturbdiff.data.features import FeatureTable
 from perturbdiff.training.callbacks import RESUME, RunFolder, Say
 
 LOGS = "logs"
@@ -55,6 +56,8 @@ def bound(described: Checkpoint) -> dict[str, Any]:
     return {
         "settings": settings,
         "columns": [recipe.columns.model_dump(), recipe.expression.model_dump(), recipe.control],
+        "perturbation": recipe.perturbation.model_dump(),
+        "features": {name: [table.labels, _digest(table)] for name, table in described.features.items()},
         "labels": {name: list(known.labels) for name, known in described.vocabularies.items()},
         "genes": list(described.genes),
         "scale": described.scale,
@@ -65,6 +68,10 @@ def bound(described: Checkpoint) -> dict[str, Any]:
 def identity(described: Checkpoint) -> str:
     """One hash of it all."""
     return hashlib.sha256(json.dumps(bound(described), sort_keys=True).encode()).hexdigest()
+
+
+def _digest(table: FeatureTable) -> str:
+    return hashlib.sha256(table.values.tobytes()).hexdigest()
 
 
 def clear(run: Path) -> None:

@@ -21,6 +21,9 @@ from perturbdiff.checkpoint import Checkpoint, load_checkpoint, untrained
 from perturbdiff.config import Settings, TrainingSettings
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.randomness import stream
+from perturbdiff.data.conditions import Conditions
+from perturbdiff.data.features import FeatureTable
+from perturbdiff.data.populations import Populations
 from perturbdiff.data.recipe import Recipe
 from perturbdiff.data.split import HELD_OUT, Split
 from perturbdiff.training.callbacks import (
@@ -29,11 +32,12 @@ from perturbdiff.training.callbacks import (
     Progress,
     RunFolder,
     Say,
+    Start,
     returning_to_the_caller,
 )
 from perturbdiff.training.cost import Announcement
 from perturbdiff.training.module import DenoiserModule
-from perturbdiff.training.preparation import Prepared, mean_shifts, prepare
+from perturbdiff.training.preparation import mean_shifts, prepare
 from perturbdiff.training.processes import Processes, processes
 from perturbdiff.training.resuming import LOGS, State, clear, identity, resumable
 from perturbdiff.training.streams import FixedPopulations, PopulationStream, Share, check_share
@@ -69,6 +73,7 @@ def train(
     data_folder: Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
+    features: Mapping[str, FeatureTable] | None = None,
     say: Say = _LOG.info,
     show_progress: bool = True,
 ) -> Outcome:
@@ -82,6 +87,7 @@ def train(
         data_folder: that the recipe's files are relative to.
         overwrite: whether to begin anew where `run` holds a run; it is removed once the data have proved sound.
         device: "auto", "cpu", "cuda" or another of Lightning's accelerators.
+        features: of labels, in place of those that the settings name, by covariate.
         say: receives sentences for the user.
         show_progress: whether to draw a progress bar.
 
@@ -96,7 +102,7 @@ def train(
     n_cells = split.of("train").n_cells
     if n_cells > MANY and split.source.moments(split.hash) is None:
         say(f"measuring the genes of {n_cells:,} training cells; this is one pass over them.")
-    prepared = prepare(split, recipe, settings)
+    prepared = prepare(split, recipe, settings, folder=data_folder, features=features)
     for note in (*split.source.notes, *split.notes, *prepared.notes):
         say(note)
     described = Checkpoint(
@@ -104,7 +110,8 @@ def train(
         settings=settings,
         genes=prepared.genes,
         scale=prepared.scale,
-        vocabularies=prepared.vocabularies,
+        vocabularies=prepared.conditions.trained,
+        features=prepared.conditions.features,
         recipe=recipe,
         folder=None if data_folder is None else str(data_folder.resolve()),
         split=describe(split),
@@ -113,6 +120,9 @@ def train(
         clear(run)
     # nothing is taken up that the first process is removing
     resume = None if run is None or overwrite else resumable(run, described, say)
+    shifts = torch.from_numpy(mean_shifts(prepared)) if settings.model.target == "residual" else None
+    conditions = prepared.conditions if shifts is None else prepared.conditions.fitted(shifts)
+    described = replace(described, penalty=conditions.penalty)
     kept: list[Checkpoint] = []
 
     def save_model(weights: Mapping[str, Tensor], history: Mapping[str, Any]) -> None:
@@ -121,9 +131,9 @@ def train(
         if run is not None and launched.rank == 0:
             kept[0].save(run)
 
-    denoiser = initial(described)
-    if denoiser.shift is not None:
-        denoiser.shift.weight.data.copy_(torch.from_numpy(mean_shifts(prepared)))
+    denoiser = initial(described, conditions)
+    if denoiser.shift is not None and shifts is not None:
+        denoiser.shift.weight.data.copy_(shifts)
     module = DenoiserModule(denoiser, settings, scale=prepared.scale)
     averaged, interruption = AveragedWeights(settings.training.ema_decay), Interruption()
     folder = RunFolder(
@@ -136,26 +146,38 @@ def train(
     )
     per_batch = settings.training.populations_per_batch
     first = prepared.training.batch(prepared.training.plan(0, per_batch)[: per_batch // launched.world])
+    held_out = None
+    if prepared.validation is not None:
+        held_out = FixedPopulations(
+            prepared.validation, per_batch=per_batch, at_most=settings.training.validation_populations
+        )
     trainer = _trainer(
         settings.training,
-        [averaged, folder, interruption, Announcement(first, say), *([Progress()] if show_progress else [])],
+        [
+            averaged,
+            folder,
+            *([Start(held_out.batches, folder)] if held_out is not None and settings.training.validate_start else []),
+            interruption,
+            Announcement(first, say),
+            *([Progress()] if show_progress else []),
+        ],
         launched,
         loggers=[] if run is None else _loggers(run, resume),
         device=device,
         validates=prepared.validation is not None,
         show_progress=show_progress,
     )
-    _fit(trainer, module, prepared, resume, share)
+    _fit(trainer, module, prepared.training, held_out, resume, share)
     # nothing better may have been found after resuming: then the run folder has the kept weights
     checkpoint = kept[0] if kept or run is None else load_checkpoint(run)
     return Outcome(checkpoint, interruption.received is not None, trainer.global_step)
 
 
-def initial(described: Checkpoint) -> Denoiser:
+def initial(described: Checkpoint, conditions: Conditions) -> Denoiser:
     """The network at step 0: its weights are a function of the seed; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.set_state(stream(described.settings.training.seed, -2).get_state())
-        return untrained(described.settings, described.genes, described.vocabularies)
+        return untrained(described.settings, described.genes, conditions)
 
 
 def describe(split: Split) -> dict[str, Any]:
@@ -219,28 +241,23 @@ def _precision(training: TrainingSettings, device: str) -> Literal["32-true", "b
     return "bf16-mixed" if training.precision == "bfloat16" else "32-true"
 
 
-def _fit(trainer: Trainer, module: DenoiserModule, prepared: Prepared, resume: State | None, share: Share) -> None:
+def _fit(
+    trainer: Trainer,
+    module: DenoiserModule,
+    populations: Populations,
+    held_out: FixedPopulations | None,
+    resume: State | None,
+    share: Share,
+) -> None:
     training = module.settings.training
     first_step = 0 if resume is None else resume.step
     unused = torch.Generator()  # a loader seeds its workers, of which there are none; else from the global generator
     batches = DataLoader(
-        PopulationStream(
-            prepared.training, per_batch=training.populations_per_batch, first_step=first_step, share=share
-        ),
+        PopulationStream(populations, per_batch=training.populations_per_batch, first_step=first_step, share=share),
         batch_size=None,
         generator=unused,
     )
-    held_out = None
-    if prepared.validation is not None:
-        held_out = DataLoader(
-            FixedPopulations(
-                prepared.validation,
-                per_batch=training.populations_per_batch,
-                at_most=training.validation_populations,
-            ),
-            batch_size=None,
-            generator=unused,
-        )
+    judged = None if held_out is None else DataLoader(held_out, batch_size=None, generator=unused)
     with warnings.catch_warnings(), returning_to_the_caller():
         # a thread of the stream reads ahead: workers would only copy
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -249,4 +266,4 @@ def _fit(trainer: Trainer, module: DenoiserModule, prepared: Prepared, resume: S
         warnings.filterwarnings("ignore", message=".isinstance.treespec, LeafSpec.. is deprecated")
         # what was logged after the state that is taken up again is logged once more
         warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
-        trainer.fit(module, batches, held_out, ckpt_path=None if resume is None else resume.path, weights_only=True)
+        trainer.fit(module, batches, judged, ckpt_path=None if resume is None else resume.path, weights_only=True)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from perturbdiff.data.composition import labels_from
 from perturbdiff.data.reading import check_label_texts, check_totals_fit, column_of, missing_labels
 from perturbdiff.data.recipe import COVARIATES, Recipe
 from perturbdiff.data.source import Hashes, Integers, mixed, name_hashes
@@ -102,7 +103,7 @@ class _Conditions:
     """The rows of `Scan.labels`, as they are met."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.columns = {key: getattr(recipe.columns, key) for key in COVARIATES}
+        self.columns, self.control = recipe.columns, recipe.control
         self.codes: dict[str, dict[str, int]] = {key: {} for key in COVARIATES}
         self.keys = pd.Index([], dtype=np.int64)
         self.cells, self.values = np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -136,12 +137,18 @@ class _Conditions:
         return {key: ((keys >> shifts[key]) & mask, list(self.codes[key])) for key in COVARIATES}
 
     def _codes(self, found: Input, covariate: str, start: int, stop: int) -> Integers:
-        column, known = self.columns[covariate], self.codes[covariate]
+        column, known = getattr(self.columns, covariate), self.codes[covariate]
         if column is None:
             known.setdefault("", 0)
             return np.zeros(stop - start, dtype=np.int64)
-        column_of(found.obs.columns, column, f"columns.{covariate}", found.source)
-        codes, unique = pd.factorize(found.column(column, start, stop))
+
+        def read(name: str, named_by: str) -> "pd.Series[Any]":
+            column_of(found.obs.columns, name, named_by, found.source)
+            return found.column(name, start, stop)
+
+        own = covariate == "perturbation"
+        labels = labels_from(read, self.columns, self.control) if own else read(column, f"columns.{covariate}")
+        codes, unique = pd.factorize(labels)
         texts = [str(label) for label in unique]
         blank = np.array([not text.strip() for text in texts] + [True])
         if blank[codes].any():

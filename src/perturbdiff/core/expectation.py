@@ -1,0 +1,241 @@
+r"""What is expected of a label that training has not seen, as weights over those that it has (`core.shift`).
+
+The weights are those of the strongest simple baselines, by what the label is made of:
+
+* a set of members: the sum of its members (the additive baseline);
+* an agent at a dose: between its neighbouring trained doses linear in log dose; above them the highest; below them the
+  lowest, falling in proportion to the dose;
+* an agent that training has not seen: ridge regression on the features of the agents that it has seen in that modality
+  (`core.ridge`), each at that dose; without features their mean.
+
+So that the network learns what such an expectation misses, training takes a share of its populations *as if* their
+labels were new, with the weights that they would have without themselves.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from perturbdiff.core.conditioning import Novelty
+from perturbdiff.core.ridge import PENALTIES, Ridge
+
+type Weights = Tensor
+"""Over the trained labels, the null's first; float64 [n + 1]."""
+
+SMALLEST_POOL = 3
+"""Agents that a regression without one of them must have."""
+
+
+class Part(NamedTuple):
+    """A member as numbers: agent and modality, the logarithm of the dose to the base 10, its dimension (0: no dose)."""
+
+    agent: int
+    modality: int = 0
+    dose: float = 0.0
+    dimension: int = 0
+
+
+type Parts = tuple[Part, ...]
+type Kind = tuple[int, int]
+"""Modality and dimension of the dose."""
+
+
+@dataclass(frozen=True, eq=False)
+class Expectation:
+    """The weights of labels.
+
+    Attributes:
+        parts: of each trained label, that of label k at place k - 1; () for the control.
+        features: of every agent [agents, width]; None where no agent has any.
+        featured: the agents that have features.
+        penalty: of the ridge regression, see `core.ridge`.
+    """
+
+    parts: Sequence[Parts]
+    features: Float[Tensor, "agents _"] | None = None
+    featured: frozenset[int] = frozenset()
+    penalty: float = 1.0
+
+    def table(
+        self, asked: Sequence[Parts] = ()
+    ) -> tuple[Float[Tensor, "novelties labels columns"], Int[Tensor, "novelties labels"]]:
+        """The weights of the null, the trained labels and those that are `asked` besides, for each `Novelty`.
+
+        Beside them the novelty that each label can be taken at: a trained label that cannot be taken as a new set is
+        taken as one of new agents, or as known; and a label that is asked is as new as it is.
+        """
+        n = len(self.parts)
+        weights = torch.zeros(len(Novelty), 1 + n + len(asked), n + 1)
+        novelty = torch.full(weights.shape[:2], int(Novelty.KNOWN))
+        weights[:, range(n + 1), range(n + 1)] = 1.0
+        for label in range(1, n + 1):
+            as_set, as_agents = self.as_new_set(label), self.as_new_agents(label)
+            for novel, ways in ((Novelty.NEW_SET, (as_set, as_agents)), (Novelty.NEW_AGENT, (None, as_agents))):
+                for taken, found in zip((Novelty.NEW_SET, Novelty.NEW_AGENT), ways, strict=True):
+                    if found is not None:
+                        weights[novel, label], novelty[novel, label] = found, int(taken)
+                        break
+        agents = {part.agent for parts in self.parts for part in parts}
+        for i, parts in enumerate(asked, start=n + 1):
+            weights[:, i] = self.of(parts)
+            if parts not in self._sets:
+                known = all(part.agent in agents for part in parts)
+                novelty[:, i] = Novelty.NEW_SET if known else Novelty.NEW_AGENT
+        return weights, novelty
+
+    def of(self, parts: Parts, without: int | None = None) -> Weights:
+        """The weights of a set, which training may have seen, or its members; `without` one trained label perhaps."""
+        weights = self._zeros()
+        equal = [label for label in self._sets.get(parts, []) if label != without]
+        if equal:
+            weights[equal] = 1 / len(equal)
+            return weights
+        for part in parts:
+            series = self._series(part, without)
+            weights += self._between(series, part.dose) if series else self._unseen(part)
+        return weights
+
+    def as_new_set(self, label: int) -> Weights | None:
+        """The weights of a trained label without itself; None where one of its agents has nothing else."""
+        parts = self.parts[label - 1]
+        if not parts or not all(self._series(part, label) for part in parts):
+            return None
+        return self.of(parts, label)
+
+    def as_new_agents(self, label: int) -> Weights | None:
+        """The weights of a trained label as if its agents were known by features only; None where they have none.
+
+        Each agent of a set is left out of its own regression, and of no other's.
+        """
+        weights = self._zeros()
+        for part in self.parts[label - 1]:
+            pool = self._pool((part.modality, part.dimension), featured=True)
+            if part.agent not in pool or len(pool) < SMALLEST_POOL:
+                return None
+            weights += self._left_out(pool)[pool.index(part.agent)] @ self._rows(pool, part)
+        return weights if self.parts[label - 1] else None
+
+    def fitted(self, shifts: Float[Tensor, "columns genes"]) -> "Expectation":
+        """With the penalty that predicts left-out agents best, in squares of the trained labels' `shifts`."""
+        kinds: dict[Kind, set[float]] = {}
+        for (part,) in (parts for parts in self.parts if len(parts) == 1):
+            kinds.setdefault((part.modality, part.dimension), set()).add(part.dose)
+        errors = dict.fromkeys(PENALTIES, 0.0)
+        for kind, doses in kinds.items():
+            pool = self._pool(kind, featured=True)
+            if len(pool) < SMALLEST_POOL:
+                continue
+            for dose in doses:
+                y = self._rows(pool, Part(0, kind[0], dose, kind[1])) @ shifts.double()
+                for penalty in PENALTIES:
+                    errors[penalty] += float((y - self._ridge(pool).left_out(penalty) @ y).square().sum())
+        return replace(self, penalty=min(PENALTIES, key=lambda penalty: errors[penalty]))
+
+    def _zeros(self) -> Weights:
+        return torch.zeros(len(self.parts) + 1, dtype=torch.float64)
+
+    @cached_property
+    def _sets(self) -> dict[Parts, list[int]]:
+        """The trained labels of each set; several where one is spelt in several ways."""
+        found: dict[Parts, list[int]] = {}
+        for label, parts in enumerate(self.parts, start=1):
+            found.setdefault(parts, []).append(label)
+        return found
+
+    @cached_property
+    def _singles(self) -> dict[Kind, dict[int, dict[float, list[int]]]]:
+        """The trained labels of one member, by kind, agent and dose."""
+        found: dict[Kind, dict[int, dict[float, list[int]]]] = {}
+        for label, parts in enumerate(self.parts, start=1):
+            if len(parts) == 1:
+                agent, modality, dose, dimension = parts[0]
+                agents = found.setdefault((modality, dimension), {})
+                agents.setdefault(agent, {}).setdefault(dose, []).append(label)
+        return found
+
+    def _series(self, part: Part, without: int | None = None) -> dict[float, list[int]]:
+        """The trained doses of a part's agent, and their labels."""
+        own = self._singles.get((part.modality, part.dimension), {}).get(part.agent, {})
+        kept = {dose: [label for label in labels if label != without] for dose, labels in own.items()}
+        return {dose: labels for dose, labels in kept.items() if labels}
+
+    def _between(self, series: dict[float, list[int]], dose: float) -> Weights:
+        """The weights of an agent at a dose, among its doses."""
+        doses = sorted(series)
+        above = next((d for d in doses if d >= dose), None)
+        below = next((d for d in reversed(doses) if d <= dose), None)
+        if below is None:
+            shares = {doses[0]: 10 ** (dose - doses[0])}
+        elif above is None or above == below:
+            shares = {below: 1.0}
+        else:
+            share = (dose - below) / (above - below)
+            shares = {below: 1 - share, above: share}
+        weights = self._zeros()
+        for at, share in shares.items():
+            weights[series[at]] += share / len(series[at])
+        return weights
+
+    def _unseen(self, part: Part) -> Weights:
+        """The weights of an agent that training has not seen in this modality and kind of dose."""
+        kind, featured = (part.modality, part.dimension), part.agent in self.featured
+        pool = self._pool(kind, featured=featured) or self._pool(kind, featured=False)
+        if not pool:
+            return self._average(part.modality)
+        shares = torch.full((len(pool),), 1 / len(pool), dtype=torch.float64)
+        if featured and self.features is not None and self.featured.issuperset(pool):
+            shares = self._ridge(pool).weights(self.features[part.agent].double(), self.penalty)
+        weights: Tensor = shares @ self._rows(pool, part)
+        return weights
+
+    def _average(self, modality: int) -> Weights:
+        """The mean over trained sets of a modality, or of any, by a member's share of each."""
+        sets = [(k, parts) for k, parts in enumerate(self.parts, start=1) if parts]
+        alike = [(k, parts) for k, parts in sets if all(part.modality == modality for part in parts)] or sets
+        weights = self._zeros()
+        for label, parts in alike:
+            weights[label] = 1 / (len(alike) * len(parts))
+        return weights
+
+    def _pool(self, kind: Kind, *, featured: bool) -> tuple[int, ...]:
+        """The agents that training has seen by themselves, in a modality and kind of dose."""
+        agents = sorted(self._singles.get(kind, {}))
+        return tuple(agent for agent in agents if not featured or agent in self.featured)
+
+    def _rows(self, pool: tuple[int, ...], part: Part) -> Float[Tensor, "agents columns"]:
+        """The weights of each agent of a pool at the dose of a part."""
+        key = (pool, part.modality, part.dimension, part.dose)
+        if key not in self._held_rows:
+            self._held_rows[key] = torch.stack(
+                [self._between(self._series(part._replace(agent=agent)), part.dose) for agent in pool]
+            )
+        return self._held_rows[key]
+
+    def _ridge(self, pool: tuple[int, ...]) -> Ridge:
+        if pool not in self._held_ridges:
+            if self.features is None:
+                raise ValueError(f"{len(pool)} agents have no features to regress on; give them some.")
+            self._held_ridges[pool] = Ridge(self.features[list(pool)].double())
+        return self._held_ridges[pool]
+
+    def _left_out(self, pool: tuple[int, ...]) -> Float[Tensor, "agents agents"]:
+        if pool not in self._held_left_out:
+            self._held_left_out[pool] = self._ridge(pool).left_out(self.penalty)
+        return self._held_left_out[pool]
+
+    @cached_property
+    def _held_rows(self) -> dict[tuple[tuple[int, ...], int, int, float], Tensor]:
+        return {}
+
+    @cached_property
+    def _held_ridges(self) -> dict[tuple[int, ...], Ridge]:
+        return {}
+
+    @cached_property
+    def _held_left_out(self) -> dict[tuple[int, ...], Tensor]:
+        return {}

@@ -1,0 +1,91 @@
+"""The labels that training sees, and the features that stand for them and for others, as the settings ask."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from perturbdiff.config import EncoderSettings, Settings
+from perturbdiff.core.population import COVARIATES
+from perturbdiff.data.composition import grammar_of
+from perturbdiff.data.conditions import PERTURBATION, Conditions
+from perturbdiff.data.features import FeatureTable, features_of_frame, read_features
+from perturbdiff.data.recipe import Recipe
+from perturbdiff.data.split import Split
+from perturbdiff.data.vocabulary import Vocabulary, nearest
+
+type Features = pd.DataFrame | str | Path
+"""Features of labels: a table whose index is the labels, or a file of one."""
+
+
+def trained_conditions(
+    split: Split,
+    recipe: Recipe,
+    settings: Settings,
+    *,
+    folder: Path | None = None,
+    features: Mapping[str, FeatureTable] | None = None,
+) -> Conditions:
+    """The labels of the training cells, with features where the settings ask for some or some are given.
+
+    Raises:
+        ValueError: a label cannot be read as the recipe says, a training label lacks features, or no file is named.
+        FileNotFoundError: a file of features is not there.
+    """
+    runs = split.source.runs
+    labels = runs.labels.iloc[np.unique(split.of("train").run)]
+    trained = {name: Vocabulary.from_labels(name, labels[name]) for name in COVARIATES}
+    found: dict[str, FeatureTable] = {}
+    for name in COVARIATES:
+        encoder: EncoderSettings = getattr(settings.encoders, name)
+        table = (features or {}).get(name) or _features(name, encoder, split, folder)
+        if table is not None:
+            found[name] = table
+    learned = frozenset(name for name in COVARIATES if getattr(settings.encoders, name).learned)
+    conditions = Conditions(trained, grammar_of(recipe), split.source.control, found, learned)
+    for name, table in found.items():
+        known = conditions.trained_agents if name == PERTURBATION else trained[name].labels
+        if getattr(settings.encoders, name).missing == "error":
+            wanted = [label for label in known if label != conditions.control]
+            table.require(wanted, f"trained {name.replace('_', ' ')}s")
+    return conditions
+
+
+def _features(name: str, encoder: EncoderSettings, split: Split, folder: Path | None) -> FeatureTable | None:
+    if encoder.kind == "labels":
+        return None
+    # each needs a library of its own
+    from perturbdiff.data.loadings import expression_loadings
+    from perturbdiff.data.molecules import fingerprints, read_smiles
+
+    if encoder.kind == "loadings":
+        training = split.of("train")
+        controls = training.take(split.source.runs.is_control[training.run])
+        return expression_loadings(split.source, controls, components=encoder.components)
+    if encoder.file is None:
+        raise ValueError(
+            f'encoders.{name} is of kind = "{encoder.kind}" and names no file; add file, or hand the features in.'
+        )
+    path = (folder or Path()) / Path(encoder.file).expanduser()
+    if encoder.kind == "smiles":
+        return fingerprints(read_smiles(path), f"fingerprints of {path.name}", radius=encoder.radius, size=encoder.size)
+    return read_features(path)
+
+
+def tables_of(features: Mapping[str, Features] | None) -> dict[str, FeatureTable]:
+    """Features by covariate, from tables in memory or from files.
+
+    Raises:
+        ValueError: a name is no covariate (the nearest is named), or as in `data.features`.
+        FileNotFoundError: a file is not there.
+    """
+    found = {}
+    for name, given in (features or {}).items():
+        if name not in COVARIATES:
+            raise ValueError(f"features are given of {name!r}, which is no covariate; {nearest(name, COVARIATES)}.")
+        if isinstance(given, pd.DataFrame):
+            found[name] = features_of_frame(given, f"the features of {name}")
+        else:
+            found[name] = read_features(Path(given))
+    return found
