@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 
@@ -12,8 +13,10 @@ from perturbdiff import Cells, PerturbDiff, compare
 from perturbdiff.baselines.control import predict_control
 from perturbdiff.baselines.mean import MeanShift, mean_shift
 from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.recipe import Columns, Expression
+from perturbdiff.data.recipe import Expression
+from perturbdiff.prediction.predict import UNSPECIFIED
 
+GROUP = ["perturbation", "cell_type", "assay_batch"]
 METRICS = ["pearson_of_change", "energy_distance", "mae", "de_auroc", "spread_ratio"]
 
 
@@ -33,46 +36,53 @@ def on_panel(cells: Cells, genes: Sequence[str]) -> Cells:
 def groups_of(cells: Cells, perturbations: Sequence[str]) -> pd.DataFrame:
     """The observed groups of some perturbations, and their numbers of cells."""
     labels = cells.labels[cells.labels["perturbation"].isin(perturbations)].astype(str)
-    names = ["perturbation", "cell_type", "assay_batch"]
-    return labels.groupby(names, sort=True).size().rename("cells").reset_index()
+    return labels.groupby(GROUP, sort=True).size().rename("cells").reset_index()
 
 
 def predicted_cells(model: PerturbDiff, groups: pd.DataFrame, cells: Cells, seed: int, **sampling: object) -> Cells:
     """Cells that the model predicts, as many of each group as were observed."""
+    return _as_cells(_predicted(model, groups, cells, seed, sampling), model, cells)
+
+
+def null_cells(model: PerturbDiff, groups: pd.DataFrame, cells: Cells, seed: int) -> Cells:
+    """Cells that the model predicts without a perturbation (its trained null), under the labels of the groups."""
+    parts, column = [], str(model.recipe.columns.perturbation)
+    for label, own in groups.groupby("perturbation", sort=True):
+        part = _predicted(model, own.assign(perturbation=""), cells, seed, {})
+        part.obs[column] = part.obs[column].astype(str).replace({UNSPECIFIED: str(label)})
+        parts.append(part if not parts else part[part.obs["population"] >= 0].copy())
+    return _as_cells(ad.concat(parts, index_unique="-"), model, cells)
+
+
+def _predicted(
+    model: PerturbDiff, groups: pd.DataFrame, cells: Cells, seed: int, sampling: Mapping[str, object]
+) -> ad.AnnData:
     rng = np.random.default_rng(seed)
-    names = ["perturbation", "cell_type", "assay_batch"]
     controls = cells.take(cells.is_control)
     sizes = controls.labels.astype(str).groupby(["cell_type", "assay_batch"]).size()
-    wanted = groups.set_index(names)["cells"]
+    wanted = groups.set_index(GROUP)["cells"]
     repeats = max(-(-n // int(sizes[key[1], key[2]])) for key, n in wanted.items())
     made = model.predict_cells(
-        controls, groups[names], populations=repeats, seed=seed, device="cpu", sampling=sampling or None
+        controls, groups[GROUP], populations=repeats, seed=seed, device="cpu", sampling=dict(sampling) or None
     )
-    obs = made.obs.rename(columns=_columns(model)).reset_index(drop=True)
-    predicted = obs["population"] >= 0
-    rows = [np.flatnonzero(~predicted)]
+    # predicted cells stand in the order of the conditions, all repeats of one together
+    n_controls = int((made.obs["population"] < 0).sum())
+    rows, start = [np.arange(n_controls)], n_controls
     for key, n in wanted.items():
-        own = predicted.copy()
-        for name, label in zip(names, key, strict=True):
-            if name in obs and label:
-                own &= obs[name].astype(str) == label
-        rows.append(rng.permutation(np.flatnonzero(own))[:n])
-    kept = made[np.sort(np.concatenate(rows))].copy()
-    declared = {name: column for name, column in model.recipe.columns.model_dump().items() if column}
-    declared.pop("total_counts", None)
-    return cells_from_anndata(
-        kept, columns=Columns(**declared), expression=Expression(scale="log1p"), control=str(cells.control)
-    )
+        n_made = repeats * int(sizes[key[1], key[2]])
+        rows.append(start + np.sort(rng.permutation(n_made)[:n]))
+        start += n_made
+    return made[np.concatenate(rows)].copy()
 
 
-def _columns(model: PerturbDiff) -> dict[str, str]:
-    columns = model.recipe.columns
-    return {getattr(columns, name): name for name in ("cell_type", "assay_batch") if getattr(columns, name)} | {
-        str(columns.perturbation): "perturbation"
-    }
+def _as_cells(made: ad.AnnData, model: PerturbDiff, cells: Cells) -> Cells:
+    declared = model.recipe.columns.model_copy(update={"total_counts": None})
+    return cells_from_anndata(made, columns=declared, expression=Expression(scale="log1p"), control=str(cells.control))
 
 
-def shifted(shifts: Mapping[str, np.ndarray], groups: pd.DataFrame, cells: Cells, genes: Sequence[str], seed: int) -> Cells:
+def shifted(
+    shifts: Mapping[str, np.ndarray], groups: pd.DataFrame, cells: Cells, genes: Sequence[str], seed: int
+) -> Cells:
     """Control cells moved by a given shift of each perturbation: a baseline's prediction."""
     controls = cells.take(cells.is_control)
     unchanged = predict_control(
@@ -97,7 +107,7 @@ def summary(table: pd.DataFrame, by: Sequence[str], metrics: Sequence[str] = MET
     known = table[table["metric"].isin(metrics)].dropna(subset=["value"])
     means = known.groupby([*by, "metric", "seed"], sort=False)["value"].mean().reset_index()
     cells = means.groupby([*by, "metric"], sort=False)["value"].agg(spread).reset_index()
-    wide = cells.pivot(index=list(by), columns="metric", values="value")
+    wide = cells.pivot_table(index=list(by), columns="metric", values="value", aggfunc="first", sort=False)
     order = list(dict.fromkeys(means[list(by)].itertuples(index=False, name=None)))
     index = [key[0] for key in order] if len(by) == 1 else pd.MultiIndex.from_tuples(order, names=by)
     return wide.loc[index, [metric for metric in metrics if metric in wide]]

@@ -2,10 +2,12 @@
 
     python experiments/unseen_knockouts.py --data ../shared/data --seeds 0 1 2
 
-Every knock-out is a test perturbation in one fold; four others of the fold validate (which weights are kept). The
-features are embeddings of a sentence or two on each gene (experiments/data/genes.csv), made by
+Every knock-out is a test perturbation in one fold. Of the others five validate (which weights are kept): every fourth
+by the size of its mean shift, so that strong and weak ones are among them. The features are embeddings of a sentence or
+two on each gene (experiments/data/genes.csv), made by
 
-    perturbdiff features language experiments/data/genes.csv --model all-MiniLM-L6-v2 --out experiments/data/genes.parquet
+    perturbdiff features language experiments/data/genes.csv --model all-MiniLM-L6-v2 \\
+        --out experiments/data/genes.parquet
 
 Beside the model: the trained null of a model of learned labels, the mean of the trained perturbations, a ridge
 regression on the same features with its penalty chosen on left-out training perturbations, and unchanged controls.
@@ -18,10 +20,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+
 from common import (
+    METRICS,
     groups_of,
     judged,
     markdown,
+    null_cells,
     on_panel,
     predicted_cells,
     record,
@@ -29,29 +34,24 @@ from common import (
     summary,
     trained_shifts,
 )
-
-from perturbdiff import PerturbDiff, read_recipe
+from perturbdiff import Cells, PerturbDiff, read_recipe
 from perturbdiff.core.ridge import PENALTIES, Ridge
 from perturbdiff.data.features import read_features
 
 HERE = Path(__file__).parent
 FEATURES = HERE / "data" / "genes.parquet"
-FOLDS, N_VALIDATION = 5, 4
+FOLDS, EVERY = 5, 4
 PATHWAY = ["IFNGR1", "IFNGR2", "JAK2", "STAT1"]
 TABLE = {"perturbation": {"kind": "table", "file": str(FEATURES)}}
-VARIANTS: dict[str, dict[str, dict]] = {
-    "features + learned": {"encoders": TABLE},
-    "features only": {"encoders": {"perturbation": TABLE["perturbation"] | {"learned": False}}},
-    "never as if new": {"encoders": TABLE, "training": {"novelty": 0.0}},
-}
 
 
-def fold_of(labels: list[str], fold: int) -> tuple[list[str], list[str]]:
-    """The test and the validation perturbations of a fold."""
-    order = np.random.default_rng(0).permutation(sorted(labels)).tolist()
-    test = order[fold::FOLDS]
-    rest = [label for label in order if label not in test]
-    return test, np.random.default_rng([1, fold]).permutation(rest)[:N_VALIDATION].tolist()
+def fold_of(cells: Cells, fold: int) -> tuple[list[str], list[str]]:
+    """The test and the validation perturbations of a fold; the cells of test perturbations are not looked at."""
+    labels = sorted({*cells.labels["perturbation"].cat.categories} - {cells.control})
+    test = np.random.default_rng(0).permutation(labels).tolist()[fold::FOLDS]
+    shifts = trained_shifts(cells.take(~cells.labels["perturbation"].isin(test).to_numpy()), list(cells.genes))
+    by_size = shifts.index[np.argsort(np.linalg.norm(shifts.to_numpy(), axis=1))].tolist()
+    return test, by_size[EVERY // 2 :: EVERY]
 
 
 def trained(data: Path, fold: int, seed: int, change: dict[str, dict]) -> PerturbDiff:
@@ -59,8 +59,7 @@ def trained(data: Path, fold: int, seed: int, change: dict[str, dict]) -> Pertur
     recipe = read_recipe(HERE / "papalexi.toml")
     tables = {name: {**getattr(recipe, name), **table} for name, table in change.items()}
     model = PerturbDiff.from_recipe(recipe.model_copy(update=tables), folder=data)
-    known = [label for label in model.source.labels["perturbation"].cat.categories if label != recipe.control]
-    test, validation = fold_of(known, fold)
+    test, validation = fold_of(model.source, fold)
     rules = [{"part": "test", "perturbation": test}, {"part": "validation", "perturbation": validation}]
     return model.train(hold_out=rules, seed=seed, device="cpu", show_progress=False)
 
@@ -74,33 +73,59 @@ def ridge(shifts: pd.DataFrame, test: list[str]) -> dict[str, np.ndarray]:
     return {label: (fit.weights(row, penalty) @ y).numpy() for label, row in zip(test, rows, strict=True)}
 
 
-def one(data: Path, fold: int, seed: int, threads: int) -> pd.DataFrame:
+def one(data: Path, fold: int, seed: int) -> pd.DataFrame:
     """All methods on one fold."""
-    torch.set_num_threads(threads)
-    model = trained(data, fold, seed, VARIANTS["features + learned"])
-    labels = trained(data, fold, seed, {"training": {}})
-    split, cells = model.split(seed=seed), model.source
-    cells = cells.take(np.sort(np.concatenate([split.rows("train"), split.rows("test"), split.rows("validation")])))
+    torch.set_num_threads(1)
+    model = trained(data, fold, seed, {"encoders": TABLE})
+    change = trained(data, fold, seed, {"encoders": TABLE, "model": {"target": "change"}})
+    labels = trained(data, fold, seed, {})
+    cells = model.source
+    split = model.split(model.recipe.hold_out, seed=seed)
     genes = list(model.trained.genes)
-    test, _ = fold_of([p for p in cells.labels["perturbation"].cat.categories if p != cells.control], fold)
+    test, _ = fold_of(cells, fold)
     groups = groups_of(cells, test)
-    training = model.source.take(split.rows("train"))
-    shifts = trained_shifts(training, genes)
-    nulls = predicted_cells(labels, groups.assign(perturbation=""), cells, seed)
+    shifts = trained_shifts(cells.take(split.rows("train")), genes)
     predicted = {
         "perturbdiff, features": predicted_cells(model, groups, cells, seed),
-        "perturbdiff, learned labels' null": relabelled(nulls, groups, seed),
+        'perturbdiff, features, target = "change"': predicted_cells(change, groups, cells, seed),
+        "perturbdiff, learned labels' null": null_cells(labels, groups, cells, seed),
         "ridge on the same features": shifted(ridge(shifts, test), groups, cells, genes, seed),
         "mean of the trained perturbations": shifted(
             dict.fromkeys(test, shifts.mean(axis=0).to_numpy()), groups, cells, genes, seed
         ),
     }
-    return judged(predicted, on_panel(cells, genes), seed).assign(seed=seed, fold=fold)
+    kept = [one.trained.history["step"] for one in (model, change, labels)]
+    print(f"fold {fold}, seed {seed}: weights of steps {kept}, penalty {model.trained.fit.penalty}", flush=True)
+    return judged(predicted, on_panel(cells, genes), seed).assign(seed=seed, fold=fold, kept_step=kept[0])
 
 
-def relabelled(nulls: "Cells", groups: pd.DataFrame, seed: int) -> "Cells":
-    raise NotImplementedError
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument("--jobs", type=int, default=1, help="Trainings side by side, a thread each.")
+    arguments = parser.parse_args()
+    tasks = [(arguments.data.resolve(), fold, seed) for seed in arguments.seeds for fold in range(FOLDS)]
+    tables = []
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        for task, table in zip(tasks, pool.map(one, *zip(*tasks, strict=True)), strict=True):
+            tables.append(table)
+            print(f"fold {task[1]}, seed {task[2]}", flush=True)
+            print(markdown(summary(table, ["method"])), flush=True)
+    rows = pd.concat(tables)
+    pathway = rows[rows["perturbation"].isin(PATHWAY)]
+    text = (
+        f"# Knock-outs that training has never seen\n\n{__doc__.split(chr(10) * 2)[0]} Means over "
+        f"{rows['perturbation'].nunique()} knock-outs, then the mean over seeds {arguments.seeds} (range).\n\n"
+        f"{markdown(summary(rows, ['method']))}\n\n"
+        f"The {len(PATHWAY)} of the interferon gamma pathway, one by one:\n\n"
+        f"{markdown(summary(pathway, ['perturbation', 'method'], METRICS[:4]))}\n\n"
+        f"All others:\n\n{markdown(summary(rows[~rows['perturbation'].isin(PATHWAY)], ['method']))}\n"
+    )
+    record("unseen_knockouts", text, rows[rows["metric"].isin(METRICS)], arguments.out)
+    print(text)
 
 
 if __name__ == "__main__":
-    pass
+    main()

@@ -136,7 +136,10 @@ def test_options_that_do_not_fit_are_refused(cli, screen, tmp_path):
     ("options", "sentence"),
     [
         (["--perturbation", "stimulus1"], "perturbation 'stimulus1' is not one of the 4 .*nearest is 'stimulus_1'"),
-        (["--perturbation", "stimulus_1", "--cell-type", "typ_3"], "no control cell of cell_type 'typ_3' .*nearest is 'type_3'"),
+        (
+            ["--perturbation", "stimulus_1", "--cell-type", "typ_3"],
+            "no control cell of cell_type 'typ_3' .*nearest is 'type_3'",
+        ),
         (["--perturbation", "stimulus_1", "--steps", "500"], "sampling.steps = 500 of 20 times does not fit"),
         (["--perturbation", "stimulus_1", "--scale", "raw"], "scale is 'raw', which should be 'counts' or 'log1p'"),
         (["--perturbation", "stimulus_1", "--device", "abacus"], "device 'abacus' is not a device"),

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from perturbdiff.config import Settings, build_denoiser
 from perturbdiff.core.denoiser import Denoiser
+from perturbdiff.core.expectation import NOTHING_FITTED, Fit
 from perturbdiff.core.population import COVARIATES
 from perturbdiff.data.composition import grammar_of
 from perturbdiff.data.conditions import Conditions
@@ -57,7 +58,7 @@ class Checkpoint:
         split: hash, seed, and the conditions of each held-out part.
         history: step of these weights, validation energy.
         features: of labels or agents, by covariate; the covariates that have some.
-        penalty: of the regression of unseen perturbations on features.
+        fit: of what is expected of unseen perturbations.
     """
 
     weights: Mapping[str, Tensor]
@@ -70,7 +71,7 @@ class Checkpoint:
     split: Mapping[str, Any]
     history: Mapping[str, Any] = field(default_factory=dict)
     features: Mapping[str, FeatureTable] = field(default_factory=dict)
-    penalty: float = 1.0
+    fit: Fit = NOTHING_FITTED
 
     @cached_property
     def conditions(self) -> Conditions:
@@ -82,7 +83,7 @@ class Checkpoint:
             self.recipe.control,
             self.features,
             frozenset(name for name in COVARIATES if getattr(encoders, name).learned),
-            self.penalty,
+            self.fit,
         )
 
     def denoiser(self, conditions: Conditions | None = None) -> Denoiser:
@@ -129,7 +130,10 @@ class Checkpoint:
             "scale": self.scale,
             "vocabularies": {name: list(known.labels) for name, known in self.vocabularies.items()},
             "features": {name: [list(table.labels), table.origin] for name, table in self.features.items()},
-            "penalty": self.penalty if math.isfinite(self.penalty) else None,
+            "fit": {
+                "penalty": self.fit.penalty if math.isfinite(self.fit.penalty) else None,
+                "ratios": [[*modalities, ratio] for modalities, ratio in self.fit.ratios.items()],
+            },
             "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
             "folder": self.folder,
             "split": dict(self.split),
@@ -170,7 +174,6 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             name: features_from(labels, tensors.pop(FEATURES + name).numpy(), origin)
             for name, (labels, origin) in description.get("features", {}).items()
         }
-        penalty = description.get("penalty", 1.0)
         return Checkpoint(
             weights=tensors,
             settings=validated(Settings, description["settings"], DESCRIPTION),
@@ -184,13 +187,20 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             split=description["split"],
             history=description["history"],
             features=features,
-            penalty=math.inf if penalty is None else float(penalty),
+            fit=_fit(description.get("fit")),
         )
     except (KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(
             f"{str(folder)!r} is not a whole model ({type(error).__name__}: {error}); copy the folder again, or train "
             "again."
         ) from None
+
+
+def _fit(table: Mapping[str, Any] | None) -> Fit:
+    if table is None:
+        return NOTHING_FITTED
+    penalty = math.inf if table["penalty"] is None else float(table["penalty"])
+    return Fit(penalty, {(int(one), int(other)): float(ratio) for one, other, ratio in table["ratios"]})
 
 
 def _description(folder: Path) -> dict[str, Any]:

@@ -153,7 +153,7 @@ class TrainingSettings(Table):
             where labels have features, doses, modalities or several members.
         pairing: which control cells stand beside which perturbed cells, see `data.pairing`.
         validate_every: steps between validations.
-        validate_start: whether the weights of step 0 are judged too, and kept where training finds none that are better.
+        validate_start: whether the weights of step 0 are judged too, and kept where none are found that are better.
         validation_populations: populations that a validation looks at, at most.
         seed: of the split, the populations and all noise.
         precision: "auto" is bfloat16 where the device has it, else float32.

@@ -24,6 +24,7 @@ from perturbdiff.data.source import Source
 from perturbdiff.data.split import Split, split_cells
 from perturbdiff.prediction.conditions import check_columns, conditions_of
 from perturbdiff.prediction.coverage import coverage
+from perturbdiff.prediction.dose_response import check_doses, dose_table, falls_sentence
 from perturbdiff.prediction.inputs import control_cells, torch_device, with_sampling
 from perturbdiff.prediction.predict import Say, Track, predict
 from perturbdiff.training.encoders import Features, tables_of
@@ -346,13 +347,51 @@ class PerturbDiff:
             track=track,
         )
 
+    def dose_response(
+        self,
+        controls: anndata.AnnData,
+        perturbation: str,
+        doses: Sequence[float],
+        *,
+        unit: str | None = None,
+        cell_type: str | None = None,
+        assay_batch: str | None = None,
+        modality: str | None = None,
+        say: Say = _LOG.warning,
+        **options: Any,  # noqa: ANN401 - those of `predict`
+    ) -> pd.DataFrame:
+        """The predicted response over doses, trained or not; see `prediction.dose_response` for the columns.
+
+        Args:
+            controls: as in `predict`, as are all that is not named here (seed, populations, device, sampling).
+            perturbation: without its dose.
+            doses: above 0, two or more.
+            unit: of the doses; that of the training data when absent, where they have one.
+            cell_type: of the condition.
+            assay_batch: of the condition.
+            modality: of the perturbation.
+            say: receives the sentence on doses at which the response falls.
+            options: of `predict`.
+
+        Raises:
+            ValueError: as `predict`; or a dose is not above 0 or occurs twice.
+        """
+        check_doses(doses)
+        options |= {"cell_type": cell_type, "assay_batch": assay_batch, "modality": modality, "dose_unit": unit}
+        predicted = [self.predict(controls, perturbation=perturbation, dose=dose, **options) for dose in doses]
+        table = dose_table(predicted, doses, unit or str(self.trained.recipe.columns.dose_unit))
+        falling = falls_sentence(table, perturbation)
+        if falling is not None:
+            say(falling)
+        return table
+
     def with_features(self, features: Mapping[str, Features]) -> "PerturbDiff":
         """The trained model with features of more labels, beside those that it has.
 
         Raises:
             ValueError: it was trained without features of that covariate, or they are of another width.
         """
-        return PerturbDiff(self.recipe, checkpoint=self.trained.with_features(tables_of(features)))
+        return PerturbDiff(self.recipe, checkpoint=self.trained.with_features(tables_of(features, "further features")))
 
     def conditions(self) -> pd.DataFrame:
         """What the trained model can be asked, a row a label; see `prediction.coverage`."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from perturbdiff.core.conditioning import Novelty
 from perturbdiff.core.kernel import EnergyKernel, GaussianKernel, mmd_squared
 from perturbdiff.core.objective import Draw, Objective
 from perturbdiff.core.population import Noised, PopulationBatch
@@ -14,6 +15,7 @@ from perturbdiff.core.process import Process, linear_betas
 
 PROCESS = Process(linear_betas(100))
 MANY = 4000
+NOVEL = torch.tensor([[0, 1, 2], [2, 0, 1], [1, 2, 0]])
 
 
 class Linear(torch.nn.Module):
@@ -201,12 +203,67 @@ def test_coins_of_the_minibatch_are_shared_by_populations_and_covariates(make_ba
     assert torch.equal(draws[7].eps, alone.eps)
 
 
+def test_labels_are_taken_as_new_with_their_probability_half_of_them_as_of_new_agents(many):
+    novel = Objective(PROCESS, novelty=0.4).draw(many, seed=0, step=0).novel
+    for column in novel.unbind(dim=1):
+        assert column.unique().tolist() == [int(one) for one in Novelty]
+        frequency_is(column != Novelty.KNOWN, 0.4)
+        frequency_is(column == Novelty.NEW_SET, 0.2)
+        frequency_is(column == Novelty.NEW_AGENT, 0.2)
+
+
+def test_coins_of_novelty_fall_independently_of_each_other_of_neighbours_and_of_the_other_coins(many):
+    draw = Objective(PROCESS, condition_dropout=0.3, control_dropout=0.2, novelty=0.4).draw(many, seed=0, step=0)
+    new = draw.novel != Novelty.KNOWN
+    for one, other in itertools.combinations(new.unbind(dim=1), 2):
+        frequency_is(one & other, 0.16)
+    for coins in new.unbind(dim=1):
+        frequency_is(coins[1:] & coins[:-1], 0.16)
+        frequency_is(coins & draw.control_dropped, 0.08)
+        for dropped in draw.dropped.unbind(dim=1):
+            frequency_is(coins & dropped, 0.12)
+
+
+def test_without_novelty_every_label_is_as_it_is_and_with_1_none_is(many):
+    draw = Objective(PROCESS).draw(many, seed=0, step=0)
+    assert not draw.novel.any()
+    assert Objective(PROCESS, novelty=1.0).draw(many, seed=0, step=0).novel.all()
+
+
+@pytest.mark.parametrize("coins", ["population", "minibatch"])
+def test_novelty_is_drawn_last_so_that_it_changes_no_time_no_noise_and_no_other_coin(make_batch, coins):
+    process = Process(linear_betas(100), rho=0.3)
+    one, other = (
+        Objective(process, condition_dropout=0.5, control_dropout=0.5, coins=coins, novelty=p).draw(
+            make_batch(), seed=1, step=2
+        )
+        for p in (0.0, 1.0)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one._replace(novel=other.novel), other, strict=True))
+    assert other.novel.all()
+
+
+def test_coins_of_novelty_of_the_minibatch_are_shared_by_populations_and_not_by_covariates(make_batch):
+    objective = Objective(PROCESS, coins="minibatch", novelty=0.4)
+    draws = [objective.draw(make_batch(), seed=0, step=step).novel for step in range(1000)]
+    assert all(torch.equal(novel, novel[:1].expand(3, 3)) for novel in draws)
+    first = torch.stack([novel[0] for novel in draws])
+    for column in first.unbind(dim=1):
+        frequency_is(column == Novelty.NEW_SET, 0.2)
+        frequency_is(column == Novelty.NEW_AGENT, 0.2)
+    frequency_is((first[:, 0] != 0) & (first[:, 1] != 0), 0.16)
+    # the first population's coins are those of all
+    alone = Objective(PROCESS, novelty=0.4)
+    for step in range(20):
+        assert torch.equal(alone.draw(make_batch(), seed=0, step=step).novel[0], draws[step][0])
+
+
 # what the denoiser is asked
 
 
 def test_the_denoiser_is_asked_the_corrupted_cells_at_their_times_with_condition_and_coins(make_batch, normal):
     batch, denoiser = make_batch(lengths=(6, 2, 4)), Linear()
-    draw = no_coins(batch, normal(3, 6, 5, seed=21))._replace(dropped=torch.eye(3, dtype=torch.bool))
+    draw = no_coins(batch, normal(3, 6, 5, seed=21))._replace(dropped=torch.eye(3, dtype=torch.bool), novel=NOVEL)
     Objective(PROCESS)(denoiser, batch, draw)
     (asked,) = denoiser.asked
     close(asked.x_t, PROCESS.corrupt(batch.perturbed, draw.t, draw.eps))
@@ -215,6 +272,7 @@ def test_the_denoiser_is_asked_the_corrupted_cells_at_their_times_with_condition
     assert asked.condition is batch.condition
     assert asked.mask is batch.mask
     assert torch.equal(asked.dropped, draw.dropped)
+    assert torch.equal(asked.novel, draw.novel)
     assert not asked.self_conditioning.any()
 
 
@@ -234,13 +292,13 @@ def test_only_the_populations_drawn_see_their_own_first_estimate(make_batch, nor
     batch, denoiser = make_batch(lengths=(6, 2, 4)), Linear()
     chosen = torch.tensor([True, False, True])
     draw = no_coins(batch, normal(3, 6, 5, seed=21))._replace(
-        self_conditioned=chosen, dropped=torch.eye(3, dtype=torch.bool)
+        self_conditioned=chosen, dropped=torch.eye(3, dtype=torch.bool), novel=NOVEL
     )
     Objective(PROCESS)(denoiser, batch, draw)
     first, second = denoiser.asked
     assert denoiser.with_gradient == [False, True]
     assert first.self_conditioning is None
-    for field in ("x_t", "t", "control", "mask", "dropped"):
+    for field in ("x_t", "t", "control", "mask", "dropped", "novel"):
         assert torch.equal(getattr(first, field), getattr(second, field)[chosen])
     for one, other in zip(first.condition, second.condition, strict=True):
         assert torch.equal(one, other[chosen])

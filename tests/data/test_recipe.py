@@ -107,9 +107,30 @@ BAD = {
     ),
     "label with a tab": ({"exclude": [{"cell_type": ["B\tC"]}]}, r"cell_type 'B\tC' holds the control character '\t'"),
     "control of two lines": ({"control": "ctrl\n"}, r"control = 'ctrl\n' is not one line of text"),
-    "dose": (
+    "dose without unit": (
         {"columns": BASE["columns"] | {"dose": "uM"}},
-        "dose = 'uM' is not supported by this version; join the dose",
+        "columns: dose = 'uM' has no unit, and a number alone is no dose; add dose_unit, a unit such as \"uM\" or the",
+    ),
+    "unit without dose": (
+        {"columns": BASE["columns"] | {"dose_unit": "uM"}},
+        "columns: dose_unit = 'uM' belongs to a column of doses; add dose",
+    ),
+    "modality of nothing": (
+        {"kind": "rna-seq", "control": None, "columns": {"modality": "kind"}},
+        "columns: dose and modality are of a perturbation; add perturbation",
+    ),
+    "no sign": ({"perturbation": {"separator": " "}}, "perturbation: separator = ' ' is empty; leave it out"),
+    "one sign for two things": (
+        {"perturbation": {"separator": "+", "modality_separator": "+"}},
+        "perturbation: separator and modality_separator are both '+'; a sign has one meaning",
+    ),
+    "modality of a column behind another sign": (
+        {"columns": BASE["columns"] | {"modality": "kind"}, "perturbation": {"modality_separator": "@"}},
+        'columns.modality is written behind each label as "|modality", so "|" separates modalities and nothing else',
+    ),
+    "sign of modalities between members": (
+        {"columns": BASE["columns"] | {"modality": "kind"}, "perturbation": {"separator": "|"}},
+        'columns.modality is written behind each label as "|modality", so "|" separates modalities and nothing else',
     ),
     "empty rule": ({"hold_out": [{"part": "test"}]}, "hold_out[0]: it names no cells; give a list for one of"),
     "empty exclusion": ({"exclude": [{}]}, "exclude[0]: it names no cells"),

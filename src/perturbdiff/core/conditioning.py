@@ -205,7 +205,7 @@ class Conditioning(nn.Module):
             for one in known
         )
         first = known[0]
-        self.n_perturbations = first.n_trained
+        self.n_perturbations = first.n_trained if first.members is None else len(first.members.agent) - 1
         self.novelty: Tensor | None
         self.register_buffer("novelty", first.novelty, persistent=False)
         self.told = None if first.novelty is None else nn.Embedding(len(Novelty), embedding_width)

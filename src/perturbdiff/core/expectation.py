@@ -5,6 +5,11 @@ The weights are those of the strongest simple baselines, by what the label is ma
 * a set of members: the sum of its members (the additive baseline);
 * an agent at a dose: between its neighbouring trained doses linear in log dose; above them the highest; below them the
   lowest, falling in proportion to the dose;
+* an agent that training has seen in another modality m' only: the mean of the agents in its modality m, and its
+  departure from that of m', times the ratio of such departures among agents that training has seen in both,
+
+      S_m = mean_m + r (S_m' - mean_m'),   r = sum_a <d_a,m', d_a,m> / sum_a |d_a,m'|^2,   d = S - mean;
+
 * an agent that training has not seen: ridge regression on the features of the agents that it has seen in that modality
   (`core.ridge`), each at that dose; without features their mean.
 
@@ -12,9 +17,10 @@ So that the network learns what such an expectation misses, training takes a sha
 labels were new, with the weights that they would have without themselves.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import permutations
 from typing import NamedTuple
 
 import torch
@@ -29,6 +35,21 @@ type Weights = Tensor
 
 SMALLEST_POOL = 3
 """Agents that a regression without one of them must have."""
+
+
+class Fit(NamedTuple):
+    """What is fitted on the mean shifts of trained labels.
+
+    Attributes:
+        penalty: of the ridge regression, see `core.ridge`.
+        ratios: r of (m', m), for modalities that share agents enough.
+    """
+
+    penalty: float = 1.0
+    ratios: Mapping[tuple[int, int], float] = {}
+
+
+NOTHING_FITTED = Fit()
 
 
 class Part(NamedTuple):
@@ -53,13 +74,13 @@ class Expectation:
         parts: of each trained label, that of label k at place k - 1; () for the control.
         features: of every agent [agents, width]; None where no agent has any.
         featured: the agents that have features.
-        penalty: of the ridge regression, see `core.ridge`.
+        fit: what was fitted.
     """
 
     parts: Sequence[Parts]
     features: Float[Tensor, "agents _"] | None = None
     featured: frozenset[int] = frozenset()
-    penalty: float = 1.0
+    fit: Fit = NOTHING_FITTED
 
     def table(
         self, asked: Sequence[Parts] = ()
@@ -88,24 +109,28 @@ class Expectation:
                 novelty[:, i] = Novelty.NEW_SET if known else Novelty.NEW_AGENT
         return weights, novelty
 
-    def of(self, parts: Parts, without: int | None = None) -> Weights:
-        """The weights of a set, which training may have seen, or its members; `without` one trained label perhaps."""
+    def of(self, parts: Parts, without: Collection[int] = ()) -> Weights:
+        """The weights of a set, which training may have seen, or its members; `without` some trained labels perhaps."""
         weights = self._zeros()
-        equal = [label for label in self._sets.get(parts, []) if label != without]
+        equal = [label for label in self._sets.get(parts, []) if label not in without]
         if equal:
             weights[equal] = 1 / len(equal)
             return weights
         for part in parts:
             series = self._series(part, without)
-            weights += self._between(series, part.dose) if series else self._unseen(part)
+            if series:
+                weights += self._between(series, part.dose)
+                continue
+            across = self._across(part, without)
+            weights += self._unseen(part) if across is None else across
         return weights
 
     def as_new_set(self, label: int) -> Weights | None:
-        """The weights of a trained label without itself; None where one of its agents has nothing else."""
+        """The weights of a trained label without itself, however spelt; None where an agent has nothing else."""
         parts = self.parts[label - 1]
-        if not parts or not all(self._series(part, label) for part in parts):
-            return None
-        return self.of(parts, label)
+        own = self._sets[parts]
+        known = [bool(self._series(part, own)) or self._across(part, own) is not None for part in parts]
+        return self.of(parts, own) if known and all(known) else None
 
     def as_new_agents(self, label: int) -> Weights | None:
         """The weights of a trained label as if its agents were known by features only; None where they have none.
@@ -120,8 +145,43 @@ class Expectation:
             weights += self._left_out(pool)[pool.index(part.agent)] @ self._rows(pool, part)
         return weights if self.parts[label - 1] else None
 
-    def fitted(self, shifts: Float[Tensor, "columns genes"]) -> "Expectation":
-        """With the penalty that predicts left-out agents best, in squares of the trained labels' `shifts`."""
+    def fitted(self, shifts: Float[Tensor, "columns genes"]) -> Fit:
+        """The penalty that predicts left-out agents best, in squares of trained labels' `shifts`, and the ratios."""
+        return Fit(self._best_penalty(shifts), self._ratios(shifts))
+
+    def _ratios(self, shifts: Float[Tensor, "columns genes"]) -> dict[tuple[int, int], float]:
+        found = {}
+        for one, other in permutations(sorted(self._singles), 2):
+            shared = sorted(self._singles[one].keys() & self._singles[other].keys())
+            if one[1] != other[1] or len(shared) < SMALLEST_POOL:
+                continue
+            s, t = (self._departures(kind, shared, shifts) for kind in (one, other))
+            if float(s.square().sum()) > 0:
+                found[one[0], other[0]] = float((s * t).sum() / s.square().sum())
+        return found
+
+    def _departures(self, kind: Kind, agents: list[int], shifts: Tensor) -> Float[Tensor, "agents genes"]:
+        """The mean shift of each agent over its doses, less that of all."""
+        labels = [[k for own in self._singles[kind][agent].values() for k in own] for agent in agents]
+        means = torch.stack([shifts[own].double().mean(dim=0) for own in labels])
+        return means - means.mean(dim=0)
+
+    def _across(self, part: Part, without: Collection[int]) -> Weights | None:
+        """The weights of an agent that training has seen in another modality only; None where it has not."""
+        for (other, modality), ratio in self.fit.ratios.items():
+            there = part._replace(modality=other)
+            series = self._series(there, without) if modality == part.modality else {}
+            if series:
+                own, others = (self._mean(one, part.agent) for one in (part, there))
+                return own + ratio * (self._between(series, part.dose) - others)
+        return None
+
+    def _mean(self, part: Part, without: int) -> Weights:
+        """The mean over the agents of a part's modality and kind of dose, `without` one, at its dose."""
+        pool = tuple(a for a in self._pool((part.modality, part.dimension), featured=False) if a != without)
+        return self._rows(pool, part).mean(dim=0) if pool else self._zeros()
+
+    def _best_penalty(self, shifts: Float[Tensor, "columns genes"]) -> float:
         kinds: dict[Kind, set[float]] = {}
         for (part,) in (parts for parts in self.parts if len(parts) == 1):
             kinds.setdefault((part.modality, part.dimension), set()).add(part.dose)
@@ -134,7 +194,9 @@ class Expectation:
                 y = self._rows(pool, Part(0, kind[0], dose, kind[1])) @ shifts.double()
                 for penalty in PENALTIES:
                     errors[penalty] += float((y - self._ridge(pool).left_out(penalty) @ y).square().sum())
-        return replace(self, penalty=min(PENALTIES, key=lambda penalty: errors[penalty]))
+        if not any(errors.values()):
+            return self.fit.penalty
+        return min(PENALTIES, key=lambda penalty: errors[penalty])
 
     def _zeros(self) -> Weights:
         return torch.zeros(len(self.parts) + 1, dtype=torch.float64)
@@ -158,10 +220,10 @@ class Expectation:
                 agents.setdefault(agent, {}).setdefault(dose, []).append(label)
         return found
 
-    def _series(self, part: Part, without: int | None = None) -> dict[float, list[int]]:
+    def _series(self, part: Part, without: Collection[int] = ()) -> dict[float, list[int]]:
         """The trained doses of a part's agent, and their labels."""
         own = self._singles.get((part.modality, part.dimension), {}).get(part.agent, {})
-        kept = {dose: [label for label in labels if label != without] for dose, labels in own.items()}
+        kept = {dose: [label for label in labels if label not in without] for dose, labels in own.items()}
         return {dose: labels for dose, labels in kept.items() if labels}
 
     def _between(self, series: dict[float, list[int]], dose: float) -> Weights:
@@ -189,7 +251,7 @@ class Expectation:
             return self._average(part.modality)
         shares = torch.full((len(pool),), 1 / len(pool), dtype=torch.float64)
         if featured and self.features is not None and self.featured.issuperset(pool):
-            shares = self._ridge(pool).weights(self.features[part.agent].double(), self.penalty)
+            shares = self._ridge(pool).weights(self.features[part.agent].double(), self.fit.penalty)
         weights: Tensor = shares @ self._rows(pool, part)
         return weights
 
@@ -225,7 +287,7 @@ class Expectation:
 
     def _left_out(self, pool: tuple[int, ...]) -> Float[Tensor, "agents agents"]:
         if pool not in self._held_left_out:
-            self._held_left_out[pool] = self._ridge(pool).left_out(self.penalty)
+            self._held_left_out[pool] = self._ridge(pool).left_out(self.fit.penalty)
         return self._held_left_out[pool]
 
     @cached_property

@@ -153,7 +153,9 @@ def _other_labels(split: Split) -> Iterator[str]:
 
 
 def _doses_may_train(rules: list[HoldOut], label: str) -> bool:
-    """Whether the rules that hold a label out say that its other doses train."""
+    """Whether the rules that hold a label out say that its other doses train; what no rule names was drawn for it."""
+    if not rules:
+        return True
     own = [rule for rule in rules if rule.perturbation is None or label in rule.perturbation]
     return bool(own) and all(rule.other_doses == "train" for rule in own)
 

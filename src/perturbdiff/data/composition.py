@@ -14,7 +14,7 @@ Where doses and modalities stand in columns of their own, the label of a cell is
 and with ``|modality`` behind it, and `parts_of` takes it apart again.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,8 +66,10 @@ def members_of(label: str, grammar: Grammar, control: str | None) -> Members:
     """
     if label == control:
         return ()
-    found = _listed(label, grammar) if grammar.doses else _named(label, grammar)
+    if is_plain(grammar):
+        return (Member(label),)
     nothing = {*grammar.nothing, control}
+    found = _listed(label, grammar, nothing) if grammar.doses else _named(label, grammar)
     kept = [member for member in found if member.agent not in nothing]
     if any(not member.agent for member in kept):
         raise ValueError(
@@ -91,8 +93,8 @@ def _named(label: str, grammar: Grammar) -> list[Member]:
     return found
 
 
-def _listed(label: str, grammar: Grammar) -> list[Member]:
-    """The entries of ``[(drug, dose, unit), ...]``, and a modality behind them."""
+def _listed(label: str, grammar: Grammar, nothing: Container[str | None]) -> list[Member]:
+    """The entries of ``[(drug, dose, unit), ...]``, and a modality behind them; nothing may have a dose of 0."""
     body, mark, behind = label.rpartition("]")
     rest, modality = _modality(behind, grammar)
     entries = entries_of(body + mark)
@@ -102,7 +104,11 @@ def _listed(label: str, grammar: Grammar) -> list[Member]:
             "mend the label, or leave doses out."
         )
     return [
-        Member(name.strip(), modality or grammar.modality or "", quantity(amount, unit, name))
+        Member(
+            name.strip(),
+            modality or grammar.modality or "",
+            None if name.strip() in nothing else quantity(amount, unit, name),
+        )
         for names, amount, unit in entries
         for name in _cut(names, grammar.separator)
     ]
@@ -159,6 +165,8 @@ def _text(value: object) -> str:
     """A cell of a table as text; numbers without the digits that floats add, and "" for what is missing."""
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return ""
+    if isinstance(value, np.floating):
+        value = float(str(value))  # 0.1 of 32 bits is 0.1
     return f"{value:.12g}" if isinstance(value, int | float | np.number) else str(value).strip()
 
 
@@ -199,8 +207,10 @@ def is_unit(text: str) -> bool:
 def _written(row: Any, coded: dict[str, Any], columns: Columns, control: str | None) -> str | None:  # noqa: ANN401
     values = {key: coded[key][1][code] if code >= 0 else None for key, code in row._asdict().items()}
     label = values["label"]
-    if label is None or str(label) == control:
-        return None if label is None else str(label)
+    if label is None or not str(label).strip():
+        return None
+    if str(label) == control:
+        return control
     return composed(
         str(label), columns, values.get("modality"), values.get("dose"), values.get("dose_unit", columns.dose_unit)
     )
@@ -235,8 +245,5 @@ def parts_of(label: str, columns: Columns) -> dict[str, str]:
 
 def at_any_dose(drug: str, labels: Iterable[str]) -> list[str]:
     """The labels that are of a drug, or a combination ``a+b``, whatever the doses."""
-    return [
-        label
-        for label in labels
-        if drug == JOINED.join(name for name, _, _ in entries_of(label[: label.rfind("]") + 1]))
-    ]
+    entries = {label: entries_of(label[: label.rfind("]") + 1]) for label in labels}
+    return [label for label, found in entries.items() if found and drug == JOINED.join(name for name, _, _ in found)]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from perturbdiff.core.conditioning import Covariate, Members
-from perturbdiff.core.expectation import Expectation, Part, Parts
+from perturbdiff.core.expectation import NOTHING_FITTED, Expectation, Fit, Part, Parts
 from perturbdiff.core.population import COVARIATES
 from perturbdiff.core.shift import Shift
 from perturbdiff.data.composition import Member, is_plain, members_of
@@ -44,7 +44,7 @@ class Conditions:
         control: label of the control cells; None where no cell is perturbed.
         features: of agents (perturbation) or labels, by covariate; the covariates that have some.
         learned: the covariates whose labels with features have learned vectors too.
-        penalty: of the regression of unseen perturbations on features, see `core.expectation`.
+        fit: of what is expected of unseen perturbations, see `core.expectation`.
         asked: labels of perturbation that training has not seen.
     """
 
@@ -53,7 +53,7 @@ class Conditions:
     control: str | None = None
     features: Mapping[str, FeatureTable] = field(default_factory=dict)
     learned: frozenset[str] = frozenset(COVARIATES)
-    penalty: float = 1.0
+    fit: Fit = NOTHING_FITTED
     asked: tuple[str, ...] = ()
 
     def asking(self, labels: Iterable[str]) -> "Conditions":
@@ -83,7 +83,7 @@ class Conditions:
             if (member.modality or self.modalities) and member.modality not in self._known_modalities:
                 raise ValueError(
                     f"perturbation {label!r} has {_named(member.modality)}, which training has not seen; "
-                    f"{nearest(member.modality, sorted(self._known_modalities))}."
+                    f"{nearest(member.modality, self.modalities)}."
                 )
             dimension = "" if member.dose is None else member.dose.dimension
             if dimension not in self._known_dimensions:
@@ -219,10 +219,8 @@ class Conditions:
         return Shift(len(self.trained[PERTURBATION]), n_genes, None if self.is_plain else self._expected[0])
 
     def fitted(self, shifts: Tensor) -> "Conditions":
-        """With the penalty that fits the trained labels' mean shifts [labels + 1, genes] best."""
-        if PERTURBATION not in self.features:
-            return self
-        return replace(self, penalty=self.expectation.fitted(shifts).penalty)
+        """With what fits the trained labels' mean shifts [labels + 1, genes] best."""
+        return self if self.is_plain else replace(self, fit=self.expectation.fitted(shifts))
 
     @cached_property
     def expectation(self) -> Expectation:
@@ -230,7 +228,7 @@ class Conditions:
         trained = len(self.trained[PERTURBATION])
         known = self._featured(PERTURBATION, self.agents, self.trained_agents)
         has = () if known.has_features is None else known.has_features.nonzero().flatten().tolist()
-        return Expectation(self._parts[:trained], known.features, frozenset(has), self.penalty)
+        return Expectation(self._parts[:trained], known.features, frozenset(has), self.fit)
 
     @cached_property
     def _expected(self) -> tuple[Tensor, Tensor]:

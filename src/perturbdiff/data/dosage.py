@@ -72,7 +72,7 @@ def quantity(amount: str, unit: str, of: str) -> Quantity:
             "control label."
         )
     power, base = dimension
-    return Quantity(float(number.scaleb(power)), base)
+    return Quantity(float(Context(prec=_DIGITS).normalize(number.scaleb(power))), base)
 
 
 def written(entries: Sequence[tuple[str, str, str]]) -> str:

@@ -227,6 +227,18 @@ class Recipe(Table):
         return self
 
     @model_validator(mode="after")
+    def _check_modality(self) -> Self:
+        grammar = self.perturbation
+        if self.columns.modality is not None and (
+            grammar.separator == "|" or grammar.modality_separator not in {None, "|"}
+        ):
+            raise ValueError(
+                'columns.modality is written behind each label as "|modality", so "|" separates modalities and nothing '
+                "else does; mend [perturbation], or leave the column out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_rules(self) -> Self:
         for table in ("exclude", "hold_out"):
             for i, rule in enumerate(getattr(self, table)):

@@ -25,15 +25,15 @@ def coverage(known: Conditions) -> pd.DataFrame:
     for name in COVARIATES:
         table, learned = known.features.get(name), name in known.learned
         trained = known.trained[name].labels
-        agents = () if name != PERTURBATION else known.agents
-        others = known.vocabularies[name].labels if name != PERTURBATION else ()
-        featured = set() if table is None else {*table.labels}
-        seen = {*trained, *(known.trained_agents if name == PERTURBATION else ())}
-        for label in dict.fromkeys((*trained, *agents, *others)):
+        is_set = name == PERTURBATION
+        encoded = known.agents if is_set else known.vocabularies[name].labels
+        own, featured = {*encoded}, set() if table is None else {*table.labels}
+        seen = {*trained, *(known.trained_agents if is_set else ())}
+        for label in dict.fromkeys((*trained, *encoded)):
             parts = ["features"] if label in featured else []
-            if label in seen and (learned or label not in featured):
+            if label in own and label in seen and (learned or label not in featured):
                 parts.insert(0, "learned")
-            doses = written(known.doses.get(label, [])) if name == PERTURBATION else ""
+            doses = written(known.doses.get(label, [])) if is_set else ""
             rows.append((name, label, label in seen, " + ".join(parts) or "by its members", doses))
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -8,6 +8,7 @@ import torch
 
 from perturbdiff.config import Settings
 from perturbdiff.data.cells import Cells
+from perturbdiff.data.composition import is_unit
 from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.recipe import Columns, Expression, Recipe
 from perturbdiff.data.table import validated
@@ -34,6 +35,11 @@ def control_cells(
     given = {name: column for name, column in (columns or {}).items() if column is not None}
     own = recipe.columns.model_dump(exclude_none=True)
     there = {name: column for name, column in own.items() if column in adata.obs.columns} | given
+    if recipe.columns.dose_unit is not None and is_unit(recipe.columns.dose_unit):
+        there.setdefault("dose_unit", recipe.columns.dose_unit)
+    if not {"dose", "dose_unit"} <= there.keys():
+        # a dose without a unit, or a unit without a dose, says nothing of control cells
+        there = {name: column for name, column in there.items() if name not in {"dose", "dose_unit"}}
     used = validated(Columns, there, "the columns")
     expression = validated(Expression, recipe.expression.model_dump() | ({"scale": scale} if scale else {}), "scale")
     if expression.scale == "log1p":

@@ -164,7 +164,11 @@ def _say_absent_columns(cells: Cells, conditions: pd.DataFrame, checkpoint: Chec
     if cells.control is None and columns.perturbation is not None:
         say(f"there is no column {columns.perturbation!r}, so all {cells.n_cells} cells are taken as control cells.")
     for name in ("cell_type", "assay_batch"):
-        if list(cells.labels[name].cat.categories) == [""] and (conditions[name] != "").any():
+        if getattr(columns, name) is None and (conditions[name] != "").any():
+            say(
+                f"the model was trained without {name.replace('_', ' ')}, so that of the conditions says nothing to it."
+            )
+        elif list(cells.labels[name].cat.categories) == [""] and (conditions[name] != "").any():
             say(
                 f"the control cells have no column {getattr(columns, name)!r}, so all of them serve every "
                 f"{name.replace('_', ' ')}."

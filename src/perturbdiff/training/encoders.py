@@ -73,8 +73,8 @@ def _features(name: str, encoder: EncoderSettings, split: Split, folder: Path | 
     return read_features(path)
 
 
-def tables_of(features: Mapping[str, Features] | None) -> dict[str, FeatureTable]:
-    """Features by covariate, from tables in memory or from files.
+def tables_of(features: Mapping[str, Features] | None, called: str = "features") -> dict[str, FeatureTable]:
+    """Features by covariate, from tables in memory (`called` so in sentences) or from files.
 
     Raises:
         ValueError: a name is no covariate (the nearest is named), or as in `data.features`.
@@ -85,7 +85,7 @@ def tables_of(features: Mapping[str, Features] | None) -> dict[str, FeatureTable
         if name not in COVARIATES:
             raise ValueError(f"features are given of {name!r}, which is no covariate; {nearest(name, COVARIATES)}.")
         if isinstance(given, pd.DataFrame):
-            found[name] = features_of_frame(given, f"the features of {name}")
+            found[name] = features_of_frame(given, f"the {called} of {name}")
         else:
             found[name] = read_features(Path(given))
     return found

@@ -122,7 +122,7 @@ def train(
     resume = None if run is None or overwrite else resumable(run, described, say)
     shifts = torch.from_numpy(mean_shifts(prepared)) if settings.model.target == "residual" else None
     conditions = prepared.conditions if shifts is None else prepared.conditions.fitted(shifts)
-    described = replace(described, penalty=conditions.penalty)
+    described = replace(described, fit=conditions.fit)
     kept: list[Checkpoint] = []
 
     def save_model(weights: Mapping[str, Tensor], history: Mapping[str, Any]) -> None:
