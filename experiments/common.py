@@ -1,5 +1,6 @@
 """What the experiments share: predicted cells of held-out conditions, baselines from shifts, tables over seeds."""
 
+import argparse
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,17 @@ from perturbdiff.prediction.predict import UNSPECIFIED
 
 GROUP = ["perturbation", "cell_type", "assay_batch"]
 METRICS = ["pearson_of_change", "energy_distance", "mae", "de_auroc", "spread_ratio"]
+
+
+def parsed(doc: str, folder: Path, *, data: bool) -> argparse.Namespace:
+    """The options of an experiment: seeds, where to write, how many trainings side by side, and the real data."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if data:
+        parser.add_argument("--data", type=lambda text: Path(text).resolve(), default=Path("../shared/data").resolve())
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=folder / "results")
+    parser.add_argument("--jobs", type=int, default=1, help="Trainings side by side, a thread each.")
+    return parser.parse_args()
 
 
 def on_panel(cells: Cells, genes: Sequence[str]) -> Cells:

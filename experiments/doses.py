@@ -3,12 +3,12 @@
     python experiments/doses.py --seeds 0 1 2
 
 Six drugs at 0.01, 0.1, 1 and 10 uM train, 0.3 uM validates (which weights are kept). The predicted change of the mean
-is held against the simulator's curve at doses between the trained ones, and below and above them: root mean square
-error over genes, over the root mean square of the drug's whole programme. Beside the model: linear in the logarithm of
-the dose between the measured changes, the measured change at the nearest dose, and no change.
+is held against the simulator's curve at the trained doses, between, below and above them: root mean square error over
+genes, over the root mean square of the drug's whole programme. Beside the model: linear in the logarithm of the dose
+between the measured changes, the measured change at the nearest dose (at a trained dose: what counting noise leaves),
+and no change.
 Results: experiments/results/doses.md."""
 
-import argparse
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -17,13 +17,14 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from common import markdown, record, spread
+from common import markdown, parsed, record, spread
 from perturbdiff import PerturbDiff
 from perturbdiff.data.responses import simulate_doses, true_change
 
 HERE = Path(__file__).parent
 TRAINED, VALIDATION = (0.01, 0.1, 1.0, 10.0), 0.3
-DOSES = {"between": (0.02, 0.03, 0.05, 0.2, 0.5, 2.0, 3.0, 5.0), "below": (0.003, 0.005), "above": (20.0, 30.0)}
+BETWEEN = (0.02, 0.03, 0.05, 0.2, 0.5, 2.0, 3.0, 5.0)
+DOSES = {"trained": TRAINED, "between": BETWEEN, "below": (0.003, 0.005), "above": (20.0, 30.0)}
 
 
 def one(seed: int) -> pd.DataFrame:
@@ -64,7 +65,7 @@ def one(seed: int) -> pd.DataFrame:
         series = model.dose_response(
             controls,
             drug,
-            sorted({*TRAINED, *DOSES["between"]}),
+            sorted({*TRAINED, *BETWEEN}),
             unit="uM",
             seed=seed,
             device="cpu",
@@ -115,11 +116,7 @@ def predicted_change(model: PerturbDiff, controls: AnnData, drug: str, dose: flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    parser.add_argument("--jobs", type=int, default=1, help="Trainings side by side, a thread each.")
-    arguments = parser.parse_args()
+    arguments = parsed(__doc__, HERE, data=False)
     with ProcessPoolExecutor(arguments.jobs) as pool:
         rows = pd.concat(pool.map(one, arguments.seeds))
     errors = rows[rows["metric"] == "error"]
@@ -129,12 +126,12 @@ def main() -> None:
         list(DOSES)
     ]
     falling = rows[rows["metric"] != "error"].groupby("seed")["value"].sum().astype(int).tolist()
-    n_doses = len({*TRAINED, *DOSES["between"]})
+    n_doses = len({*TRAINED, *BETWEEN})
     steps = rows[["seed", "kept_step"]].drop_duplicates()["kept_step"].tolist()
     text = (
         f"# Doses that training has not seen\n\n{__doc__.split(chr(10) * 2)[0]} Error relative to the drug's whole "
         f"programme, means over drugs and doses, then over seeds {arguments.seeds} (range).\n\n{markdown(table)}\n\n"
-        f"Between: {DOSES['between']} uM; below: {DOSES['below']}; above: {DOSES['above']}; trained at {TRAINED}. "
+        f"Between: {BETWEEN} uM; below: {DOSES['below']}; above: {DOSES['above']}; trained at {TRAINED}. "
         f"Doses at which the predicted response falls, of {n_doses} for each of six drugs: {falling} in each seed. "
         f"Steps of the kept weights: {steps}.\n"
     )

@@ -6,7 +6,6 @@ Five doubles have both singles in the data. Each is a test perturbation once; tw
 validate (which weights are kept). Beside the model: the sum of the singles' shifts (additive), their mean, the mean of
 the trained perturbations, and unchanged controls. Results: experiments/results/doubles.md."""
 
-import argparse
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from common import (
     judged,
     markdown,
     on_panel,
+    parsed,
     predicted_cells,
     record,
     shifted,
@@ -66,13 +66,8 @@ def one(data: Path, double: str, seed: int) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    parser.add_argument("--jobs", type=int, default=1, help="Trainings side by side, a thread each.")
-    arguments = parser.parse_args()
-    tasks = [(arguments.data.resolve(), double, seed) for seed in arguments.seeds for double in DOUBLES]
+    arguments = parsed(__doc__, HERE, data=True)
+    tasks = [(arguments.data, double, seed) for seed in arguments.seeds for double in DOUBLES]
     with ProcessPoolExecutor(arguments.jobs) as pool:
         rows = pd.concat(pool.map(one, *zip(*tasks, strict=True)))
     kept = rows[["perturbation", "seed", "kept_step"]].drop_duplicates()

@@ -10,7 +10,6 @@ that the modality is lost on it ("features of genes alone"). Beside them: the me
 gene's interference with the opposite sign, and unchanged controls. The truth is the simulator's.
 Results: experiments/results/modalities.md."""
 
-import argparse
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from common import markdown, record, spread
+from common import markdown, parsed, record, spread
 from perturbdiff import PerturbDiff
 from perturbdiff.data.responses import simulate_modalities
 
@@ -109,11 +108,7 @@ def one(seed: int) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    parser.add_argument("--jobs", type=int, default=1, help="Seeds side by side, a thread each.")
-    arguments = parser.parse_args()
+    arguments = parsed(__doc__, HERE, data=False)
     with ProcessPoolExecutor(arguments.jobs) as pool:
         rows = pd.concat(pool.map(one, arguments.seeds))
     means = rows.groupby(["method", "metric", "seed"], sort=False)["value"].mean().reset_index()

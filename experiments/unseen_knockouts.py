@@ -13,7 +13,6 @@ Beside the model: the trained null of a model of learned labels, the mean of the
 regression on the same features with its penalty chosen on left-out training perturbations, and unchanged controls.
 Results: experiments/results/unseen_knockouts.md."""
 
-import argparse
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from common import (
     markdown,
     null_cells,
     on_panel,
+    parsed,
     predicted_cells,
     record,
     shifted,
@@ -36,7 +36,7 @@ from common import (
 )
 from perturbdiff import Cells, PerturbDiff, read_recipe
 from perturbdiff.core.ridge import PENALTIES, Ridge
-from perturbdiff.data.features import read_features
+from perturbdiff.data.feature_files import read_features
 
 HERE = Path(__file__).parent
 FEATURES = HERE / "data" / "genes.parquet"
@@ -100,13 +100,8 @@ def one(data: Path, fold: int, seed: int) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    parser.add_argument("--jobs", type=int, default=1, help="Trainings side by side, a thread each.")
-    arguments = parser.parse_args()
-    tasks = [(arguments.data.resolve(), fold, seed) for seed in arguments.seeds for fold in range(FOLDS)]
+    arguments = parsed(__doc__, HERE, data=True)
+    tasks = [(arguments.data, fold, seed) for seed in arguments.seeds for fold in range(FOLDS)]
     tables = []
     with ProcessPoolExecutor(arguments.jobs) as pool:
         for task, table in zip(tasks, pool.map(one, *zip(*tasks, strict=True)), strict=True):

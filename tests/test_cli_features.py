@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from perturbdiff.data.cells import Cells
-from perturbdiff.data.features import read_features
+from perturbdiff.data.feature_files import read_features
 from perturbdiff.data.intake import read_cells
 from perturbdiff.data.loadings import expression_loadings
 from perturbdiff.data.molecules import fingerprints

@@ -125,6 +125,19 @@ def test_another_dose_of_a_held_out_drug_in_its_cell_type_is_a_leak_unless_the_r
     assert find_leaks(split_cells(cells, [both, VALIDATION], seed=0)) == []
 
 
+def test_a_rule_that_names_a_drug_without_its_dose_says_of_all_its_doses_whether_they_train():
+    def apart(adata):
+        low = adata.obs["perturbation"] == DRUG[1]
+        return adata[~(low ^ (adata.obs["assay_batch"] == "d1")) | (adata.obs["perturbation"] != DRUG[2]) & ~low].copy()
+
+    cells = made(perturbations=DRUG[:3] + DRUG[4:], edit=apart)
+    rule = HoldOut(part="test", perturbation=("x",), cell_type=("B",), assay_batch=("d1",))
+    (leak,) = find_leaks(split_cells(cells, [rule, VALIDATION], seed=0))
+    assert f"at another dose, such as {DRUG[1]!r} in 'B' as {DRUG[2]!r}" in leak
+    asked = rule.model_copy(update={"other_doses": "train"})
+    assert find_leaks(split_cells(cells, [asked, VALIDATION], seed=0)) == []
+
+
 def test_control_cells_that_train_though_a_rule_holds_them_out_are_a_leak():
     rule = HoldOut(part="test", perturbation=("A",), cell_type=("B",), hold_out_controls=True)
     (leak,) = find_leaks(split_cells(made(), [rule, VALIDATION], seed=0))

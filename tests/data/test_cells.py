@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from perturbdiff.data.cells import matches
 from perturbdiff.data.intake import cells_from_anndata, read_cells
 from perturbdiff.data.recipe import Columns, Expression, Match, recipe_from_mapping
 
@@ -137,6 +138,29 @@ def test_excluded_cells_are_left_out_altogether():
         cells_of(made(), exclude=[Match(perturbation=("a",))])
     with pytest.raises(ValueError, match=r"exclude leaves none of 12 cells.*take a rule out"):
         cells_of(made(), exclude=[Match(cell_type=("K562", "RPE1"))])
+
+
+def test_a_rule_that_names_a_drug_without_its_dose_means_every_dose_of_it():
+    adata = made()
+    adata.obs["dose"] = np.float32([0, 0.1, 1, 0, 1, 1, 0, 0.1, 0.1, 0, 1, 0.1])
+    columns = COLUMNS.model_copy(update={"dose": "dose", "dose_unit": "uM"})
+    cells = cells_of(adata, columns=columns)
+    known = ["[('A', 0.1, 'uM')]", "[('A', 1, 'uM')]", "[('B', 0.1, 'uM')]", "[('B', 1, 'uM')]", "ctrl"]
+    assert cells.labels["perturbation"].cat.categories.tolist() == known
+    assert cells.is_control.sum() == 4
+    drug, dose = (Match(perturbation=(label,)) for label in ("A", known[1]))
+    np.testing.assert_array_equal(matches(cells.labels, drug, "x"), adata.obs["guide"] == "A")
+    assert matches(cells.labels, dose, "x").sum() == 2
+    left = cells_of(adata, columns=columns, exclude=[drug]).labels["perturbation"].cat.categories
+    assert left.tolist() == known[2:]
+    with pytest.raises(ValueError, match=r"exclude\[0\] names perturbation 'C', which no cell has"):
+        cells_of(adata, columns=columns, exclude=[Match(perturbation=("C",))])
+
+
+@pytest.mark.parametrize("covariate", ["perturbation", "cell_type", "assay_batch"])
+def test_a_rule_that_names_the_empty_label_matches_no_cell_and_is_refused(covariate):
+    with pytest.raises(ValueError, match=rf"exclude\[0\] names {covariate} '', which no cell has; there are"):
+        cells_of(made(), exclude=[Match(**{covariate: ("",)})])
 
 
 def test_a_missing_gene_is_named_with_the_nearest():

@@ -7,13 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from perturbdiff.data.features import (
-    features_from,
-    features_of_frame,
-    labelled_texts,
-    read_features,
-    write_features,
-)
+from perturbdiff.data.feature_files import labelled_texts, read_features, write_features
+from perturbdiff.data.features import features_from, features_of_frame
 
 LABELS = ["TP53", "NA", "Ω b", "null"]
 VALUES = np.array([[1, 2.5, -3], [0.1, 0, 1e-9], [4, 5, 6], [-1, -2, 1e30]])

@@ -53,6 +53,24 @@ def test_a_cell_is_held_out_where_all_named_covariates_match():
     assert split.notes == ()
 
 
+DOSES = ("ctrl", "[('x', 0.5, 'uM')]", "[('x', 5, 'uM')]|KO", "[('y', 0.5, 'uM')]", "[('x', 5, 'uM'), ('y', 5, 'uM')]")
+
+
+def test_a_rule_that_names_a_drug_holds_out_every_dose_of_it_and_no_combination_with_others():
+    cells = made(perturbations=DOSES)
+    rule = {"part": "test", "cell_type": ("B",)}
+    by_drug, by_label, combined = (
+        split_cells(
+            cells, [HoldOut(perturbation=labels, **rule), HoldOut(part="validation", cell_type=("NK",))], seed=0
+        )
+        for labels in (("x",), DOSES[1:3], ("x+y",))
+    )
+    assert by_drug.hash == by_label.hash
+    assert set(by_drug.groups("test")["perturbation"]) == set(DOSES[1:3])
+    assert set(combined.groups("test")["perturbation"]) == {DOSES[4]}
+    assert find_leaks(by_drug) == []
+
+
 def test_every_cell_has_exactly_one_part():
     cells = made()
     split = split_cells(cells, [TEST_A_IN_B], seed=3)

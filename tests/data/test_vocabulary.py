@@ -49,6 +49,14 @@ def test_an_unknown_label_is_named_with_the_nearest_known_one():
         vocabulary.encode(column(["NK cells", "b cell"]))
 
 
+def test_others_may_be_the_null_and_known_labels_are_what_they_were():
+    vocabulary = Vocabulary("cell_type", ("B", "T"), others_are_null=True)
+    assert [vocabulary.index(label) for label in ("B", "T", "b", "")] == [1, 2, 0, 0]
+    assert vocabulary.encode(column(["T", "mast", "B", ""])).tolist() == [2, 0, 1, 0]
+    with pytest.raises(ValueError, match=r"1 cells have no cell_type.*use the empty label"):
+        vocabulary.encode(column(["B", None]))
+
+
 def test_a_missing_label_is_refused():
     with pytest.raises(ValueError, match=r"1 cells have no cell_type.*use the empty label"):
         Vocabulary("cell_type", ("B",)).encode(column(["B", None]))

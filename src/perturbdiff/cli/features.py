@@ -129,14 +129,14 @@ def _cells(data: Path, described: dict[str, Any]) -> "tuple[Source, Segments]":
 
 def _check_out(out: Path, *, overwrite: bool) -> None:
     from perturbdiff.data.export import check_writable
-    from perturbdiff.data.features import check_target
+    from perturbdiff.data.feature_files import check_target
 
     check_target(out)
     check_writable(out, overwrite=overwrite)
 
 
 def _write(table: "FeatureTable", out: Path, screen: Screen) -> None:
-    from perturbdiff.data.features import write_features
+    from perturbdiff.data.feature_files import write_features
 
     write_features(table, out)
     screen.say(f"{str(out)!r} holds {len(table)} labels x {table.width} features: {table.origin}.")

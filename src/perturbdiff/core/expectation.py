@@ -65,6 +65,9 @@ type Parts = tuple[Part, ...]
 type Kind = tuple[int, int]
 """Modality and dimension of the dose."""
 
+type Held = tuple[tuple[int, ...], int, int, float]
+"""A pool of agents, and the modality, dimension and dose that they are taken at."""
+
 
 @dataclass(frozen=True, eq=False)
 class Expectation:
@@ -142,7 +145,7 @@ class Expectation:
             pool = self._pool((part.modality, part.dimension), featured=True)
             if part.agent not in pool or len(pool) < SMALLEST_POOL:
                 return None
-            weights += self._left_out(pool)[pool.index(part.agent)] @ self._rows(pool, part)
+            weights += self._left_out(pool, part)[pool.index(part.agent)]
         return weights if self.parts[label - 1] else None
 
     def fitted(self, shifts: Float[Tensor, "columns genes"]) -> Fit:
@@ -285,13 +288,15 @@ class Expectation:
             self._held_ridges[pool] = Ridge(self.features[list(pool)].double())
         return self._held_ridges[pool]
 
-    def _left_out(self, pool: tuple[int, ...]) -> Float[Tensor, "agents agents"]:
-        if pool not in self._held_left_out:
-            self._held_left_out[pool] = self._ridge(pool).left_out(self.fit.penalty)
-        return self._held_left_out[pool]
+    def _left_out(self, pool: tuple[int, ...], part: Part) -> Float[Tensor, "agents columns"]:
+        """The weights of each agent of a pool at the dose of a part, without itself."""
+        key = (pool, part.modality, part.dimension, part.dose)
+        if key not in self._held_left_out:
+            self._held_left_out[key] = self._ridge(pool).left_out(self.fit.penalty) @ self._rows(pool, part)
+        return self._held_left_out[key]
 
     @cached_property
-    def _held_rows(self) -> dict[tuple[tuple[int, ...], int, int, float], Tensor]:
+    def _held_rows(self) -> dict[Held, Tensor]:
         return {}
 
     @cached_property
@@ -299,5 +304,5 @@ class Expectation:
         return {}
 
     @cached_property
-    def _held_left_out(self) -> dict[tuple[int, ...], Tensor]:
+    def _held_left_out(self) -> dict[Held, Tensor]:
         return {}

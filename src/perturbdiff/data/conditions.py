@@ -62,7 +62,7 @@ class Conditions:
         Raises:
             ValueError: a label is neither known nor made of what is known.
         """
-        known = {*self.trained[PERTURBATION].labels, "", *self.asked}
+        known = {"", *self._trained_labels, *self.asked}
         new = [label for label in dict.fromkeys(labels) if label not in known]
         for label in new:
             self.check(label)
@@ -74,8 +74,7 @@ class Conditions:
         Raises:
             ValueError: it cannot be read, or an agent, a modality or a kind of dose is unknown.
         """
-        vocabulary = self.trained[PERTURBATION]
-        if label == "" or label in vocabulary.labels:
+        if label == "" or label in self._trained_labels:
             return
         for member in members_of(label, self.grammar, self.control):
             if member.agent not in self._place:
@@ -129,9 +128,7 @@ class Conditions:
             if name == PERTURBATION:
                 found[name] = Vocabulary(name, (*trained, *self.asked))
             else:
-                others = self.features[name].labels if name in self.features else ()
-                new = [label for label in others if label not in {*trained}]
-                found[name] = Vocabulary(name, (*trained, *new), others_are_null=True)
+                found[name] = Vocabulary(name, self._with_featured(name, trained), others_are_null=True)
         return found
 
     @cached_property
@@ -155,8 +152,13 @@ class Conditions:
     @cached_property
     def agents(self) -> tuple[str, ...]:
         """All agents, those that training has seen first."""
-        others = self.features[PERTURBATION].labels if PERTURBATION in self.features else ()
-        return (*self.trained_agents, *(label for label in others if label not in {*self.trained_agents}))
+        return self._with_featured(PERTURBATION, self.trained_agents)
+
+    def _with_featured(self, name: str, trained: tuple[str, ...]) -> tuple[str, ...]:
+        """Labels that training has seen, then those that have features only."""
+        seen = {*trained}
+        others = self.features[name].labels if name in self.features else ()
+        return (*trained, *(label for label in others if label not in seen))
 
     @cached_property
     def modalities(self) -> tuple[str, ...]:
@@ -189,6 +191,10 @@ class Conditions:
     @cached_property
     def _known_dimensions(self) -> set[str]:
         return {"" if member.dose is None else member.dose.dimension for member in self._perturbed} or {""}
+
+    @cached_property
+    def _trained_labels(self) -> frozenset[str]:
+        return frozenset(self.trained[PERTURBATION].labels)
 
     @cached_property
     def _place(self) -> dict[str, int]:

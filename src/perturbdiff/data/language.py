@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perturbdiff.data.features import FeatureTable, existing, features_from, labelled_texts
+from perturbdiff.data.feature_files import existing, labelled_texts
+from perturbdiff.data.features import FeatureTable, features_from
 from perturbdiff.data.moments import Track
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perturbdiff.data.features import FeatureTable, features_from, labelled_texts
+from perturbdiff.data.feature_files import labelled_texts
+from perturbdiff.data.features import FeatureTable, features_from
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol

@@ -10,7 +10,8 @@ from perturbdiff.config import EncoderSettings, Settings
 from perturbdiff.core.population import COVARIATES
 from perturbdiff.data.composition import grammar_of
 from perturbdiff.data.conditions import PERTURBATION, Conditions
-from perturbdiff.data.features import FeatureTable, features_of_frame, read_features
+from perturbdiff.data.feature_files import read_features
+from perturbdiff.data.features import FeatureTable, features_of_frame
 from perturbdiff.data.recipe import Recipe
 from perturbdiff.data.split import Split
 from perturbdiff.data.vocabulary import Vocabulary, nearest
