@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from perturbdiff.data.cells import matches
+from perturbdiff.data.composition import at_any_dose
 from perturbdiff.data.dosage import identity, without_dose
 from perturbdiff.data.duplicates import spelling
 from perturbdiff.data.recipe import HoldOut
@@ -156,8 +157,13 @@ def _doses_may_train(rules: list[HoldOut], label: str) -> bool:
     """Whether the rules that hold a label out say that its other doses train; what no rule names was drawn for it."""
     if not rules:
         return True
-    own = [rule for rule in rules if rule.perturbation is None or label in rule.perturbation]
+    own = [rule for rule in rules if rule.perturbation is None or _names(rule.perturbation, label)]
     return bool(own) and all(rule.other_doses == "train" for rule in own)
+
+
+def _names(perturbations: tuple[str, ...], label: str) -> bool:
+    """Whether a label is among those of a rule, which may name a drug without its dose."""
+    return label in perturbations or any(at_any_dose(drug, [label]) for drug in perturbations)
 
 
 def _held_out_groups_in_training(split: Split) -> Iterator[str]:
