@@ -135,9 +135,9 @@ def test_columns_that_lack_something_are_refused_in_memory_and_in_a_store_alike(
             read()
 
 
-def test_a_column_that_is_not_there_is_refused_in_memory_and_in_a_store_alike(folder):
-    for key in ("dose", "dose_unit", "modality"):
-        one = recipe(DOSED | {key: f"{DOSED[key]}s"}, "p1.h5ad")
-        for read in (lambda: read_cells(one, folder), lambda: prepare_store(one, folder, folder / "x.store")):  # noqa: B023
-            with pytest.raises(ValueError, match=rf"'{DOSED[key]}s', .*columns.{key}.* nearest is '{DOSED[key]}'"):
-                read()
+@pytest.mark.parametrize("key", ["dose", "dose_unit", "modality"])
+def test_a_column_that_is_not_there_is_refused_in_memory_and_in_a_store_alike(folder, key):
+    one = recipe(DOSED | {key: f"{DOSED[key]}s"}, "p1.h5ad")
+    for read in (lambda: read_cells(one, folder), lambda: prepare_store(one, folder, folder / "x.store")):
+        with pytest.raises(ValueError, match=rf"'{DOSED[key]}s', .*columns.{key}.* nearest is '{DOSED[key]}'"):
+            read()
