@@ -210,7 +210,7 @@ class Conditions:
         others = [
             self._featured(name, self.vocabularies[name].labels, self.trained[name].labels) for name in COVARIATES[1:]
         ]
-        first = self._featured(PERTURBATION, self.agents, self.trained_agents)
+        first = self._agents
         if not self.is_plain:
             first = replace(
                 first,
@@ -232,9 +232,14 @@ class Conditions:
     def expectation(self) -> Expectation:
         """The weights of labels that training has not seen."""
         trained = len(self.trained[PERTURBATION])
-        known = self._featured(PERTURBATION, self.agents, self.trained_agents)
+        known = self._agents
         has = () if known.has_features is None else known.has_features.nonzero().flatten().tolist()
         return Expectation(self._parts[:trained], known.features, frozenset(has), self.fit)
+
+    @cached_property
+    def _agents(self) -> Covariate:
+        """The agents, with their features."""
+        return self._featured(PERTURBATION, self.agents, self.trained_agents)
 
     @cached_property
     def _expected(self) -> tuple[Tensor, Tensor]:
