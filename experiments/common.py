@@ -104,6 +104,34 @@ def shifted(
     return MeanShift(tuple(genes), table, 0).predict(unchanged)
 
 
+def predicted_change(
+    model: PerturbDiff, controls: ad.AnnData, label: str | None, seed: int, **asked: object
+) -> np.ndarray:
+    """The change of the mean that the model predicts, over cell types."""
+    parts = []
+    for cell_type in controls.obs["cell_type"].unique():
+        made = model.predict(controls, perturbation=label, cell_type=cell_type, seed=seed, device="cpu", **asked)
+        control = (made.obs["population"] < 0).to_numpy()
+        parts.append(np.asarray(made.X[~control].mean(axis=0) - made.X[control].mean(axis=0)).ravel())
+    return np.mean(parts, axis=0)
+
+
+def logs(adata: ad.AnnData) -> np.ndarray:
+    """Log1p counts per 10^4."""
+    counts = adata.X.toarray().astype(float)
+    return np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))
+
+
+def measured_change(adata: ad.AnnData, treated: pd.Series) -> np.ndarray:
+    """The mean change of the treated cells (a flag for each cell) from control cells, over cell types."""
+    x, obs, parts = logs(adata), adata.obs, []
+    control = (obs["perturbation"] == "control").to_numpy()
+    for cell_type in obs["cell_type"].unique():
+        own = (obs["cell_type"] == cell_type).to_numpy()
+        parts.append(x[own & treated.to_numpy()].mean(axis=0) - x[own & control].mean(axis=0))
+    return np.mean(parts, axis=0)
+
+
 def trained_shifts(training: Cells, genes: Sequence[str]) -> pd.DataFrame:
     """The mean shift of every trained perturbation [labels, genes]."""
     return mean_shift(training, genes).shifts

@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
 
-from common import markdown, parsed, record, spread
+from common import markdown, measured_change, parsed, predicted_change, record, spread
 from perturbdiff import PerturbDiff
 from perturbdiff.data.responses import simulate_doses, true_change
 
@@ -46,14 +45,21 @@ def one(seed: int) -> pd.DataFrame:
     model.train(hold_out=[{"part": "validation", "perturbation": held}], seed=seed, device="cpu", show_progress=False)
     controls = adata[adata.obs["perturbation"] == "control"].copy()
     rows = []
-    measured = {drug: measured_changes(adata, drug) for drug in drugs}
+    given = adata.obs["dose"].to_numpy(float)
+    measured = {
+        drug: {
+            dose: measured_change(adata, (adata.obs["perturbation"] == drug) & np.isclose(given, dose))
+            for dose in TRAINED
+        }
+        for drug in drugs
+    }
     for where, doses in DOSES.items():
         for drug in drugs:
             scale = np.sqrt(np.mean(np.square(true_change(adata, drug, 1e6))))
             for dose in doses:
                 truth = true_change(adata, drug, dose)
                 methods = {
-                    "perturbdiff": predicted_change(model, controls, drug, dose, seed),
+                    "perturbdiff": predicted_change(model, controls, drug, seed, dose=dose, dose_unit="uM"),
                     "linear in log dose": interpolated(measured[drug], dose),
                     "nearest trained dose": measured[drug][min(TRAINED, key=lambda d: abs(np.log(d / dose)))],
                     "no change": np.zeros_like(truth),
@@ -76,43 +82,11 @@ def one(seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).assign(seed=seed, kept_step=model.trained.history["step"])
 
 
-def logs(adata: AnnData) -> np.ndarray:
-    """Log1p counts per 10^4."""
-    counts = adata.X.toarray().astype(float)
-    return np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))
-
-
-def measured_changes(adata: AnnData, drug: str) -> dict[float, np.ndarray]:
-    """The mean change of a drug's cells at each trained dose, over cell types."""
-    x, obs = logs(adata), adata.obs
-    found = {}
-    for dose in TRAINED:
-        parts = []
-        for cell_type in obs["cell_type"].unique():
-            own = (obs["cell_type"] == cell_type).to_numpy()
-            treated = own & (obs["perturbation"] == drug).to_numpy() & np.isclose(obs["dose"].to_numpy(float), dose)
-            parts.append(x[treated].mean(axis=0) - x[own & (obs["perturbation"] == "control").to_numpy()].mean(axis=0))
-        found[dose] = np.mean(parts, axis=0)
-    return found
-
-
 def interpolated(measured: dict[float, np.ndarray], dose: float) -> np.ndarray:
     """Linear in log dose; constant beyond the ends."""
     known = np.log(sorted(measured))
     table = np.stack([measured[d] for d in sorted(measured)])
     return np.array([np.interp(np.log(dose), known, column) for column in table.T])
-
-
-def predicted_change(model: PerturbDiff, controls: AnnData, drug: str, dose: float, seed: int) -> np.ndarray:
-    """The change of the mean that the model predicts, over cell types."""
-    parts = []
-    for cell_type in controls.obs["cell_type"].unique():
-        made = model.predict(
-            controls, perturbation=drug, dose=dose, dose_unit="uM", cell_type=cell_type, seed=seed, device="cpu"
-        )
-        control = (made.obs["population"] < 0).to_numpy()
-        parts.append(np.asarray(made.X[~control].mean(axis=0) - made.X[control].mean(axis=0)).ravel())
-    return np.mean(parts, axis=0)
 
 
 def main() -> None:

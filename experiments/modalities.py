@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from common import markdown, parsed, record, spread
+from common import markdown, measured_change, parsed, predicted_change, record, spread
 from perturbdiff import PerturbDiff
 from perturbdiff.data.responses import simulate_modalities
 
@@ -57,27 +57,6 @@ def trained(adata: AnnData, seed: int, options: dict) -> PerturbDiff:
     return model.train(hold_out=rules, seed=seed, device="cpu", show_progress=False)
 
 
-def predicted_change(model: PerturbDiff, controls: AnnData, label: str | None, seed: int) -> np.ndarray:
-    """The change of the mean that the model predicts, over cell types."""
-    parts = []
-    for cell_type in controls.obs["cell_type"].unique():
-        made = model.predict(controls, perturbation=label, cell_type=cell_type, seed=seed, device="cpu")
-        control = (made.obs["population"] < 0).to_numpy()
-        parts.append(np.asarray(made.X[~control].mean(axis=0) - made.X[control].mean(axis=0)).ravel())
-    return np.mean(parts, axis=0)
-
-
-def measured_change(adata: AnnData, label: str) -> np.ndarray:
-    """The mean change of a label's cells, over cell types."""
-    counts = adata.X.toarray().astype(float)
-    x, parts = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)), []
-    for cell_type in adata.obs["cell_type"].unique():
-        own = (adata.obs["cell_type"] == cell_type).to_numpy()
-        means = [x[own & (adata.obs["perturbation"] == one).to_numpy()].mean(axis=0) for one in (label, "control")]
-        parts.append(means[0] - means[1])
-    return np.mean(parts, axis=0)
-
-
 def one(seed: int) -> pd.DataFrame:
     """All methods on one simulated data set."""
     torch.set_num_threads(1)
@@ -86,7 +65,7 @@ def one(seed: int) -> pd.DataFrame:
     effect = dict(zip(map(str, truth["conditions"]), np.asarray(truth["effect"]), strict=True))
     controls = adata[adata.obs["perturbation"] == "control"].copy()
     seen = [f"gene_{gene}|CRISPRa" for gene in range(1, N_GENES + 1) if gene not in (*TEST, *VALIDATION)]
-    mean = np.mean([measured_change(adata, label) for label in seen], axis=0)
+    mean = np.mean([measured_change(adata, adata.obs["perturbation"] == label) for label in seen], axis=0)
     found: dict[tuple[str, str], np.ndarray] = {}
     for name, options in MODELS.items():
         model = trained(adata, seed, options)
@@ -96,7 +75,9 @@ def one(seed: int) -> pd.DataFrame:
     for gene in TEST:
         label = f"gene_{gene}|CRISPRa"
         found["mean of the trained activations", label] = mean
-        found["its interference, opposite sign", label] = -measured_change(adata, f"gene_{gene}|CRISPRi")
+        found["its interference, opposite sign", label] = -measured_change(
+            adata, adata.obs["perturbation"] == f"gene_{gene}|CRISPRi"
+        )
         found["control", label] = np.zeros_like(mean)
     rows = []
     for (name, label), change in found.items():

@@ -25,7 +25,6 @@ from torch import Tensor
 from perturbdiff.config import Settings, build_denoiser
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.expectation import NOTHING_FITTED, Fit
-from perturbdiff.core.population import COVARIATES
 from perturbdiff.data.composition import grammar_of
 from perturbdiff.data.conditions import Conditions
 from perturbdiff.data.export import whole_file
@@ -76,13 +75,12 @@ class Checkpoint:
     @cached_property
     def conditions(self) -> Conditions:
         """What the model can be asked."""
-        encoders = self.settings.encoders
         return Conditions(
             self.vocabularies,
             grammar_of(self.recipe),
             self.recipe.control,
             self.features,
-            frozenset(name for name in COVARIATES if getattr(encoders, name).learned),
+            self.settings.encoders.with_learned_labels,
             self.fit,
         )
 

@@ -15,6 +15,7 @@ from perturbdiff.core.denoiser import Denoiser, DenoiserContract, ModulateBy, Ta
 from perturbdiff.core.guidance import Guided, Of
 from perturbdiff.core.kernel import EnergyKernel, GaussianKernel, Kernel
 from perturbdiff.core.objective import Coins, Objective
+from perturbdiff.core.population import COVARIATES
 from perturbdiff.core.process import Process, linear_betas, power_cosine_betas
 from perturbdiff.core.sampler import DDIM, DDPM, Step, Variance, respaced
 from perturbdiff.core.shift import Shift
@@ -93,6 +94,11 @@ class Encoders(Table):
             if getattr(self, name).kind == "loadings":
                 raise ValueError(f'{name}.kind = "loadings" is of genes, which perturbations may be; use "table"')
         return self
+
+    @property
+    def with_learned_labels(self) -> frozenset[str]:
+        """The covariates whose labels have a learned vector."""
+        return frozenset(name for name in COVARIATES if getattr(self, name).learned)
 
 
 class ModelSettings(Table):

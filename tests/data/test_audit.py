@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from perturbdiff.data import audit
 from perturbdiff.data.audit import find_leaks
 from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.recipe import Columns, Expression, HoldOut
+from perturbdiff.data.recipe import Columns, Expression, Grammar, HoldOut
 from perturbdiff.data.source import Segments
 from perturbdiff.data.split import PARTS, split_cells
 
@@ -78,6 +78,39 @@ def test_another_spelling_of_a_held_out_condition_in_training_is_a_leak():
         "the test cells of perturbation 'IFN-beta' in cell type 'B' may be in training too, spelt 'ifn_beta ' in 'B'; "
         "give the same thing one name."
     ]
+
+
+def test_a_held_out_combination_that_trains_in_another_order_is_a_leak():
+    cells = made(perturbations=("ctrl", "K+M", "M+K", "C"))
+    rule = HoldOut(part="test", perturbation=("K+M",), cell_type=("B",))
+    split = split_cells(cells, [rule, VALIDATION], seed=0)
+    assert find_leaks(split) == []  # names that nothing is said of
+    assert find_leaks(split, Grammar(separator="+")) == [
+        "the test cells of perturbation 'K+M' in cell type 'B' may be in training too, spelt 'M+K' in 'B'; give the "
+        "same thing one name."
+    ]
+
+
+def test_another_modality_of_a_held_out_gene_in_training_is_no_leak():
+    cells = made(perturbations=("ctrl", "K|CRISPRi", "K|CRISPRa", "C|CRISPRi"))
+    rule = HoldOut(part="test", perturbation=("K|CRISPRi",), cell_type=("B",))
+    assert find_leaks(split_cells(cells, [rule], seed=0), Grammar(modality_separator="|")) == []
+
+
+def test_another_dose_before_a_modality_is_a_leak():
+    labels = ("ctrl", "[('a', 0.5, 'uM')]|oral", "[('a', 5, 'uM')]|oral", "[('a', 500, 'nM')]|inhaled")
+    rule = HoldOut(part="test", perturbation=(labels[1],), cell_type=("B",))
+    grammar = Grammar(doses=True, modality_separator="|")
+    (leak,) = find_leaks(split_cells(made(perturbations=labels), [rule], seed=0), grammar)
+    assert leak.startswith("1 perturbations held out for test train in the same cell type at another dose")
+    assert labels[2] in leak
+
+
+def test_a_label_that_the_grammar_cannot_read_is_compared_by_its_spelling():
+    cells = made(perturbations=("ctrl", "K+", "k +", "C"))
+    rule = HoldOut(part="test", perturbation=("K+",), cell_type=("B",))
+    (leak,) = find_leaks(split_cells(cells, [rule, VALIDATION], seed=0), Grammar(separator="+"))
+    assert "'k +'" in leak
 
 
 def test_part_of_a_held_out_group_in_training_is_a_leak_unless_asked_for():

@@ -82,13 +82,14 @@ def split(
     """Print what a recipe holds out, and every leak found; exit status 1 on a leak."""
     from perturbdiff.config import settings_of
     from perturbdiff.data.audit import LOOKED_FOR, find_leaks
+    from perturbdiff.data.composition import grammar_of
     from perturbdiff.model import PerturbDiff
 
     screen = Screen(quiet=quiet)
     model = PerturbDiff.from_recipe(recipe)
     found = model.split(seed=seed)
     m = settings_of(model.recipe).training.cells_per_population
-    leaks = find_leaks(found)
+    leaks = find_leaks(found, grammar_of(model.recipe))
     if as_json:
         held_out = {part: found.groups(part).to_dict(orient="records") for part in ("validation", "test")}
         parts = found.table(m).reset_index().to_dict(orient="records")

@@ -1,21 +1,21 @@
 """The audit of a split: every way that is looked for in which held-out cells may reach training.
 
 Repeated names and profiles (the same cell twice, in one file or several); a held-out perturbation that trains in the
-same cell type under another spelling, unit or dose; held-out groups in training though nothing was to be kept there;
-control cells in training that a rule asked to hold out. Costs a pass over hashes of cells, never over expression, and
-bounded memory.
+same cell type under another spelling, order of members, unit or dose; held-out groups in training though nothing was
+to be kept there; control cells in training that a rule asked to hold out. Costs a pass over hashes of cells, never
+over expression, and bounded memory.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from perturbdiff.data.cells import matches
-from perturbdiff.data.composition import at_any_dose
-from perturbdiff.data.dosage import identity, without_dose
+from perturbdiff.data.composition import at_any_dose, identity, without_dose
 from perturbdiff.data.duplicates import spelling
-from perturbdiff.data.recipe import HoldOut
+from perturbdiff.data.recipe import Grammar, HoldOut
 from perturbdiff.data.source import Flags, Hashes, Integers, Segments, Source
 from perturbdiff.data.split import PARTS, Split
 
@@ -31,19 +31,19 @@ _AT_ONCE = 1 << 26
 LOOKED_FOR = (
     "repeated cell names",
     "held-out cells with the expression of a training cell",
-    "held-out perturbations that train under another spelling, unit or dose",
+    "held-out perturbations that train under another spelling, order of members, unit or dose",
     "held-out groups in training",
     "control cells in training that a rule holds out",
 )
 """What `find_leaks` looks for, for the report."""
 
 
-def find_leaks(split: Split) -> list[str]:
-    """A sentence for each leak."""
+def find_leaks(split: Split, grammar: Grammar | None = None) -> list[str]:
+    """A sentence for each leak; `grammar` says what labels of perturbation are made of, as in `Recipe.perturbation`."""
     return [
         *_repeated_names(split.source),
         *_shared_profiles(split),
-        *_other_labels(split),
+        *_other_labels(split, grammar or Grammar()),
         *_held_out_groups_in_training(split),
         *_shared_controls(split),
     ]
@@ -116,32 +116,34 @@ def _profiles(source: Source, segments: Segments) -> tuple[Hashes, Integers]:
     return np.concatenate(found), np.concatenate(places)
 
 
-def _other_labels(split: Split) -> Iterator[str]:
+def _other_labels(split: Split, grammar: Grammar) -> Iterator[str]:
     """Held-out (perturbation, cell type) that train under another label of the same meaning, or at another dose."""
+    means = partial(identity, grammar=grammar, control=split.source.control)
+    at_no_dose = partial(without_dose, grammar=grammar, control=split.source.control)
     pair = ["perturbation", "cell_type"]
     training = list(split.groups("train")[pair].drop_duplicates().astype(str).itertuples(index=False, name=None))
     known = set(training)
     same: dict[tuple[str, str], tuple[str, str]] = {}
     doses: dict[tuple[str, str], list[str]] = defaultdict(list)
     for label, cell_type in training:
-        same.setdefault((identity(label), spelling(cell_type)), (label, cell_type))
-        drug = without_dose(label)
+        same.setdefault((means(label), spelling(cell_type)), (label, cell_type))
+        drug = at_no_dose(label)
         if drug is not None:
             doses[drug, spelling(cell_type)].append(label)
     for part in PARTS[1:]:
         rules = [rule for rule in split.hold_out if rule.part == part]
         seen: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
         for label, cell_type in split.groups(part)[pair].drop_duplicates().astype(str).itertuples(index=False):
-            other = same.get((identity(label), spelling(cell_type)))
+            other = same.get((means(label), spelling(cell_type)))
             if other is not None and (label, cell_type) not in known:
                 yield (
                     f"the {part} cells of perturbation {label!r} in cell type {cell_type!r} may be in training too, "
                     f"spelt {other[0]!r} in {other[1]!r}; give the same thing one name."
                 )
-            drug = without_dose(label)
+            drug = at_no_dose(label)
             if drug is None or (label, cell_type) in known or _doses_may_train(rules, label):
                 continue
-            trained = [one for one in doses[drug, spelling(cell_type)] if identity(one) != identity(label)]
+            trained = [one for one in doses[drug, spelling(cell_type)] if means(one) != means(label)]
             if trained:
                 seen[part].append((label, cell_type, trained[0]))
         for found in seen.values():

@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from perturbdiff.data import dosage
 from perturbdiff.data.dosage import Quantity, entries_of, quantity, written
+from perturbdiff.data.duplicates import spelling
 from perturbdiff.data.recipe import Columns, Grammar, Recipe
 
 MODALITY = "|"
@@ -76,6 +78,34 @@ def members_of(label: str, grammar: Grammar, control: str | None) -> Members:
             f"perturbation {label!r} has a member without a name; mend the label, or the separator in [perturbation]."
         )
     return tuple(sorted(kept, key=_place))
+
+
+def identity(label: str, grammar: Grammar, control: str | None) -> str:
+    """A text that is equal for labels that mean the same perturbation, or differ in spelling only."""
+    members = _read(label, grammar, control)
+    if members is None:
+        return dosage.identity(label)
+    return str(sorted((spelling(agent), spelling(modality), str(dose)) for agent, modality, dose in members))
+
+
+def without_dose(label: str, grammar: Grammar, control: str | None) -> str | None:
+    """A text that is equal for perturbations with the same agents at any doses; None where the label holds no doses."""
+    members = _read(label, grammar, control)
+    if members is None:
+        return dosage.without_dose(label)
+    if all(member.dose is None for member in members):
+        return None
+    return str(sorted((spelling(agent), spelling(modality)) for agent, modality, _ in members))
+
+
+def _read(label: str, grammar: Grammar, control: str | None) -> Members | None:
+    """The members of a label; None where the grammar says nothing of it, or can't read it."""
+    if is_plain(grammar):
+        return None
+    try:
+        return members_of(label, grammar, control)
+    except ValueError:
+        return None
 
 
 def _place(member: Member) -> tuple[str, str, tuple[float, str]]:

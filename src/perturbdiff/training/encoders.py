@@ -43,8 +43,9 @@ def trained_conditions(
         table = (features or {}).get(name) or _features(name, encoder, split, folder)
         if table is not None:
             found[name] = table
-    learned = frozenset(name for name in COVARIATES if getattr(settings.encoders, name).learned)
-    conditions = Conditions(trained, grammar_of(recipe), split.source.control, found, learned)
+    conditions = Conditions(
+        trained, grammar_of(recipe), split.source.control, found, settings.encoders.with_learned_labels
+    )
     for name, table in found.items():
         known = conditions.trained_agents if name == PERTURBATION else trained[name].labels
         if getattr(settings.encoders, name).missing == "error":

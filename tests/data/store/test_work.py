@@ -15,7 +15,7 @@ from perturbdiff.data.simulation import simulate
 from perturbdiff.data.store import buckets, making
 from perturbdiff.data.store.layout import file_hash
 from perturbdiff.data.store.prepare import prepare_store
-from perturbdiff.data.store.work import unit, work_folder
+from perturbdiff.data.store.work import remove, unit, work_folder
 
 MAPPING = {
     "name": "x",
@@ -340,3 +340,18 @@ def test_on_a_disk_that_is_really_full_it_says_so_and_goes_on_when_there_is_spac
         assert tree(disk / "x.store") == tree(tmp_path / "expected.store")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_what_another_thread_removes_at_the_same_time_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    for name in ("x/a", "x/b", "x/y/c"):
+        (tmp_path / name).touch()
+    unlink = os.unlink
+
+    def after_another(path, **more):
+        unlink(path, **more)
+        unlink(path, **more)
+
+    monkeypatch.setattr(os, "unlink", after_another)
+    remove(tmp_path / "x")
+    assert not (tmp_path / "x").exists()

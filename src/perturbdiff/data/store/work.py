@@ -62,7 +62,7 @@ def work_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         except (ValueError, FileNotFoundError):
             # bad input is found before the long work; later, what is done stays
             if not (folder / SPILLS).is_dir():
-                shutil.rmtree(folder)
+                remove(folder)
             raise
 
 
@@ -135,10 +135,8 @@ def publish(folder: Path, out: Path) -> None:
 def clear(folder: Path) -> None:
     """Remove everything but the lock."""
     for one in folder.iterdir():
-        if one.is_dir():
-            shutil.rmtree(one)
-        elif one.name != "lock":
-            one.unlink()
+        if one.name != "lock":
+            remove(one)
 
 
 @contextmanager
@@ -159,11 +157,16 @@ def unit(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a folder, if it is there; a write that was cut short may still be removing its own files."""
     if path.is_dir():
-        shutil.rmtree(path)
+        shutil.rmtree(path, onexc=_unless_gone)
     else:
         path.unlink(missing_ok=True)
+
+
+def _unless_gone(_function: object, _path: str, error: BaseException) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def write_json(path: Path, what: Any) -> None:  # noqa: ANN401 - whatever JSON holds
