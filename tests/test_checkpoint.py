@@ -94,7 +94,9 @@ def test_a_vocabulary_that_is_no_table_is_refused(own_run):
 
 def test_a_newer_format_is_refused_with_the_remedy(own_run):
     change(own_run, format=FORMAT + 1, version="9.9")
-    with pytest.raises(ValueError, match=r"has format 3, written by perturbdiff 9.9, .* install a newer perturbdiff"):
+    with pytest.raises(
+        ValueError, match=rf"has format {FORMAT + 1}, written by perturbdiff 9.9, .* install a newer perturbdiff"
+    ):
         load_checkpoint(own_run)
 
 

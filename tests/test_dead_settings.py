@@ -9,6 +9,7 @@ import torch
 
 from perturbdiff.config import (
     EncoderSettings,
+    FinetuningSettings,
     Guidance,
     ModelSettings,
     SamplingSettings,
@@ -19,6 +20,13 @@ from perturbdiff.config import (
 )
 from perturbdiff.core.population import COVARIATES, Condition, Noised
 from perturbdiff.data.recipe import HoldOut, recipe_from_mapping
+from perturbdiff.pretraining import pretrain
+
+TINY = {
+    "model": {"preset": "tiny", "width": 16, "depth": 1, "heads": 2, "embedding_width": 4, "times": 20},
+    "training": {"max_steps": 4, "cells_per_population": 6, "populations_per_batch": 4, "warmup_steps": 1},
+    "sampling": {"steps": 2},
+}
 
 
 def outcome(make_model, **tables):
@@ -75,6 +83,29 @@ def filled(make_model, **tables):
     return settings_of(recipe_from_mapping(table | {"model": tables["model"]}, "the test")).model_dump()
 
 
+def pretrained_on_two(make_model, **tables):
+    """A model pretrained on the tiny screen and on the same cells as another source."""
+    tables.pop("finetuning", None)
+    sources = {name: make_model(hold_out=[]) for name in ("screen", "other")}
+    settings = {name: {**TINY[name], **tables.get(name, {})} for name in ("model", "training", "sampling")}
+    return pretrain(sources, cells={"other": "controls"}, device="cpu", show_progress=False, **settings)
+
+
+def pretrained_outcome(make_model, **tables):
+    weights = pretrained_on_two(make_model, **tables).trained.weights
+    return {name: value.flatten().tolist() for name, value in weights.items()}
+
+
+def fine_tuned_outcome(make_model, **tables):
+    """The weights after a short fine-tuning."""
+    pretrained = pretrained_on_two(make_model, **tables)
+    model = tables.get("model", {})
+    model.pop("projections", None)
+    tuned = make_model(**{**tables, "model": model}, hold_out=[])
+    tuned.train(pretrained=pretrained, device="cpu", show_progress=False)
+    return {name: value.flatten().tolist() for name, value in tuned.trained.weights.items()}
+
+
 BASE = {"training": {"learning_rate": 0.05, "condition_dropout": 0.5, "control_share": 0.1, "mmd_weight": 1.0}}
 BASE["training"] |= {"mse_weight": 1.0, "coins": "minibatch"}
 GAUSSIAN = {"model": {"kernel": "gaussian", "bandwidths": [1.0]}}
@@ -98,6 +129,7 @@ DIFFERENCES = {
         "kernel": ("energy", "gaussian", {}, outcome),
         "bandwidths": ([1.0], [3.0], GAUSSIAN, outcome),
         "scale": (1.0, 2.0, {}, outcome),
+        "projections": ("shared", "per_source", {}, pretrained_outcome),
     },
     "training": {
         "max_steps": (1, 4, {}, outcome),
@@ -135,6 +167,15 @@ DIFFERENCES = {
         "guidance_passes": ("one", "two", GUIDED, calls_to_the_network),
         "cutoff": (1e-4, 0.5, {}, outcome),
     },
+    "finetuning": {
+        "head": ("fresh", "kept", {}, fine_tuned_outcome),
+        "labels": ("by_name", "fresh", {}, fine_tuned_outcome),
+        "source": ("screen", "other", {"model": {"projections": "per_source"}}, fine_tuned_outcome),
+        "control_stream": ("kept", "copied", {}, fine_tuned_outcome),
+        "freeze": ("nothing", "backbone", {}, fine_tuned_outcome),
+        "layer_decay": (1.0, 0.5, {}, fine_tuned_outcome),
+        "adapter_rank": (0, 2, {}, fine_tuned_outcome),
+    },
 }
 """Each setting with two values, what it needs beside it, and where its difference shows."""
 
@@ -148,7 +189,13 @@ def merged(*changes):
 
 
 def test_every_setting_is_in_the_walk():
-    for name, table in (("model", ModelSettings), ("training", TrainingSettings), ("sampling", SamplingSettings)):
+    tables = {
+        "model": ModelSettings,
+        "training": TrainingSettings,
+        "sampling": SamplingSettings,
+        "finetuning": FinetuningSettings,
+    }
+    for name, table in tables.items():
         assert set(DIFFERENCES[name]) == set(table.model_fields)
 
 
@@ -191,10 +238,10 @@ def test_every_setting_of_an_encoder_is_used(make_model):
 
 
 def test_what_a_hold_out_rule_says_is_used(make_model):
-    fields = {"keep_fraction": 0.5, "keep_cells": 3, "hold_out_controls": True}
+    fields = {"keep_fraction": 0.5, "keep_cells": 3, "keep_populations": 2, "hold_out_controls": True}
     rule = {"part": "test", "cell_type": ["type_3"]}
     plain = make_model(hold_out=[rule]).split().hash
     # what other_doses says is heard by the audit of a split
     assert {*HoldOut.model_fields} == {"part", "perturbation", "cell_type", "assay_batch", "other_doses", *fields}
     hashes = {make_model(hold_out=[rule | {key: value}]).split().hash for key, value in fields.items()}
-    assert len(hashes | {plain}) == 4
+    assert len(hashes | {plain}) == 5

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -30,16 +31,39 @@ from perturbdiff.data.conditions import Conditions
 from perturbdiff.data.export import whole_file
 from perturbdiff.data.features import FeatureTable, features_from
 from perturbdiff.data.recipe import Recipe, recipe_from_mapping
+from perturbdiff.data.seen import Seen
+from perturbdiff.data.source import Hashes
 from perturbdiff.data.table import validated
 from perturbdiff.data.vocabulary import Vocabulary
 
-FORMAT = 2
+FORMAT = 3
 """Raised with every change that an older version could not read."""
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 FEATURES = "features/"
 """Before a covariate's name: the tensor of its labels' features, beside the weights."""
+
+SEEN = "seen/"
+"""Before a number and a kind: the hashes of a source's cells."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pretraining:
+    """The sources of a marginal pretraining.
+
+    Attributes:
+        sources: of each its name, weight, cells, hash of its split, own list of genes and its assay batches' names.
+        seen: the cells of each that trained.
+    """
+
+    sources: tuple[Mapping[str, Any], ...]
+    seen: tuple[Seen, ...]
+
+    def source_of_batches(self, batches: Vocabulary) -> Tensor:
+        """The source, 1 and up, of each label of assay batch [labels + 1]; 0 for the null."""
+        owner = {label: i for i, own in enumerate(self.sources, start=1) for label in own["batches"].values()}
+        return torch.tensor([0, *(owner.get(label, 0) for label in batches.labels)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +82,8 @@ class Checkpoint:
         history: step of these weights, validation energy.
         features: of labels or agents, by covariate; the covariates that have some.
         fit: of what is expected of unseen perturbations.
+        pretraining: what a marginal pretraining was on; None in a model of perturbations.
+        begun_from: of a fine-tuned model the hash of the pretrained weights, their sources, and what was kept of them.
     """
 
     weights: Mapping[str, Tensor]
@@ -71,6 +97,8 @@ class Checkpoint:
     history: Mapping[str, Any] = field(default_factory=dict)
     features: Mapping[str, FeatureTable] = field(default_factory=dict)
     fit: Fit = NOTHING_FITTED
+    pretraining: Pretraining | None = None
+    begun_from: Mapping[str, Any] | None = None
 
     @cached_property
     def conditions(self) -> Conditions:
@@ -88,7 +116,7 @@ class Checkpoint:
         """The network with these weights, in evaluation mode, on the CPU; for more labels than its own, perhaps."""
         # initial weights are drawn only to be replaced
         with torch.random.fork_rng(devices=[]):
-            model = untrained(self.settings, self.genes, conditions or self.conditions)
+            model = untrained(self.settings, self.genes, conditions or self.conditions, self.pretraining)
         try:
             model.load_state_dict(dict(self.weights))
         except RuntimeError:
@@ -117,8 +145,11 @@ class Checkpoint:
     def save(self, folder: Path) -> None:
         """Write both files into `folder`, which is made where it is missing."""
         folder.mkdir(parents=True, exist_ok=True)
-        features = {FEATURES + name: torch.from_numpy(table.values) for name, table in self.features.items()}
-        weights = save({k: value.detach().cpu().contiguous() for k, value in {**self.weights, **features}.items()})
+        beside = {FEATURES + name: torch.from_numpy(table.values) for name, table in self.features.items()}
+        seen = () if self.pretraining is None else self.pretraining.seen
+        for i, own in enumerate(seen):
+            beside |= {f"{SEEN}{i}/{kind}": _signed(getattr(own, kind)) for kind in ("names", "profiles")}
+        weights = save({k: value.detach().cpu().contiguous() for k, value in {**self.weights, **beside}.items()})
         description = {
             "format": FORMAT,
             "version": version("perturbdiff"),
@@ -136,6 +167,13 @@ class Checkpoint:
             "folder": self.folder,
             "split": dict(self.split),
             "history": dict(self.history),
+            "pretraining": None
+            if self.pretraining is None
+            else [
+                {**source, "n_cells": own.n_cells, "limit": own.limit}
+                for source, own in zip(self.pretraining.sources, seen, strict=True)
+            ],
+            "begun_from": None if self.begun_from is None else dict(self.begun_from),
         }
         with whole_file(folder / WEIGHTS) as partial:
             partial.write_bytes(weights)
@@ -143,10 +181,18 @@ class Checkpoint:
             partial.write_bytes(json.dumps(description, indent=1, ensure_ascii=False).encode())
 
 
-def untrained(settings: Settings, genes: tuple[str, ...], conditions: Conditions) -> Denoiser:
-    """A new network for this panel and these labels."""
+def untrained(
+    settings: Settings, genes: tuple[str, ...], conditions: Conditions, pretraining: Pretraining | None = None
+) -> Denoiser:
+    """A new network for this panel, these labels, and the sources of a pretraining."""
     n_genes = len(genes)
-    return build_denoiser(settings, n_genes=n_genes, labels=conditions.covariates(), shift=conditions.shift(n_genes))
+    return build_denoiser(
+        settings,
+        n_genes=n_genes,
+        labels=conditions.covariates(),
+        shift=conditions.shift(n_genes),
+        sources=None if pretraining is None else pretraining.source_of_batches(conditions.trained["assay_batch"]),
+    )
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -172,6 +218,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             name: features_from(labels, tensors.pop(FEATURES + name).numpy(), origin)
             for name, (labels, origin) in description.get("features", {}).items()
         }
+        pretraining = _pretraining(description.get("pretraining"), tensors)
         return Checkpoint(
             weights=tensors,
             settings=validated(Settings, description["settings"], DESCRIPTION),
@@ -186,12 +233,31 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             history=description["history"],
             features=features,
             fit=_fit(description.get("fit")),
+            pretraining=pretraining,
+            begun_from=description.get("begun_from"),
         )
     except (KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(
             f"{str(folder)!r} is not a whole model ({type(error).__name__}: {error}); copy the folder again, or train "
             "again."
         ) from None
+
+
+def _pretraining(table: list[dict[str, Any]] | None, tensors: dict[str, Tensor]) -> Pretraining | None:
+    """The sources, whose hashes are taken out of the tensors."""
+    if table is None:
+        return None
+    sources, seen = [], []
+    for i, described in enumerate(table):
+        found = {kind: tensors.pop(f"{SEEN}{i}/{kind}").numpy().view(np.uint64) for kind in ("names", "profiles")}
+        n_cells, limit = (int(described.pop(key)) for key in ("n_cells", "limit"))
+        seen.append(Seen(described["name"], n_cells, limit, **found))
+        sources.append(described)
+    return Pretraining(tuple(sources), tuple(seen))
+
+
+def _signed(hashes: Hashes) -> Tensor:
+    return torch.from_numpy(hashes.view(np.int64))
 
 
 def _fit(table: Mapping[str, Any] | None) -> Fit:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
+from torch import Tensor
 
 from perturbdiff.core.block import Joint
 from perturbdiff.core.conditioning import Conditioning, Covariate, Null
@@ -19,6 +20,7 @@ from perturbdiff.core.population import COVARIATES
 from perturbdiff.core.process import Process, linear_betas, power_cosine_betas
 from perturbdiff.core.sampler import DDIM, DDPM, Step, Variance, respaced
 from perturbdiff.core.shift import Shift
+from perturbdiff.data.mixing import Mixture
 from perturbdiff.data.pairing import Pairing
 from perturbdiff.data.recipe import Recipe
 from perturbdiff.data.table import Table, validated
@@ -112,6 +114,7 @@ class ModelSettings(Table):
         rho: share of each cell's noise variance that its population has in common; 0 is the paper.
         kernel: of the MMD; bandwidths, for the Gaussian one, in units of the training scale.
         scale: what expression is divided by; None measures it on the training cells (the release: 10).
+        projections: of a mixture, whether its sources share the maps that read cells, see `core.denoiser`.
     """
 
     preset: Preset = "small"
@@ -130,6 +133,7 @@ class ModelSettings(Table):
     kernel: Literal["energy", "gaussian"] = "energy"
     bandwidths: tuple[float, ...] = ()
     scale: float | None = Field(default=None, gt=0)
+    projections: Literal["shared", "per_source"] = "shared"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -247,6 +251,30 @@ class SamplingSettings(Table):
         return float(given)
 
 
+class FinetuningSettings(Table):
+    """What a training that starts from a pretrained model keeps, freezes and learns slowly, see `training.transfer`.
+
+    Attributes:
+        head: whether the output head begins "fresh", or is "kept" for the genes that both panels have.
+        labels: whether cell types and assay batches that both know keep their vectors ("by_name"), or none ("fresh").
+        source: of a pretraining on several, the one that these cells are like: its assay batches are the same ones,
+            and where each source has input projections they are taken from it; the recipe's own name when absent.
+        control_stream: whether what reads control cells, which pretraining has none of, begins as pretraining left it
+            ("kept") or as what reads cells ("copied").
+        freeze: "nothing", or the "backbone": the blocks and the time embedding.
+        layer_decay: the learning rate of a layer is this times that of the next one nearer to the output.
+        adapter_rank: of low-rank adapters in the blocks, which are frozen then; 0 for none.
+    """
+
+    head: Literal["fresh", "kept"] = "fresh"
+    labels: Literal["by_name", "fresh"] = "by_name"
+    source: str | None = None
+    control_stream: Literal["kept", "copied"] = "kept"
+    freeze: Literal["nothing", "backbone"] = "nothing"
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    adapter_rank: int = Field(default=0, ge=0)
+
+
 class Settings(Table):
     """All settings of a run."""
 
@@ -254,6 +282,7 @@ class Settings(Table):
     model: ModelSettings
     training: TrainingSettings
     sampling: SamplingSettings
+    finetuning: FinetuningSettings = FinetuningSettings()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -277,15 +306,15 @@ class Settings(Table):
         return self
 
 
-def settings_of(recipe: Recipe, **overrides: Mapping[str, Any]) -> Settings:
+def settings_of(recipe: Recipe | Mixture, **overrides: Mapping[str, Any]) -> Settings:
     """The settings of a recipe, with the preset's values and then `overrides` per table (model=..., training=...).
 
     Raises:
         ValueError: an unknown key (the nearest is named), a wrong type or a value out of range.
     """
     tables = {
-        name: dict(getattr(recipe, name)) | {k: v for k, v in overrides.get(name, {}).items() if v is not None}
-        for name in ("encoders", "model", "training", "sampling")
+        name: dict(getattr(recipe, name, {})) | {k: v for k, v in overrides.get(name, {}).items() if v is not None}
+        for name in ("encoders", "model", "training", "sampling", "finetuning")
     }
     preset = tables["model"].get("preset", "small")
     filled = {name: dict(_PRESETS.get(preset, {}).get(name, {})) | table for name, table in tables.items()}
@@ -308,9 +337,14 @@ def build_kernel(settings: ModelSettings) -> Kernel:
 
 
 def build_denoiser(
-    settings: Settings, *, n_genes: int, labels: Sequence[int | Covariate], shift: Shift | None = None
+    settings: Settings,
+    *,
+    n_genes: int,
+    labels: Sequence[int | Covariate],
+    shift: Shift | None = None,
+    sources: Tensor | None = None,
 ) -> Denoiser:
-    """The network, untrained, for a panel of `n_genes` and the labels of each covariate."""
+    """The network, untrained, for a panel of `n_genes`, the labels of each covariate and the sources of the batches."""
     model = settings.model
     conditioning = Conditioning(labels, width=model.width, embedding_width=model.embedding_width, null=model.null)
     return Denoiser(
@@ -324,6 +358,7 @@ def build_denoiser(
         modulate_by=model.modulate_by,
         self_conditioning=settings.training.self_conditioning > 0,
         shift=shift,
+        sources=sources if model.projections == "per_source" else None,
     )
 
 

@@ -8,13 +8,13 @@ predicted = model.predict(adata[controls], perturbation="IFN-beta", cell_type="B
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anndata
 import pandas as pd
 
 from perturbdiff.checkpoint import Checkpoint, load_checkpoint
-from perturbdiff.config import Settings, settings_of
+from perturbdiff.config import settings_of
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.intake import cells_from_anndata
@@ -25,10 +25,14 @@ from perturbdiff.data.split import Split, split_cells
 from perturbdiff.prediction.conditions import check_columns, conditions_of
 from perturbdiff.prediction.coverage import coverage
 from perturbdiff.prediction.dose_response import check_doses, dose_table, falls_sentence
-from perturbdiff.prediction.inputs import control_cells, torch_device, with_sampling
+from perturbdiff.prediction.inputs import control_cells, no_cells, torch_device, with_sampling
 from perturbdiff.prediction.predict import Say, Track, predict
 from perturbdiff.training.encoders import Features, tables_of
-from perturbdiff.training.trainer import Outcome, train
+from perturbdiff.training.trainer import train
+from perturbdiff.training.transfer import fine_tuned
+
+if TYPE_CHECKING:
+    from perturbdiff.training.fitting import Outcome
 
 _LOG = logging.getLogger(__name__)
 
@@ -206,7 +210,9 @@ class PerturbDiff:
     def split(self, hold_out: Sequence[Mapping[str, Any] | HoldOut] | None = None, *, seed: int | None = None) -> Split:
         """The split that `train` would use."""
         rules = self.recipe.hold_out if hold_out is None else hold_outs_of(hold_out, self.recipe)
-        return split_cells(self.source, rules, seed=settings_of(self.recipe).training.seed if seed is None else seed)
+        training = settings_of(self.recipe).training
+        rules = tuple(rule.in_cells(training.cells_per_population) for rule in rules)
+        return split_cells(self.source, rules, seed=training.seed if seed is None else seed)
 
     def train(
         self,
@@ -215,6 +221,7 @@ class PerturbDiff:
         run: str | Path | None = None,
         max_steps: int | None = None,
         seed: int | None = None,
+        pretrained: "str | Path | PerturbDiff | None" = None,
         overwrite: bool = False,
         device: str = "auto",
         show_progress: bool = True,
@@ -227,20 +234,30 @@ class PerturbDiff:
             run: folder for the model, its logs and the state to resume from; the same call resumes.
             max_steps: in place of the setting.
             seed: in place of the setting.
+            pretrained: a pretrained model, or its folder, to begin from; see `training.transfer`.
             overwrite: whether to begin anew where `run` holds a run.
             device: "auto", "cpu", "cuda".
             show_progress: whether to draw a bar.
             say: receives sentences.
 
         Raises:
-            ValueError: a rule or a setting does not fit, or `run` holds another run.
+            ValueError: a rule or a setting does not fit, `run` holds another run, or the pretrained model has seen
+                cells that are held out here.
         """
         torch_device(device)
         recipe = self.recipe
         if hold_out is not None:
             recipe = recipe.model_copy(update={"hold_out": hold_outs_of(hold_out, recipe)})
-        settings: Settings = settings_of(recipe, training={"max_steps": max_steps, "seed": seed})
-        split = split_cells(self.source, recipe.hold_out, seed=settings.training.seed)
+        start = pretrained.trained if isinstance(pretrained, PerturbDiff) else None
+        if isinstance(pretrained, str | Path):
+            start = load_checkpoint(Path(pretrained))
+        changed = {"max_steps": max_steps, "seed": seed}
+        if start is None:
+            settings = settings_of(recipe, training=changed)
+        else:
+            settings = fine_tuned(recipe, start, training=changed)
+        rules = tuple(rule.in_cells(settings.training.cells_per_population) for rule in recipe.hold_out)
+        split = split_cells(self.source, rules, seed=settings.training.seed)
         self.outcome = train(
             split,
             recipe,
@@ -250,6 +267,7 @@ class PerturbDiff:
             overwrite=overwrite,
             device=device,
             features=self._features,
+            pretrained=start,
             say=say,
             show_progress=show_progress,
         )
@@ -258,11 +276,12 @@ class PerturbDiff:
 
     def predict(
         self,
-        controls: anndata.AnnData,
+        controls: anndata.AnnData | None = None,
         *,
         perturbation: str | None = None,
         cell_type: str | None = None,
         assay_batch: str | None = None,
+        cells: int | None = None,
         dose: float | None = None,
         dose_unit: str | None = None,
         modality: str | None = None,
@@ -278,10 +297,11 @@ class PerturbDiff:
 
         Args:
             controls: cells with the columns of the training data; where it has the perturbation column, only control
-                cells are used.
+                cells are used. Not needed by a pretrained model, which does not look at them.
             perturbation: label of one condition.
             cell_type: of the condition, and of the control cells that are used.
             assay_batch: likewise; one that training has not seen, as a cell type, takes the trained null.
+            cells: how many cells to predict, where no control cells are given.
             dose: of the perturbation, where the model was trained with doses.
             dose_unit: of the dose; that of the training data when absent, where they have one.
             modality: of the perturbation, where the model was trained with several.
@@ -311,8 +331,17 @@ class PerturbDiff:
         model = self.with_features(features) if features else self
         recipe = self.trained.recipe
         table = conditions_of(rows, model.trained.conditions, recipe.columns)
-        return model.predict_cells(
-            control_cells(controls, recipe),
+        if (controls is None) == (cells is None) or (cells is not None and conditions is not None):
+            raise ValueError(
+                "cells are predicted from control cells, or so many (cells) of one cell type by a pretrained model; "
+                "give one of the two."
+            )
+        if controls is None:
+            start = no_cells(model.trained, cells or 0, cell_type=cell_type, assay_batch=assay_batch)
+        else:
+            start = control_cells(controls, recipe)
+        predicted = model.predict_cells(
+            start,
             table,
             populations=populations,
             seed=seed,
@@ -320,6 +349,7 @@ class PerturbDiff:
             sampling=sampling,
             say=say,
         )
+        return predicted if controls is not None else predicted[predicted.obs["population"] >= 0].copy()
 
     def predict_cells(
         self,

@@ -10,7 +10,7 @@ from perturbdiff.checkpoint import untrained
 from perturbdiff.config import build_objective, settings_of
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.core.randomness import stream
-from perturbdiff.training import trainer
+from perturbdiff.training import fitting
 from perturbdiff.training.module import DenoiserModule
 from perturbdiff.training.preparation import prepare
 from perturbdiff.training.streams import FixedPopulations, PopulationStream
@@ -124,7 +124,7 @@ def test_weights_that_are_not_finite_are_never_kept(make_model, tmp_path, monkey
 
 
 def test_the_log_of_a_run_holds_every_part_of_the_loss(make_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "LOG_EVERY", 1)
+    monkeypatch.setattr(fitting, "LOG_EVERY", 1)
     make_model(training={"mse_weight": 1.0, "mmd_weight": 1.0}).train(
         run=tmp_path / "run", device="cpu", show_progress=False
     )

@@ -61,11 +61,13 @@ def launch(screen, tmp_path_factory):
     changed = {"training": recipe.training | {"max_steps": STEPS, "populations_per_batch": 4}}
     write_recipe(recipe.model_copy(update=changed | {"files": (str(screen.data),)}), folder / "recipe.toml")
 
-    def start(name, n_processes, *, die_at=None):
+    def start(name, n_processes, *, die_at=None, stage="train", pretrained=None):
         alone = [sys.executable]
         several = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
         arguments = [SCRIPT, folder / "recipe.toml", folder / name, folder / f"{name}.losses"]
-        command = [*(alone if n_processes == 1 else several), *arguments, *([] if die_at is None else [die_at])]
+        options = {"--die-at": die_at, "--stage": stage, "--pretrained": pretrained}
+        given = [part for pair in options.items() if pair[1] is not None for part in pair]
+        command = [*(alone if n_processes == 1 else several), *arguments, *given]
         ended = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
         assert (ended.returncode == 0) == (die_at is None), ended.stderr[-3000:]
         found = [json.loads(path.read_text()) for path in sorted(folder.glob(f"{name}.losses.*"))]
@@ -104,3 +106,20 @@ def test_two_processes_that_were_killed_resume_as_if_nothing_had_happened(launch
     whole, found = load_checkpoint(run), load_checkpoint(again)
     assert found.history == whole.history
     assert all(torch.equal(found.weights[name], value) for name, value in whole.weights.items())
+
+
+@pytest.mark.slow
+def test_two_processes_pretrain_and_fine_tune_as_one_does_and_go_on_after_one_was_killed(launch):
+    stages = {}
+    for stage in ("pretrain", "finetune"):
+        pretrained = stages["pretrain"] if stage == "finetune" else None
+        one, (alone,) = launch(f"{stage}-one", 1, stage=stage, pretrained=pretrained)
+        run, losses = launch(f"{stage}-two", 2, stage=stage, pretrained=pretrained)
+        launch(f"{stage}-cut", 2, stage=stage, pretrained=pretrained, die_at=6)
+        cut, _ = launch(f"{stage}-cut", 2, stage=stage, pretrained=pretrained)
+        for step, (loss, keys) in alone.items():
+            assert sorted(losses[0][step][1] + losses[1][step][1]) == sorted(keys)
+            assert np.mean([own[step][0] for own in losses]) == pytest.approx(loss, rel=1e-4)
+        finished = [load_checkpoint(folder).weights for folder in (run, cut)]
+        assert all(torch.equal(value, finished[1][name]) for name, value in finished[0].items())
+        stages[stage] = one

@@ -93,11 +93,11 @@ def test_training_in_memory_writes_nothing(make_model, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - nothing at all
 
 
-def test_cells_without_perturbations_train_too(make_model, adata):
+def test_cells_without_perturbations_are_for_pretraining(make_model, adata):
     unperturbed = adata[adata.obs["perturbation"] == "control"].copy()
     model = make_model(of=unperturbed, kind="rna-seq", control=None, hold_out=[], columns={"cell_type": "cell_type"})
-    assert train(model).trained.history == {"step": 4, "validation_energy": None}
-    assert model.trained.vocabularies["perturbation"].labels == ()
+    with pytest.raises(ValueError, match=r"the cells of 'screen' have no perturbation, .*; pretrain on them"):
+        train(model)
 
 
 @pytest.mark.parametrize("target", ["cell", "change", "residual"])

@@ -11,7 +11,9 @@ from perturbdiff.screen import Screen
 
 def predict(
     run: Run,
-    controls: Annotated[Path, typer.Argument(help="An .h5ad with control cells; other cells in it are not used.")],
+    controls: Annotated[
+        Path | None, typer.Argument(help="An .h5ad with control cells; other cells in it are not used.")
+    ] = None,
     conditions: Annotated[
         Path | None, typer.Argument(help="A CSV: perturbation, cell_type, assay_batch, dose, dose_unit, modality.")
     ] = None,
@@ -23,6 +25,9 @@ def predict(
     dose: Annotated[str | None, typer.Option(help="Of the condition's perturbation.")] = None,
     dose_unit: Annotated[str | None, typer.Option(help="Of the dose: nM, uM, mM, mg/mL, ...")] = None,
     modality: Annotated[str | None, typer.Option(help="Of the condition's perturbation.")] = None,
+    cells: Annotated[
+        int | None, typer.Option(help="So many cells of one cell type, from a pretrained model, without a file.", min=1)
+    ] = None,
     features: Annotated[
         Path | None, typer.Option(help="Features of perturbations that the model has none of, a table.")
     ] = None,
@@ -46,17 +51,24 @@ def predict(
     from perturbdiff.data.reading import read_h5ad
     from perturbdiff.model import PerturbDiff
     from perturbdiff.prediction.conditions import conditions_of, held_out_conditions, read_conditions
-    from perturbdiff.prediction.inputs import control_cells, with_sampling
+    from perturbdiff.prediction.inputs import control_cells, no_cells, with_sampling
 
     screen = Screen(quiet=quiet)
     check_writable(out, overwrite=overwrite)
-    if sum(source is not None for source in (conditions, perturbation, part)) != 1:
+    sources = sum(source is not None for source in (conditions, perturbation, part))
+    if sources > 1:
         raise ValueError("conditions come from a CSV file, from --perturbation or from --part; give one of them.")
+    if (controls is None) == (cells is None):
+        raise ValueError(
+            "cells are predicted from a file of control cells, or so many by --cells; give one of the two."
+        )
     sampling = {"steps": steps, "guidance": None if guidance is None else guidance_of(guidance)}
     model = PerturbDiff.load(run)
     if features is not None:
         model = model.with_features({"perturbation": features})
     checkpoint = model.trained
+    if sources == 0 and checkpoint.pretraining is None:
+        raise ValueError("conditions come from a CSV file, from --perturbation or from --part; give one of them.")
     with_sampling(checkpoint.settings, sampling)
     if conditions is not None:
         table = read_conditions(conditions, checkpoint.conditions, checkpoint.recipe.columns)
@@ -67,9 +79,12 @@ def predict(
         row |= {"dose": dose, "dose_unit": dose_unit, "modality": modality}
         table = conditions_of([row], checkpoint.conditions, checkpoint.recipe.columns)
     columns = {"perturbation": perturbation_column, "cell_type": cell_type_column, "assay_batch": assay_batch_column}
-    cells = control_cells(read_h5ad(controls), checkpoint.recipe, columns=columns, scale=scale)
+    if controls is None:
+        start = no_cells(checkpoint, cells or 0, cell_type=cell_type, assay_batch=assay_batch)
+    else:
+        start = control_cells(read_h5ad(controls), checkpoint.recipe, columns=columns, scale=scale)
     adata = model.predict_cells(
-        cells,
+        start,
         table,
         populations=populations,
         seed=seed,
@@ -78,10 +93,12 @@ def predict(
         say=screen.say,
         track=screen.track,
     )
-    write_h5ad(adata, out)
-    n_predicted = int((adata.obs["population"] >= 0).sum())
+    predicted = (adata.obs["population"] >= 0).to_numpy()
+    write_h5ad(adata if controls is not None else adata[predicted].copy(), out)
+    n_predicted = int(predicted.sum())
     of = "1 condition" if len(table) == 1 else f"{len(table)} conditions"
-    screen.say(f"{str(out)!r} holds {n_predicted} predicted cells of {of}, and their control cells.")
+    beside = "" if controls is None else ", and their control cells"
+    screen.say(f"{str(out)!r} holds {n_predicted} predicted cells of {of}{beside}.")
 
 
 def evaluate(

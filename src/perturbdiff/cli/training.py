@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,6 +21,9 @@ from perturbdiff.options import (
     rule,
 )
 from perturbdiff.screen import Screen
+
+if TYPE_CHECKING:
+    from perturbdiff.model import PerturbDiff
 
 
 def train(
@@ -94,6 +97,11 @@ def train(
     if first:
         written = model.recipe.model_copy(update={"files": tuple(paths)})
         write_recipe(with_absolute_features(written, folder), out / "recipe.toml")
+    finish(model, out, screen)
+
+
+def finish(model: "PerturbDiff", out: Path, screen: Screen) -> None:
+    """Say how a training ended; exit status 130 where a signal ended it."""
     history = model.trained.history
     energy = history["validation_energy"]
     interrupted = model.outcome is not None and model.outcome.interrupted
@@ -112,7 +120,7 @@ def inspect(
 ) -> None:
     """Print what a model can predict, what stands for its labels, and how it was trained."""
     from perturbdiff.checkpoint import load_checkpoint
-    from perturbdiff.prediction.coverage import coverage, encoders, rules, summary
+    from perturbdiff.prediction.coverage import begun, coverage, encoders, rules, summary
 
     checkpoint = load_checkpoint(run)
     known = checkpoint.conditions
@@ -126,6 +134,8 @@ def inspect(
             "settings": checkpoint.settings.model_dump(mode="json"),
             "split": checkpoint.split,
             "history": checkpoint.history,
+            "pretraining": None if checkpoint.pretraining is None else list(checkpoint.pretraining.sources),
+            "begun_from": checkpoint.begun_from,
         }
         Console().print_json(json.dumps(facts))
         return
@@ -134,6 +144,8 @@ def inspect(
         screen.out.print(line, markup=False)
     if labels:
         screen.table(coverage(known), as_json=False)
+    for line in begun(checkpoint):
+        screen.out.print(line, markup=False)
     genes, scale = checkpoint.genes, checkpoint.scale
     screen.out.print(f"{len(genes)} genes ({', '.join(genes[:5])}, ...), scale {scale:.3f} log1p counts per 10^4")
     screen.out.print(f"trained on {checkpoint.recipe.name!r}; kept weights: {checkpoint.history}", markup=False)

@@ -9,7 +9,10 @@ estimates of x_0, in units of the training scale, never negative. What the netwo
 
 `unclamped` is what stands inside the ReLU. The network sees [x_t, self-conditioning], or x_t alone, and control, each
 token of a stream by one linear map, and the condition vector c = time + covariates, once a population (or, with
-``modulate_by="cell"``, once a cell: the same numbers at the release's cost).
+``modulate_by="cell"``, once a cell: the same numbers at the release's cost). Genes that were not measured are 0 where
+the network reads and where it writes: what stands at them changes nothing, and nothing is learned from them.
+
+The two maps that read cells are shared, or each source of a mixture has its own.
 """
 
 import math
@@ -22,7 +25,7 @@ from torch.nn import functional
 
 from perturbdiff.core.block import Block, Joint, Modulation, modulate
 from perturbdiff.core.conditioning import Conditioning
-from perturbdiff.core.population import NULL, Noised
+from perturbdiff.core.population import NULL, Noised, measured
 from perturbdiff.core.shift import Shift
 
 Target = Literal["cell", "change", "residual"]
@@ -77,6 +80,22 @@ class Head(nn.Module):
         return result
 
 
+class SourceLinear(nn.Module):
+    """A linear map for each source of the data; cells of no known source (0) are read by the mean of the maps."""
+
+    def __init__(self, n_sources: int, n_inputs: int, width: int) -> None:
+        super().__init__()
+        maps = [nn.Linear(n_inputs, width) for _ in range(n_sources)]
+        self.weight = nn.Parameter(torch.stack([one.weight.detach() for one in maps]))
+        self.bias = nn.Parameter(torch.stack([one.bias.detach() for one in maps]))
+
+    def forward(
+        self, x: Float[Tensor, "batch cells _"], source: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch cells width"]:
+        weight, bias = (torch.cat([own.mean(dim=0, keepdim=True), own])[source] for own in (self.weight, self.bias))
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+
+
 class Denoiser(nn.Module):
     """The two-stream MM-DiT.
 
@@ -92,6 +111,8 @@ class Denoiser(nn.Module):
         self_conditioning: whether the network looks at an earlier estimate of x_0; without, it has no weights for it.
         control_head: whether the control stream is read too (the release has such a head; its loss does not use it).
         shift: s of target "residual"; a vector for each label of perturbation when not given.
+        sources: the source, 1 and up, of each label of assay batch [labels + 1], 0 for none; with it each source has
+            input projections of its own. None where they are shared.
     """
 
     def __init__(
@@ -108,6 +129,7 @@ class Denoiser(nn.Module):
         self_conditioning: bool = True,
         control_head: bool = False,
         shift: Shift | None = None,
+        sources: Int[Tensor, " labels"] | None = None,
     ) -> None:
         super().__init__()
         if width % heads:
@@ -119,8 +141,10 @@ class Denoiser(nn.Module):
         self.conditioning = conditioning
         self.time = TimeEmbedding(width)
         self.self_conditioning = self_conditioning
-        self.embed = nn.Linear((1 + self_conditioning) * n_genes, width)
-        self.embed_control = nn.Linear(n_genes, width)
+        self.sources: Tensor | None
+        self.register_buffer("sources", sources, persistent=False)
+        self.embed = self._reading((1 + self_conditioning) * n_genes, width)
+        self.embed_control = self._reading(n_genes, width)
         self.blocks = nn.ModuleList(
             Block(width, heads, joint=joint, reads_control=control_head or i < depth - 1) for i in range(depth)
         )
@@ -129,19 +153,29 @@ class Denoiser(nn.Module):
         self.head = Head(width, n_genes, std=std)
         self.control_head = Head(width, n_genes, std=std) if control_head else None
 
+    def _reading(self, n_inputs: int, width: int) -> nn.Module:
+        if self.sources is None:
+            return nn.Linear(n_inputs, width)
+        return SourceLinear(int(self.sources.max()), n_inputs, width)
+
+    def _read(self, projection: nn.Module, cells: Tensor, noised: Noised) -> Float[Tensor, "batch cells width"]:
+        own = () if self.sources is None else (self.sources[noised.condition.assay_batch],)
+        tokens: Tensor = projection(cells, *own)
+        return tokens
+
     def streams(
         self, noised: Noised
     ) -> tuple[Float[Tensor, "batch cells genes"], Float[Tensor, "batch cells genes"] | None]:
         """What the network gives for the perturbed cells and, where it has a head for them, the control cells."""
         c = (self.time(noised.t) + self.conditioning(noised.condition, noised.dropped, noised.novel)).unsqueeze(1)
-        h = noised.x_t
+        h = measured(noised.x_t, noised.genes)
         if self.modulate_by == "cell":
             c = c.expand(-1, h.shape[1], -1)
         if self.self_conditioning:
             hint = noised.self_conditioning
-            h = torch.cat([h, torch.zeros_like(h) if hint is None else hint], dim=-1)
-        h = self.embed(h)
-        h_control = self.embed_control(noised.control)
+            h = torch.cat([h, torch.zeros_like(h) if hint is None else measured(hint, noised.genes)], dim=-1)
+        h = self._read(self.embed, h, noised)
+        h_control = self._read(self.embed_control, measured(noised.control, noised.genes), noised)
         for block in self.blocks:
             h, h_control = block(h, h_control, c, noised.mask)
         return self.head(h, c), None if self.control_head is None else self.control_head(h_control, c)
@@ -152,14 +186,14 @@ class Denoiser(nn.Module):
         # the sum is float32 under mixed precision too: a small change of a large value must survive
         out = self.streams(noised)[0].to(control.dtype)
         if self.target == "cell":
-            return out
+            return measured(out, noised.genes)
         if self.shift is not None:
             label = noised.condition.perturbation
             if noised.dropped is not None:
                 label = label.masked_fill(noised.dropped[:, 0], NULL)
             novel = None if noised.novel is None else noised.novel[:, 0]
             out = out + self.shift(label, self.conditioning.novelty_of(label, novel)).unsqueeze(1)
-        return control + out
+        return measured(control + out, noised.genes)
 
     def forward(self, noised: Noised) -> Float[Tensor, "batch cells genes"]:
         """x_0^theta, non-negative, in units of the training scale (Eq. 7, arXiv:2602.19685v1)."""

@@ -3,7 +3,8 @@ r"""The training loss: how far the denoised populations are from the observed on
     loss = w_mmd MMD^2(x_0, x_0^theta) + w_mse (1/(m G)) sum_j |x_0j - x_0j^theta|^2
 
 at x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps with t uniform; w_mmd = w_mse = 1 is the paper's release (its
-lambda), and either may be 0. MMD^2 is the biased estimate over the cells that exist; each population counts once.
+lambda), and either may be 0. MMD^2 is the biased estimate over the cells that exist; each population counts once. Genes
+that a population's source did not measure have no part in either, nor in G.
 
 Per population, from a stream that is a function of (seed, step, index of the population), in this order: t; one coin
 for each covariate (its label is replaced by the null), one for the control cells (replaced by zeros), one for
@@ -23,7 +24,7 @@ from torch import Tensor
 from perturbdiff.core.conditioning import Novelty
 from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.kernel import EnergyKernel, Kernel, mmd_squared
-from perturbdiff.core.population import Condition, Noised, PopulationBatch
+from perturbdiff.core.population import Condition, Noised, PopulationBatch, measured
 from perturbdiff.core.process import Process
 from perturbdiff.core.randomness import PopulationNoise, stream
 
@@ -119,18 +120,21 @@ class Objective:
             mask=batch.mask,
             dropped=draw.dropped,
             novel=draw.novel,
+            genes=batch.genes,
         )
         hint = self._first_estimate(denoiser, noised, draw.self_conditioned)
         return self.compare(batch, denoiser(noised._replace(self_conditioning=hint)))
 
     def compare(self, batch: PopulationBatch, x_0: Float[Tensor, "batch cells genes"]) -> Loss:
         """The loss of given estimates of x_0."""
-        observed, mask = batch.perturbed, batch.mask
+        observed, x_0, mask = measured(batch.perturbed, batch.genes), measured(x_0, batch.genes), batch.mask
         mmd = mse = observed.new_zeros(len(observed))
         if self.mmd_weight > 0:
             mmd = mmd_squared(observed, x_0, self.kernel, x_mask=mask, y_mask=mask)
         if self.mse_weight > 0:
             squares = (observed - x_0).square().mean(dim=-1)
+            if batch.genes is not None:
+                squares = squares / batch.genes.to(squares.dtype).mean(dim=-1, keepdim=True)
             weights = torch.ones_like(squares) if mask is None else mask.to(squares.dtype)
             mse = (squares * weights).sum(dim=-1) / weights.sum(dim=-1)
         total = (self.mmd_weight * mmd + self.mse_weight * mse).mean()
@@ -153,6 +157,7 @@ class Objective:
             mask=None if noised.mask is None else noised.mask[rows],
             dropped=None if noised.dropped is None else noised.dropped[rows],
             novel=None if noised.novel is None else noised.novel[rows],
+            genes=None if noised.genes is None else noised.genes[rows],
         )
         with torch.no_grad():
             hint[rows] = denoiser(some)

@@ -35,6 +35,7 @@ class PopulationBatch(NamedTuple):
         mask: true for cells that exist; None where every population is full.
         condition: the label indices.
         key: the running number of each population, of which its noise is a function.
+        genes: true for genes that were measured; None for all. What stands at the others is never looked at.
     """
 
     perturbed: Float[Tensor, "batch cells genes"]
@@ -42,6 +43,7 @@ class PopulationBatch(NamedTuple):
     mask: Bool[Tensor, "batch cells"] | None
     condition: Condition
     key: Int[Tensor, " batch"]
+    genes: Bool[Tensor, "batch genes"] | None = None
 
 
 class Noised(NamedTuple):
@@ -56,6 +58,7 @@ class Noised(NamedTuple):
         dropped: covariates (in the order of `COVARIATES`) to be replaced by their nulls; None for none.
         self_conditioning: an earlier estimate of x_0; None for zeros.
         novel: how new each covariate's label is to be taken, see `core.conditioning`; None for as it is.
+        genes: true for genes that were measured; None for all.
     """
 
     x_t: Float[Tensor, "batch cells genes"]
@@ -66,6 +69,7 @@ class Noised(NamedTuple):
     dropped: Bool[Tensor, "batch 3"] | None = None
     self_conditioning: Float[Tensor, "batch cells genes"] | None = None
     novel: Int[Tensor, "batch 3"] | None = None
+    genes: Bool[Tensor, "batch genes"] | None = None
 
     def repeated(self, n: int) -> "Noised":
         """The same populations n times over, as one minibatch."""
@@ -77,3 +81,10 @@ class Noised(NamedTuple):
         for name, field in given.items():
             given[name] = Condition(*map(times, field)) if isinstance(field, Condition) else times(field)
         return self._replace(**given)
+
+
+def measured(
+    cells: Float[Tensor, "batch cells genes"], genes: Bool[Tensor, "batch genes"] | None
+) -> Float[Tensor, "batch cells genes"]:
+    """Cells with 0 at the genes that were not measured, whatever stood there (NaN too), and no gradient to it."""
+    return cells if genes is None else cells.masked_fill(~genes.unsqueeze(1), 0.0)

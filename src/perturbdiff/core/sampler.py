@@ -168,11 +168,15 @@ def sample(
     condition: Condition,
     streams: Sequence[torch.Generator],
     mask: Bool[Tensor, "batch cells"] | None = None,
+    genes: Bool[Tensor, "batch genes"] | None = None,
     step: Step,
     cutoff: float = 0.0,
 ) -> Float[Tensor, "batch cells genes"]:
-    """One population for each row of `control`, all its noise from the row's stream; units of the training scale."""
+    """One population for each row of `control`, all its noise from the row's stream; units of the training scale.
+
+    Genes that are not among `genes` (None: all are) are 0 in it.
+    """
     noise = PopulationNoise(process, streams)
-    start = Noised(noise(control), torch.zeros_like(condition.perturbation), control, condition, mask)
+    start = Noised(noise(control), torch.zeros_like(condition.perturbation), control, condition, mask, genes=genes)
     *_, last = reverse(denoiser, process, start, times, step=step, noise=noise, cutoff=cutoff)
     return last.x_0

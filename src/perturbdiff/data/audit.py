@@ -16,14 +16,11 @@ from perturbdiff.data.cells import matches
 from perturbdiff.data.composition import at_any_dose, identity, without_dose
 from perturbdiff.data.duplicates import spelling
 from perturbdiff.data.recipe import Grammar, HoldOut
-from perturbdiff.data.source import Flags, Hashes, Integers, Segments, Source
+from perturbdiff.data.source import Flags, Hashes, Integers, Segments, Source, chunks
 from perturbdiff.data.split import PARTS, Split
 
 EXPRESSED = 10
 """The fewest expressed genes of a profile that two different cells do not share by chance."""
-
-_CHUNK = 1 << 20
-"""So many cells are looked at a time."""
 
 _AT_ONCE = 1 << 26
 """So many hashes are sorted at once; where there are more cells, those of a range of hashes at a time."""
@@ -49,12 +46,6 @@ def find_leaks(split: Split, grammar: Grammar | None = None) -> list[str]:
     ]
 
 
-def _chunks(segments: Segments) -> Iterator[tuple[int, int]]:
-    """Stretches of positions of bounded length, neighbours joined."""
-    for start, stop in segments.spans():
-        yield from ((at, min(at + _CHUNK, stop)) for at in range(start, stop, _CHUNK))
-
-
 def _repeated_names(source: Source) -> Iterator[str]:
     whole = source.runs.whole()
     n_ranges = -(-source.n_cells // _AT_ONCE)
@@ -62,7 +53,7 @@ def _repeated_names(source: Source) -> Iterator[str]:
     for i in range(n_ranges):
         # the high bits of a hash are uniform: about as many cells in each range
         found, places = [], []
-        for start, stop in _chunks(whole):
+        for start, stop in chunks(whole):
             hashes = source.hashes(start, stop)
             own = (hashes >> np.uint64(40)).astype(np.int64) * n_ranges >> 24 == i
             found.append(hashes[own])
@@ -93,7 +84,7 @@ def _shared_profiles(split: Split) -> Iterator[str]:
     if not len(wanted):
         return
     trains = np.zeros(len(wanted), dtype=bool)
-    for start, stop in _chunks(split.of("train")):
+    for start, stop in chunks(split.of("train")):
         profiles, expressed = split.source.profiles(start, stop)
         trains |= np.isin(wanted, profiles[expressed >= EXPRESSED])
     for part, (profiles, places) in zip(PARTS[1:], held, strict=True):
@@ -108,7 +99,7 @@ def _shared_profiles(split: Split) -> Iterator[str]:
 def _profiles(source: Source, segments: Segments) -> tuple[Hashes, Integers]:
     """The profiles of some cells that express enough genes to be told apart, and their positions."""
     found, places = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.int64)]
-    for start, stop in _chunks(segments):
+    for start, stop in chunks(segments):
         profiles, expressed = source.profiles(start, stop)
         rich = expressed >= EXPRESSED
         found.append(profiles[rich])

@@ -174,6 +174,8 @@ def _in_order(batches: Sequence[PopulationBatch], order: npt.NDArray[np.intp]) -
     by = torch.from_numpy(order)
     exists = [torch.ones(b.perturbed.shape[:2], dtype=torch.bool) if b.mask is None else b.mask for b in batches]
     mask = torch.cat(exists)[by]
+    there = [torch.ones_like(b.perturbed[:, 0], dtype=torch.bool) if b.genes is None else b.genes for b in batches]
+    genes = torch.cat(there)[by]
     labels = (torch.cat(parts)[by] for parts in zip(*(batch.condition for batch in batches), strict=True))
     return PopulationBatch(
         perturbed=torch.cat([batch.perturbed for batch in batches])[by],
@@ -181,4 +183,5 @@ def _in_order(batches: Sequence[PopulationBatch], order: npt.NDArray[np.intp]) -
         mask=None if bool(mask.all()) else mask,
         condition=Condition(*labels),
         key=torch.cat([batch.key for batch in batches])[by],
+        genes=None if bool(genes.all()) else genes,
     )

@@ -104,6 +104,7 @@ class Populations:
         controls: Segments | None = None,
         pairing: Pairing = "assay_batch",
         held: int = HELD,
+        present: Flags | None = None,
     ) -> None:
         """Sort the cells into groups, match their controls and open the panel.
 
@@ -121,6 +122,7 @@ class Populations:
                 holds no controls (validation) is given the training controls here.
             pairing: which control cells stand beside which perturbed ones.
             held: bytes of control cells to hold in memory, at most.
+            present: which genes of the panel were measured [genes]; all when None.
 
         Raises:
             ValueError: for an argument out of range, controls that are not control cells, no group of two cells, a
@@ -129,6 +131,7 @@ class Populations:
         _check(scale, cells_per_population, control_share)
         self.cells_per_population, self.scale, self.seed = cells_per_population, float(scale), seed
         self.n_genes, self.pairing = len(genes), pairing
+        self.present = None if present is None or present.all() else torch.from_numpy(present)
         self._marginal = source.control is None
         perturbed, control = _divide(source, segments, controls)
         groups = Groups.of(perturbed)
@@ -223,6 +226,7 @@ class Populations:
             mask=None if exists.all() else torch.from_numpy(exists),
             condition=Condition(*torch.tensor([draw.condition for draw in draws], dtype=torch.int64).T.contiguous()),
             key=torch.tensor([draw.key for draw in draws], dtype=torch.int64),
+            genes=None if self.present is None else self.present.expand(len(draws), -1),
         )
 
     def _paired(self, draw: Draw, parts: Sequence[Loaded]) -> Integers:

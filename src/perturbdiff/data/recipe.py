@@ -2,8 +2,8 @@
 
 One TOML file names the columns, the control label, the scale of the expression, what is left out and what is
 held out. Reading is strict: an unknown key is an error that names the nearest known one, and a value of the wrong
-type is an error of one sentence. The tables [encoders], [model], [training] and [sampling] pass through untouched; the
-settings read them.
+type is an error of one sentence. The tables [encoders], [model], [training], [sampling] and [finetuning] pass through
+untouched; the settings read them.
 """
 
 import tomllib
@@ -143,7 +143,8 @@ class HoldOut(Match):
 
     Attributes:
         part: what they are held out for.
-        keep_fraction, keep_cells: so many of them stay in training, drawn by seed.
+        keep_fraction, keep_cells, keep_populations: so many of them stay in training, drawn by seed; a population has
+            training.cells_per_population cells.
         hold_out_controls: whether control cells that match are held out too.
         other_doses: what training cells of the same drug in the same context at another dose are: a "leak", or meant
             to "train".
@@ -152,23 +153,32 @@ class HoldOut(Match):
     part: Literal["test", "validation"]
     keep_fraction: float | None = None
     keep_cells: int | None = None
+    keep_populations: int | None = None
     hold_out_controls: bool = False
     other_doses: Literal["leak", "train"] = "leak"
 
     @model_validator(mode="after")
     def _check_keep(self) -> Self:
-        if self.keep_fraction is not None and self.keep_cells is not None:
-            raise ValueError(
-                f"keep_fraction = {self.keep_fraction} and keep_cells = {self.keep_cells} both say how many "
-                "cells stay in training; give one of them"
-            )
+        keys = ("keep_fraction", "keep_cells", "keep_populations")
+        both = [f"{key} = {getattr(self, key)}" for key in keys if getattr(self, key) is not None]
+        if len(both) > 1:
+            raise ValueError(f"{' and '.join(both)} both say how many cells stay in training; give one of them")
         if self.keep_fraction is not None and not 0 < self.keep_fraction < 1:
             raise ValueError(
                 f"keep_fraction = {self.keep_fraction} is not between 0 and 1; leave it out to keep no cell"
             )
-        if self.keep_cells is not None and self.keep_cells < 1:
-            raise ValueError(f"keep_cells = {self.keep_cells} is below 1; leave it out to keep no cell")
+        for key in keys[1:]:
+            kept = getattr(self, key)
+            if kept is not None and kept < 1:
+                raise ValueError(f"{key} = {kept} is below 1; leave it out to keep no cell")
         return self
+
+    def in_cells(self, cells_per_population: int) -> "HoldOut":
+        """The same rule, with the populations that it keeps as cells."""
+        if self.keep_populations is None:
+            return self
+        cells = self.keep_populations * cells_per_population
+        return self.model_copy(update={"keep_populations": None, "keep_cells": cells})
 
 
 class Recipe(Table):
@@ -183,7 +193,7 @@ class Recipe(Table):
         genes: the panel itself, instead of `n_genes`.
         exclude: cells that are left out altogether.
         perturbation: what a label of perturbation is made of.
-        encoders, model, training, sampling: passed through to the settings.
+        encoders, model, training, sampling, finetuning: passed through to the settings.
     """
 
     name: str
@@ -204,6 +214,7 @@ class Recipe(Table):
     model: dict[str, Any] = Field(default_factory=dict)
     sampling: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
+    finetuning: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from perturbdiff.data.cells import Cells
     from perturbdiff.data.moments import Moments
 
+CHUNK = 1 << 20
+"""So many cells are looked at a time."""
+
 type Integers = npt.NDArray[np.int64]
 type Hashes = npt.NDArray[np.uint64]
 type Flags = npt.NDArray[np.bool_]
@@ -171,6 +174,12 @@ class Segments:
     def positions(self) -> Integers:
         """All positions, ascending [n_cells]."""
         return stretched(self.start, self.sizes)
+
+
+def chunks(segments: Segments) -> "Iterator[tuple[int, int]]":
+    """Stretches of positions of bounded length, neighbours joined."""
+    for start, stop in segments.spans():
+        yield from ((at, min(at + CHUNK, stop)) for at in range(start, stop, CHUNK))
 
 
 def stretched(start: Integers, sizes: Integers) -> Integers:

@@ -194,6 +194,11 @@ def _refuse_overlap(runs: Runs, hold_out: Sequence[HoldOut], matched: list[Flags
 
 def _n_kept(rule: HoldOut, n_matched: int, i: int) -> int:
     """How many of a rule's cells stay in training."""
+    if rule.keep_populations is not None:
+        raise ValueError(
+            f"hold_out[{i}] keeps {rule.keep_populations} populations, whose number of cells is a setting of the "
+            "training; say it in cells (HoldOut.in_cells)."
+        )
     if not _keeps(rule):
         return 0
     if rule.keep_cells is not None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.core.population import COVARIATES
 from perturbdiff.data.conditions import PERTURBATION, Conditions
 from perturbdiff.data.dosage import Quantity
@@ -96,6 +97,23 @@ def rules(known: Conditions) -> list[str]:
         found.append(f"doses: any, in {' or '.join(known.dimensions)} or what converts to it.")
     found.append("cell types and assay batches that are new and have no features take the trained null.")
     return found
+
+
+def begun(checkpoint: Checkpoint) -> list[str]:
+    """Sentences on the pretraining that a model is, or begins from."""
+    if checkpoint.pretraining is not None:
+        found = []
+        for own, seen in zip(checkpoint.pretraining.sources, checkpoint.pretraining.seen, strict=True):
+            what = "control cells" if own["cells"] == "controls" else "cells"
+            found.append(
+                f"pretrained on {seen.n_cells:,} {what} of {own['name']!r}, weight {own['weight']:g}; "
+                f"{len(own['genes'])} genes were chosen on it."
+            )
+        return [*found, "it knows no perturbation: it predicts the cells of a cell type and assay batch (zero-shot)."]
+    if checkpoint.begun_from is not None:
+        sources = ", ".join(map(repr, checkpoint.begun_from["sources"]))
+        return [f"fine-tuned from a model pretrained on {sources}."]
+    return []
 
 
 def written(doses: list[Quantity]) -> str:

@@ -4,8 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import anndata
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
 import torch
 
+from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.config import Settings
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.composition import is_unit
@@ -75,3 +79,25 @@ def torch_device(device: str) -> str:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} is not there: torch sees no CUDA device; use 'cpu' or 'auto'.")
     return device
+
+
+def no_cells(checkpoint: Checkpoint, n_cells: int, *, cell_type: str | None, assay_batch: str | None) -> Cells:
+    """So many cells that express nothing, in the place of control cells, of a model that does not look at them.
+
+    Raises:
+        ValueError: the model looks at control cells, or there are none.
+    """
+    if checkpoint.recipe.control is not None:
+        raise ValueError("this model predicts from control cells, and none are given; give some.")
+    if n_cells < 1:
+        raise ValueError(f"cells={n_cells} must be at least 1; give how many cells to predict.")
+    labels = {"perturbation": "", "cell_type": cell_type or "", "assay_batch": assay_batch or ""}
+    return Cells(
+        values=sp.csr_matrix((n_cells, len(checkpoint.genes)), dtype=np.float32),
+        scale="log1p",
+        total_counts=None,
+        genes=pd.Index(checkpoint.genes),
+        names=pd.Index([f"cell{i}" for i in range(n_cells)]),
+        labels=pd.DataFrame({name: pd.Categorical([label] * n_cells) for name, label in labels.items()}),
+        control=None,
+    )

@@ -106,6 +106,11 @@ def predict(
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
         )
     known = checkpoint.conditions.asking(conditions["perturbation"])
+    if checkpoint.pretraining is not None:
+        say(
+            "zero-shot: this model was pretrained on cells without their perturbation, so it predicts the cells of "
+            "each cell type and assay batch; control cells say which and how many, and nothing else."
+        )
     _say_nulls(conditions, known, settings, say)
     _say_absent_columns(cells, conditions, checkpoint, say)
     candidates = np.flatnonzero(cells.is_control)
@@ -125,6 +130,7 @@ def predict(
         "populations": populations,
         "sampling": settings.sampling.model_dump_json(),
         "missing_genes": json.dumps(missing),
+        "zero_shot": checkpoint.pretraining is not None,
     }
     return _described(checkpoint, cells, conditions, control, (chunks, predicted), facts)
 
@@ -243,7 +249,17 @@ def _run(
     results: list[sp.csr_matrix[np.float32]] = []
     for batch in track(batches):
         labels = torch.from_numpy(index[:, [chunk.condition for chunk in batch]]).to(device)
-        results += _sample(denoiser, checkpoint.scale, settings, batch, labels, control, device=device, seed=seed)
+        results += _sample(
+            denoiser,
+            checkpoint.scale,
+            settings,
+            batch,
+            labels,
+            control,
+            alone=checkpoint.recipe.control is None,
+            device=device,
+            seed=seed,
+        )
     place = np.argsort(order)
     cells: sp.csr_matrix[np.float32] = sp.vstack([results[i] for i in place], format="csr")
     return cells
@@ -257,13 +273,16 @@ def _sample(
     labels: torch.Tensor,
     control: tuple[Rows, "sp.csr_matrix[np.float32]"],
     *,
+    alone: bool,
     device: str,
     seed: int,
 ) -> list["sp.csr_matrix[np.float32]"]:
-    """One minibatch of chunks of equal length."""
+    """One minibatch of chunks of equal length; `alone`, without looking at the control cells."""
     used, expression = control
     rows = np.searchsorted(used, np.stack([chunk.rows for chunk in batch]))
     dense = torch.from_numpy(expression[rows.ravel()].toarray()).reshape(*rows.shape, -1) / scale
+    if alone:
+        dense = torch.zeros_like(dense)
     cells = sample(
         denoiser,
         build_process(settings.model),

@@ -32,15 +32,18 @@ class DenoiserModule(LightningModule):
         denoiser: to be trained.
         settings: of the run.
         scale: what expression was divided by; reported distances are multiplied by it (log1p counts per 10^4).
+        by_batch: whether populations of different assay batches are judged apart. Where each has a few cells, cells of
+            one sample are more alike than those of two, and a distance over all would be too small.
     """
 
-    def __init__(self, denoiser: Denoiser, settings: Settings, *, scale: float) -> None:
+    def __init__(self, denoiser: Denoiser, settings: Settings, *, scale: float, by_batch: bool = False) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.settings = settings
         self.scale = scale
+        self.by_batch = by_batch
         self.objective = build_objective(settings)
-        self._sampled: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        self._sampled: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self._since = time.perf_counter()
 
     def training_step(self, batch: PopulationBatch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
@@ -79,11 +82,13 @@ class DenoiserModule(LightningModule):
                 for key in batch.key.tolist()
             ],
             mask=batch.mask,
+            genes=batch.genes,
             step=build_step(settings.sampling),
             cutoff=settings.sampling.cutoff,
         ).float()
         kept = torch.ones_like(sampled[..., 0], dtype=torch.bool) if batch.mask is None else batch.mask
-        labels = zip(batch.condition.perturbation.tolist(), batch.condition.cell_type.tolist(), strict=True)
+        told = batch.condition[: 2 + self.by_batch]
+        labels = zip(*(index.tolist() for index in told), strict=True)
         for i, label in enumerate(labels):
             self._sampled[label].append((sampled[i, kept[i]], batch.perturbed[i, kept[i]]))
 
@@ -127,6 +132,6 @@ class DenoiserModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and its schedule, one step at a time."""
         training = self.settings.training
-        optimizer = build_optimizer(self, training)
+        optimizer = build_optimizer(self, training, layer_decay=self.settings.finetuning.layer_decay)
         schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, training))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

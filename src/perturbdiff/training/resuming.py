@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from perturbdiff.checkpoint import DESCRIPTION, WEIGHTS, Checkpoint, load_checkpoint
@@ -62,6 +63,8 @@ def bound(described: Checkpoint) -> dict[str, Any]:
         "genes": list(described.genes),
         "scale": described.scale,
         "split": described.split["hash"],
+        "sources": [] if described.pretraining is None else list(described.pretraining.sources),
+        "the pretrained model": None if described.begun_from is None else described.begun_from["weights"],
     }
 
 
@@ -103,3 +106,12 @@ def _load(path: Path) -> dict[str, Any]:
         f"{str(path)!r} is damaged, so the run cannot be resumed; the model beside it is as it was: choose another "
         "folder, or overwrite the run."
     )
+
+
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """One hash of some weights."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from torch.utils.data import Dataset, IterableDataset
 
 from perturbdiff.core.population import PopulationBatch
-from perturbdiff.data.populations import Draw, Populations, Slab
+from perturbdiff.data.populations import Draw, Slab
 
 
 class Epochs(Protocol):
@@ -25,12 +25,16 @@ class Epochs(Protocol):
         """The slabs without end, from population `first` on."""
         ...
 
+    def plan(self, epoch: int, at_most: int | None = None) -> list[Draw]:
+        """The first populations of an epoch."""
+        ...
+
     def load(self, draws: Sequence[Draw]) -> Any:  # noqa: ANN401 - each its own
         """Read the cells of some populations."""
         ...
 
-    def batch(self, draws: Sequence[Draw], loaded: Any) -> PopulationBatch:  # noqa: ANN401 - what `load` gave
-        """A minibatch of populations whose cells were read."""
+    def batch(self, draws: Sequence[Draw], loaded: Any = None) -> PopulationBatch:  # noqa: ANN401 - what `load` gave
+        """A minibatch of populations whose cells were read, or are read now."""
         ...
 
 
@@ -124,7 +128,7 @@ def shared_out(slab: Slab, per_batch: int, share: Share) -> list[list[Draw]]:
 class FixedPopulations(Dataset[PopulationBatch]):
     """The same minibatches each time they are asked for: up to `at_most` populations of the first epoch's plan."""
 
-    def __init__(self, populations: Populations, *, per_batch: int, at_most: int) -> None:
+    def __init__(self, populations: Epochs, *, per_batch: int, at_most: int) -> None:
         plan = populations.plan(0, at_most)
         self.batches = [populations.batch(plan[i : i + per_batch]) for i in range(0, len(plan), per_batch)]
 

@@ -1,0 +1,299 @@
+"""Marginal pretraining: a model of the cells of each context, ``D_c ~ F(. | c)``, from a mixture of sources.
+
+No perturbation is told and the control stream is zero; cell type and assay batch are kept. The panel is made by merging
+and then selecting: the genes of highest variability of each source, on its training cells, and their union in the order
+of the sources. Genes that a source lacks are masked, not taken for zeros. A population of each large group is held
+back to choose the weights by. The scale is the root of the weighted mean of the sources' squared ones.
+
+The output begins at the mean expression: with controls of zero an output of zero would pass no gradient (ReLU).
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from perturbdiff.checkpoint import Checkpoint, Pretraining
+from perturbdiff.config import Settings
+from perturbdiff.data.audit import find_leaks
+from perturbdiff.data.composition import grammar_of
+from perturbdiff.data.conditions import Conditions
+from perturbdiff.data.features import FeatureTable
+from perturbdiff.data.genes import measured_scale, select_panel
+from perturbdiff.data.marginal import Marginal, batch_names, held_back
+from perturbdiff.data.mixing import Member, Mixture, check_names, recipe_of
+from perturbdiff.data.mixture import Aligned
+from perturbdiff.data.mixture import Mixture as Drawn
+from perturbdiff.data.moments import Moments, measure
+from perturbdiff.data.populations import Populations
+from perturbdiff.data.seen import Seen
+from perturbdiff.data.source import Segments
+from perturbdiff.data.split import HELD_OUT, PARTS, Split
+from perturbdiff.data.vocabulary import Vocabulary
+from perturbdiff.training.callbacks import Say
+from perturbdiff.training.encoders import check_features, features_named
+from perturbdiff.training.fitting import Beginning, Outcome, check_processes, fit, initial
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A source of a mixture and its split.
+
+    Attributes:
+        member: name, recipe, weight.
+        split: of its cells; those that are held out are never seen.
+    """
+
+    member: Member
+    split: Split
+
+    @property
+    def training(self) -> Segments:
+        """The cells that are used."""
+        segments = self.split.of("train")
+        if self.member.cells == "all":
+            return segments
+        return segments.take(self.split.source.runs.is_control[segments.run])
+
+
+def pretrain(
+    mixture: Mixture,
+    given: Sequence[Given],
+    settings: Settings,
+    *,
+    run: Path | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+    features: Mapping[str, FeatureTable] | None = None,
+    folder: Path | None = None,
+    say: Say = _LOG.info,
+    show_progress: bool = True,
+) -> Outcome:
+    """Pretrain a model on the training cells of some sources.
+
+    Args:
+        mixture: panel and settings.
+        given: the sources.
+        settings: of the mixture.
+        run: folder to write to and resume from; None keeps the model in memory only.
+        overwrite: whether to begin anew where `run` holds a run.
+        device: "auto", "cpu", "cuda" or another of Lightning's accelerators.
+        features: of cell types or assay batches, in place of those that the settings name.
+        folder: that files of features are relative to.
+        say: receives sentences for the user.
+        show_progress: whether to draw a progress bar.
+
+    Raises:
+        ValueError: the audit finds held-out cells in training, a source has none of the panel's genes, or as in
+            `training.trainer.train`.
+    """
+    say = check_processes(settings.training, say)
+    check_names([one.member.name for one in given])
+    audit(given)
+    say(f"the audit of {len(given)} sources found no held-out cell among the training cells.")
+    measured = [_measured(one, mixture) for one in given]
+    genes, lists = _panel(mixture, given, measured)
+    weights = np.array([one.member.weight for one in given])
+    known = [sorted(set(genes) & set(moments.genes), key=genes.index) for moments in measured]
+    for one, own, chosen in zip(given, known, lists, strict=True):
+        say(
+            f"{one.member.name}: {one.training.n_cells:,} cells, weight {one.member.weight:g}; {len(own)} of the "
+            f"panel's {len(genes)} genes are measured, {len(chosen)} were chosen on it."
+        )
+    scales = [measured_scale(moments, own) for moments, own in zip(measured, known, strict=True)]
+    scale = settings.model.scale or float(np.sqrt((weights * np.square(scales)).sum() / weights.sum()))
+    called = batch_names([one.member.name for one in given], [_labels(one, "assay_batch") for one in given])
+    conditions = _conditions(given, called, settings, folder, features)
+    populations, validation = _populations(given, called, genes, scale, conditions, settings, weights)
+    for note in populations.notes:
+        say(note)
+    described = Checkpoint(
+        weights={},
+        settings=settings,
+        genes=tuple(genes),
+        scale=scale,
+        vocabularies=conditions.trained,
+        features=conditions.features,
+        recipe=recipe_of(mixture, tuple(one.member for one in given)),
+        folder=None,
+        split=_split(given),
+        pretraining=Pretraining(
+            tuple(_described(one, own, names) for one, own, names in zip(given, lists, called, strict=True)),
+            tuple(Seen.of(one.member.name, one.split.source, one.training) for one in given),
+        ),
+    )
+    means = _mean_expression(measured, genes, weights) / scale
+
+    def begin() -> Beginning:
+        denoiser = initial(described, conditions)
+        denoiser.head.linear.bias.data.copy_(torch.from_numpy(means))
+        return Beginning(described, denoiser)
+
+    return fit(
+        described,
+        populations,
+        validation,
+        begin,
+        run=run,
+        overwrite=overwrite,
+        device=device,
+        say=say,
+        show_progress=show_progress,
+    )
+
+
+def audit(given: Sequence[Given]) -> None:
+    """Fail where held-out cells of one source train, in it or in another.
+
+    Raises:
+        ValueError: some do; the first leak is said.
+    """
+    leaks = [
+        f"{one.member.name}: {leak}"
+        for one in given
+        if one.split.source.control is not None
+        for leak in find_leaks(one.split, grammar_of(one.member.recipe))
+    ]
+    held = [one for one in given if any(one.split.of(part).n_cells for part in HELD_OUT)]
+    for trains in given:
+        others = [one for one in held if one is not trains]
+        if others:
+            seen = Seen.of(trains.member.name, trains.split.source, trains.training)
+            leaks += [f"{one.member.name}: {leak}" for one in others for leak in seen.leaks(one.split)]
+    if leaks:
+        more = f" ({len(leaks) - 1} more)" if len(leaks) > 1 else ""
+        raise ValueError(f"held-out cells would be pretrained on: {leaks[0]}{more}")
+
+
+def _measured(one: Given, mixture: Mixture) -> Moments:
+    source = one.split.source
+    whole = one.member.cells == "all"
+    known = source.moments(one.split.hash) if whole else None
+    wanted = None if mixture.genes is None else [gene for gene in mixture.genes if gene in source.genes]
+    return known or measure(source, wanted, one.training)
+
+
+def _panel(mixture: Mixture, given: Sequence[Given], measured: Sequence[Moments]) -> tuple[list[str], list[list[str]]]:
+    """The panel, and the genes that each source gave to it."""
+    if mixture.genes is not None:
+        lists = [[gene for gene in mixture.genes if gene in moments.genes] for moments in measured]
+        absent = [gene for gene in mixture.genes if not any(gene in moments.genes for moments in measured)]
+        if absent:
+            raise ValueError(
+                f"{len(absent)} of the panel's {len(mixture.genes)} genes are in no source, such as {absent[0]!r}; "
+                "leave them out, or mend the names."
+            )
+        for one, own in zip(given, lists, strict=True):
+            if not own:
+                raise ValueError(
+                    f"source {one.member.name!r} has none of the panel's {len(mixture.genes)} genes, such as "
+                    f"{mixture.genes[0]!r}; give all sources the same kind of gene names."
+                )
+        return list(mixture.genes), lists
+    lists = [select_panel(moments, mixture.n_genes) for moments in measured]
+    return list(dict.fromkeys(gene for own in lists for gene in own)), lists
+
+
+def _labels(one: Given, covariate: str) -> list[str]:
+    runs = one.split.source.runs
+    return sorted({str(label) for label in runs.labels[covariate].iloc[np.unique(one.training.run)]})
+
+
+def _conditions(
+    given: Sequence[Given],
+    called: Sequence[Mapping[str, str]],
+    settings: Settings,
+    folder: Path | None,
+    features: Mapping[str, FeatureTable] | None,
+) -> Conditions:
+    """The labels of all sources; cell types of one name are one, assay batches of different sources never."""
+    types = sorted({label for one in given for label in _labels(one, "cell_type")} - {""})
+    batches = [names[label] for one, names in zip(given, called, strict=True) for label in _labels(one, "assay_batch")]
+    trained = {
+        "perturbation": Vocabulary("perturbation", ()),
+        "cell_type": Vocabulary("cell_type", tuple(types)),
+        "assay_batch": Vocabulary("assay_batch", tuple(sorted(batches))),
+    }
+    found = features_named(settings, folder, features)
+    conditions = Conditions(trained, features=found, learned=settings.encoders.with_learned_labels)
+    check_features(conditions, settings)
+    return conditions
+
+
+def _populations(
+    given: Sequence[Given],
+    called: Sequence[Mapping[str, str]],
+    genes: Sequence[str],
+    scale: float,
+    conditions: Conditions,
+    settings: Settings,
+    weights: npt.NDArray[np.float64],
+) -> tuple[Drawn, Drawn | None]:
+    """What trains, and what judges."""
+    training = settings.training
+    trains: list[Populations] = []
+    judges: list[Populations] = []
+    judging: list[int] = []
+    for i, (one, names) in enumerate(zip(given, called, strict=True)):
+        aligned = Aligned.to(one.split.source, genes)
+        unlabelled = Marginal(aligned, dict(names))
+        own, back = held_back(one.training, training.cells_per_population)
+        for segments, into in ((own, trains), (back, judges)):
+            if len(segments):
+                into.append(
+                    Populations(
+                        unlabelled,
+                        segments,
+                        genes,
+                        scale,
+                        conditions.vocabularies,
+                        cells_per_population=training.cells_per_population,
+                        control_share=0.0,
+                        seed=training.seed + i,
+                        present=aligned.present,
+                    )
+                )
+        judging += [i] * bool(len(back))
+    drawn = Drawn(trains, weights.tolist(), seed=training.seed)
+    if not judges:
+        return drawn, None
+    return drawn, Drawn(judges, weights[judging].tolist(), seed=training.seed)
+
+
+def _mean_expression(
+    measured: Sequence[Moments], genes: Sequence[str], weights: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
+    """The mean log1p counts per 10^4 of each gene, over the sources that have it, by their weights [genes]."""
+    totals, counted = np.zeros(len(genes)), np.zeros(len(genes))
+    for moments, weight in zip(measured, weights, strict=True):
+        place = moments.genes.get_indexer(pd.Index(genes))
+        there = place >= 0
+        totals[there] += weight * moments.logs[place[there]] / moments.n_cells
+        counted[there] += weight
+    return (totals / counted).astype(np.float32)
+
+
+def _described(one: Given, own: Sequence[str], names: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "name": one.member.name,
+        "recipe": one.member.recipe.name,
+        "weight": one.member.weight,
+        "cells": one.member.cells,
+        "split": one.split.hash,
+        "genes": list(own),
+        "batches": dict(names),
+    }
+
+
+def _split(given: Sequence[Given]) -> dict[str, Any]:
+    """What is kept of the splits: one hash over those of the sources; conditions are in the sources' recipes."""
+    hashes = " ".join(one.split.hash for one in given)
+    return {"hash": hashes, "seed": given[0].split.seed, "conditions": {part: [] for part in PARTS[1:]}}
