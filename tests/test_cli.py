@@ -173,7 +173,7 @@ def test_inspect_prints_what_a_model_knows(cli, screen):
     assert found["labels"]["cell_type"] == ["type_1", "type_2", "type_3"]
     assert len(found["genes"]) == 30
     assert found["split"]["hash"] == load_checkpoint(screen.run).split["hash"]
-    assert set(found["settings"]) == {"encoders", "model", "training", "sampling"}
+    assert set(found["settings"]) == {"encoders", "model", "training", "sampling", "finetuning"}
 
 
 # predict

@@ -85,6 +85,8 @@ def test_an_interrupted_training_in_memory_keeps_its_model(make_model, signal_at
 def test_a_second_signal_ends_at_once_with_a_keyboard_interrupt_and_not_the_interpreter(
     make_model, tmp_path, signal_at
 ):
+    # a shell's background jobs begin with Ctrl-C ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     signal_at(1, signal.SIGINT, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
