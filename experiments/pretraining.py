@@ -11,10 +11,14 @@ one model is fine-tuned, and from new weights another trained, at equal steps an
 
 The weights are chosen on validation cells that are the same for both: CD8 T cells; other cells of each knock-out. Each
 is done for two readings of the network: as a change added to the control cells and the mean change (target "residual",
-the default; the head begins afresh) and as the cell itself (target "cell", the release's; the head is kept). Results:
+the default; the head begins afresh) and as the cell itself (target "cell", the release's; the head is kept).
+
+What is done stays in experiments/runs, and the same command goes on from there. Results:
 experiments/results/pretraining.md."""
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import wraps
 from itertools import product
 from pathlib import Path
 
@@ -44,9 +48,25 @@ VALIDATING, TESTING = 15, (10, 200)
 """Cells of each knock-out that validate; that it must have to be tested, and that test at most."""
 
 
+def kept(make: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
+    """A part of the experiment that is done once: its table stays in `runs`, and the experiment goes on from there."""
+
+    @wraps(make)
+    def once(data: Path, *what: object) -> pd.DataFrame:
+        path = HERE / "runs" / f"{make.__name__}-{'-'.join(map(str, what))}.parquet"
+        if not path.exists():
+            torch.set_num_threads(1)
+            path.parent.mkdir(exist_ok=True)
+            make(data, *what).to_parquet(path.with_suffix(".part"))
+            path.with_suffix(".part").replace(path)
+        return pd.read_parquet(path)
+
+    return once
+
+
+@kept
 def pretrained(data: Path, target: str, seed: int) -> pd.DataFrame:
     """Pretrain a model, which stays in its folder; how it predicts held-out cells on its way."""
-    torch.set_num_threads(1)
     folder = HERE / "runs" / f"pbmc-{target}-{seed}"
     sources = {name: PerturbDiff.from_recipe(read_recipe(HERE / f"{name}.toml"), folder=data) for name in SOURCES}
     tables = []
@@ -157,9 +177,9 @@ def papalexi(data: Path, amount: int, seed: int) -> tuple[PerturbDiff, Cells, pd
     return model, judging, groups, rules
 
 
+@kept
 def one(data: Path, name: str, amount: int | None, target: str, seed: int) -> pd.DataFrame:
     """Fine-tuned and from scratch, on the same cells."""
-    torch.set_num_threads(1)
     predicted, facts = {}, {}
     for method in METHODS:
         model, cells, groups, rules = (kang if name == "kang" else papalexi)(data, amount, seed)
