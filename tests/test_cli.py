@@ -232,7 +232,9 @@ def test_evaluate_writes_tables_and_a_figure_and_prints_the_summary(cli, screen,
     assert ended.status == 0, ended.err
     for text in ("predicted", "control + mean shift", "ceiling", "energy"):
         assert text in ended.out
-    assert files_under(out) == ["figure.png", "metrics.csv", "metrics.json", "overall.csv"]
+    tables = ["contexts.csv", "genes.parquet", "metrics.csv", "metrics.json", "overall.csv"]
+    written = [name for name in files_under(out) if not name.startswith("cache")]
+    assert written == sorted(["cells.parquet", "figure.png", *tables])
     assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert cli(*line, "--quiet").refused("exists already; choose another name, or give --overwrite")
     again = cli(*line, "--overwrite", "--json", "--quiet")

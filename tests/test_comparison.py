@@ -3,19 +3,19 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff import comparison
 from perturbdiff.baselines.control import groups_of, predict_control
-from perturbdiff.comparison import CEILING, CONTROL, MEAN_SHIFT, compare
+from perturbdiff.comparison import BASELINES, CEILING, CONTROL, MEAN_SHIFT, Depth, compare
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.reading import read_h5ad
 from perturbdiff.data.recipe import Columns, Expression, Match
-from perturbdiff.evaluation.metrics import METRICS, Population
+from perturbdiff.evaluation.metrics import CONTEXT_METRICS, METRICS, Population
 from perturbdiff.evaluation.pairs import align
 
 GENES = pd.Index([f"g{i}" for i in range(12)])
@@ -93,7 +93,8 @@ def test_undefined_metrics_are_counted_and_said():
     silent = make_cells([("control", "B", 40), ("a", "B", 30)], 3, shift=0.0)
     found = compare({"model": PREDICTED}, silent, training=TRAINING, seed=0, conditions=[("a", "B")])
     assert math.isnan(found.summary().loc["model", "de_auroc"])
-    assert any(note.startswith("de_auroc of 'model' is undefined in 1 of 1 conditions") for note in found.notes)
+    undefined = "pearson_from_centroid, de_auroc, de_overlap, spread_between of every method are undefined in 1 of 1"
+    assert any(note.startswith(undefined) for note in found.notes)
 
 
 def test_several_predicted_files_stand_side_by_side(compared):
@@ -120,14 +121,18 @@ def test_a_predicted_file_may_not_take_a_baselines_name_and_training_must_hold_t
 def test_saved_tables_are_read_back_and_undefined_values_are_null(tmp_path):
     found = compare({"model": PREDICTED}, OBSERVED, training=None, seed=0)
     found.save(tmp_path / "eval")
-    assert sorted(path.name for path in (tmp_path / "eval").iterdir()) == ["metrics.csv", "metrics.json", "overall.csv"]
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "eval" / "metrics.csv"), found.table, check_dtype=False)
+    names = ["contexts.csv", "genes.parquet", "metrics.csv", "metrics.json", "overall.csv"]
+    assert sorted(path.name for path in (tmp_path / "eval").iterdir()) == names
+    for name, table in {"metrics": found.scores, "overall": found.overall, "contexts": found.contexts}.items():
+        read = pd.read_csv(tmp_path / "eval" / f"{name}.csv", keep_default_na=False, na_values={"value": "nan"})
+        assert list(read.columns) == list(table.columns)
+        assert read["value"].to_numpy() == pytest.approx(table["value"].to_numpy(), nan_ok=True)
     content = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert content["notes"] == list(found.notes)
-    assert len(content["conditions"]) == len(found.table)
-    missing = [row for row in content["overall"] if row["method"] == MEAN_SHIFT]
-    assert all(row["value"] is None and row["undefined"] == 2 for row in missing)
-    assert set(content["legend"]) == {metric.name for metric in METRICS}
+    assert len(content["conditions"]) == len(found.scores)
+    assert all(row["scaled_low"] is None or math.isfinite(row["scaled_low"]) for row in content["overall"])
+    assert MEAN_SHIFT not in {row["method"] for row in content["overall"]}
+    assert set(content["legend"]["ours"]) == {metric.name for metric in (*METRICS, *CONTEXT_METRICS)}
 
 
 def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, compared):
@@ -137,7 +142,7 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkey
     def full(*_args, **_kwargs):
         raise OSError("no space left")
 
-    monkeypatch.setattr(comparison.Path, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="no space left"):
         replace(compared, notes=("changed",)).save(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -205,3 +210,108 @@ def test_a_shift_pooled_over_cell_types_gives_the_published_anchors(kang):
 def _bias(population: Population) -> float:
     """What counting each cell's pair with itself adds to the energy distance."""
     return population.distance_within / (2 * population.cells.shape[0])
+
+
+@pytest.fixture(scope="module")
+def deep():
+    depth = Depth(baselines=tuple(BASELINES), projection=True, replicates=True, suites=("ours", "paper"))
+    return compare({"model": PREDICTED}, OBSERVED, training=TRAINING, seed=0, depth=depth)
+
+
+def test_all_baselines_and_suites_stand_beside_each_other_and_every_method_is_described(deep):
+    methods = {method.name: method for method in deep.methods}
+    assert list(methods) == ["model", *BASELINES, CEILING]
+    assert [method.kind for method in methods.values()] == ["predicted", *["baseline"] * len(BASELINES), "ceiling"]
+    assert all(method.about for method in methods.values())
+    assert set(deep.scores["method"]) == set(methods)
+    assert list(dict.fromkeys(deep.scores["suite"])) == ["ours", "paper"]
+    assert (deep.baseline, deep.ceiling) == (MEAN_SHIFT, CEILING)
+    assert deep.missing == ()
+
+
+def test_a_baseline_that_has_nothing_to_say_of_a_condition_is_undefined_there_and_a_note_says_why(deep):
+    # "additive" is of combinations, and the nearest cell type of B is T, which training has
+    table = deep.scores.set_index(["suite", "method", "perturbation", "cell_type", "metric"])["value"]
+    left_out = [note for note in deep.notes if "leaves out" in note]
+    for name in BASELINES:
+        undefined = math.isnan(table["ours", name, "a", "B", "mae"])
+        assert undefined == any(note.startswith(repr(name)) for note in left_out), name
+        assert math.isnan(table["paper", name, "a", "B", "MAE"]) == undefined
+
+
+def test_the_folder_holds_tests_of_observed_and_predicted_genes_and_placed_cells(deep, tmp_path):
+    deep.save(tmp_path)
+    genes = pd.read_parquet(tmp_path / "genes.parquet")
+    assert list(genes.columns) == [
+        "side", "perturbation", "cell_type", "gene", "change", "p_value", "p_adjusted", "mean",
+    ]  # fmt: skip
+    assert set(genes["side"]) == {"observed", "model"}
+    assert len(genes) == 2 * 2 * 12
+    own = genes[(genes["side"] == "model") & (genes["perturbation"] == "a")]
+    pairs = align({"model": PREDICTED}, OBSERVED)
+    change = pairs.populations_of(PREDICTED)(("a", "B")).mean - pairs.control("B").mean
+    assert own["change"].to_numpy() == pytest.approx(change)
+    assert (own["p_adjusted"] >= own["p_value"]).all()
+    cells = pd.read_parquet(tmp_path / "cells.parquet")
+    assert list(cells.columns) == ["side", "perturbation", "cell_type", "pc1", "pc2"]
+    assert set(cells["side"]) == {"observed", "control", "model"}
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert {"perturbdiff", "cell-eval", "cell-eval2", "pdex", "numpy", "scipy", "anndata", "python"} <= set(
+        content["versions"]
+    )
+    assert 0 < content["variance"][1] <= content["variance"][0] <= 1
+    assert content["settings"]["seed"] == 0
+    assert content["settings"]["paper: fdr_threshold"] == "0.05"
+    assert content["audit"] is None
+    assert {row["metric"] for row in content["dynamic_range"]} >= {"energy_distance", "MAE"}
+
+
+def test_every_mean_has_an_interval_and_a_scaled_score_that_is_0_at_the_baseline_and_1_at_the_ceiling(deep):
+    overall = deep.overall.set_index(["suite", "method", "metric"])
+    row = overall.loc[("ours", "model", "energy_distance")]
+    assert row["low"] <= row["value"] <= row["high"]
+    assert not any(name.startswith("R2") for name in deep.headline)
+    scaled = deep.overall.dropna(subset="scaled")
+    assert scaled.loc[scaled["method"] == MEAN_SHIFT, "scaled"].to_numpy() == pytest.approx(0.0, abs=1e-9)
+    assert scaled.loc[scaled["method"] == CEILING, "scaled"].to_numpy() == pytest.approx(1.0)
+
+
+def test_each_cell_type_has_its_own_means():
+    both = make_cells([(tau, kind, 20) for kind in "TB" for tau in ("control", "a", "b")], 4)
+    found = compare({"model": both}, both, training=None, seed=0)
+    contexts = found.contexts.set_index(["suite", "method", "cell_type", "metric"])
+    assert list(dict.fromkeys(found.contexts["cell_type"])) == ["B", "T"]
+    table = found.table
+    own = table[(table["cell_type"] == "T") & (table["metric"] == "mmd") & (table["method"] == "control")]["value"]
+    assert contexts.loc[("ours", "control", "T", "mmd"), "value"] == pytest.approx(own.mean())
+    assert contexts.loc[("ours", "control", "T", "mmd"), "conditions"] == 2
+
+
+def test_values_on_another_scale_than_declared_are_refused_or_warned_of():
+    counts = replace(OBSERVED, values=np.asarray(OBSERVED.values) * 30)
+    with pytest.raises(ValueError, match=r"the cells of 'observed' sum to .* counts over the judged genes"):
+        compare({"model": PREDICTED}, counts, training=None, seed=0)
+    with pytest.raises(ValueError, match=r"the cells of 'model' sum to .* declare the scale"):
+        compare(
+            {"model": replace(PREDICTED, values=np.asarray(PREDICTED.values) * 30)}, OBSERVED, training=None, seed=0
+        )
+    twice = replace(PREDICTED, values=np.log1p(np.asarray(PREDICTED.values)))
+    found = compare({"model": twice}, OBSERVED, training=None, seed=0)
+    assert any(caution.kind == "scale" and "'model'" in caution.text for caution in found.warnings)
+
+
+def test_a_baseline_or_a_suite_that_there_is_not_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"there is no baseline 'rigde'; .*'ridge'"):
+        compare({"m": PREDICTED}, OBSERVED, training=TRAINING, seed=0, depth=Depth(baselines=("rigde",)))
+    with pytest.raises(ValueError, match="there is no suite 'papers'"):
+        compare({"m": PREDICTED}, OBSERVED, training=TRAINING, seed=0, depth=Depth(suites=("papers",)))
+
+
+def test_a_suite_whose_context_is_too_large_is_left_out_and_computed_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr("perturbdiff.evaluation.suites.VALUES", 100)
+    found = compare({"m": PREDICTED}, OBSERVED, training=None, seed=0, depth=Depth(suites=("ours", "paper")))
+    assert set(found.scores["suite"]) == {"ours"}
+    assert any("the suite 'paper' is left out: cell type 'B'" in note for note in found.notes)
+    forced = Depth(suites=("ours", "paper"), forced=("paper",))
+    asked = compare({"m": PREDICTED}, OBSERVED, training=None, seed=0, depth=forced)
+    assert set(asked.scores["suite"]) == {"ours", "paper"}

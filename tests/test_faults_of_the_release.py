@@ -52,7 +52,7 @@ def test_a_changed_hold_out_never_reuses_old_indices(make_model, tmp_path):
         assert set(drawn.tolist()) <= set(split.rows("train").tolist())
         assert not set(drawn.tolist()) & set(split.rows("test").tolist())
     train(make_model(hold_out=rules[0]), run=tmp_path)
-    before = sorted(path.name for path in tmp_path.parent.rglob("*cache*"))
+    before = sorted(path.name for path in tmp_path.rglob("*cache*"))
     assert before == []
     with pytest.raises(ValueError, match=r"holds another run .it differs in .*split"):
         train(make_model(hold_out=rules[1]), run=tmp_path)

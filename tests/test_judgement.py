@@ -9,7 +9,9 @@ from perturbdiff.comparison import MEAN_SHIFT
 from perturbdiff.data.export import write_h5ad
 from perturbdiff.data.reading import read_h5ad
 from perturbdiff.data.recipe import Columns, Expression, write_recipe
-from perturbdiff.judgement import Origin, compare_files
+from perturbdiff.evaluation.cache import Cache
+from perturbdiff.evaluation.disk import Disk
+from perturbdiff.judgement import LEAK, Origin, compare_files
 from perturbdiff.model import PerturbDiff
 
 
@@ -90,3 +92,174 @@ def test_the_control_cells_against_themselves_change_nothing(screen, predicted, 
     content = json.loads((tmp_path / "metrics.json").read_text())
     shares = {row["method"]: row["value"] for row in content["overall"] if row["metric"] == "spread_ratio"}
     assert shares["control"] == pytest.approx(1.0, abs=0.5)
+
+
+NAMED = {
+    "columns": Columns(perturbation="perturbation", cell_type="cell_type"),
+    "expression": Expression(scale="counts"),
+    "control": "control",
+}
+
+
+def test_files_on_disk_give_the_numbers_of_files_in_memory_and_are_read_a_condition_at_a_time(
+    screen, predicted, monkeypatch
+):
+    held = compare_files({"model": predicted}, screen.data, **NAMED)
+    read = []
+    original = Disk.log_expression
+    monkeypatch.setattr(
+        Disk, "log_expression", lambda self, genes, rows=None: read.append(len(rows)) or original(self, genes, rows)
+    )
+    stored = compare_files({"model": predicted}, screen.data, **NAMED, in_memory=0)
+    assert read
+    assert max(read) <= 24  # the control cells of a type
+    assert stored.table["value"].to_numpy() == pytest.approx(held.table["value"].to_numpy(), nan_ok=True, rel=1e-6)
+
+
+def test_the_observed_tests_are_kept_and_found_again_for_another_prediction(screen, predicted, tmp_path, monkeypatch):
+    first = compare_files({"model": predicted}, screen.data, **NAMED, cache=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    monkeypatch.setattr(Cache, "save", lambda *_: pytest.fail("made again"))
+    again = compare_files({"model": predicted}, screen.data, **NAMED, cache=tmp_path / "cache")
+    assert again.table.equals(first.table)
+    other = compare_files({"other name": predicted}, screen.data, **NAMED, cache=tmp_path / "cache")
+    assert other.table["value"].equals(first.table["value"])
+    without = compare_files({"model": predicted}, screen.data, **NAMED)
+    assert without.table.equals(first.table)
+
+
+def test_a_run_brings_its_history_and_settings_and_an_audit_without_a_leak(screen, predicted):
+    found = compare_files({"model": predicted}, screen.data, source=Origin.of_run(screen.run))
+    assert found.audit is not None
+    assert found.audit["judged"] == found.audit["held_out"] == 1
+    assert found.audit["leaks"] == found.audit["in_training"] == []
+    assert not [caution for caution in found.warnings if caution.kind == LEAK]
+    assert found.run is not None
+    assert [row["step"] for row in found.run["history"]] == sorted(row["step"] for row in found.run["history"])
+    assert any("validation_energy" in row for row in found.run["history"])
+    assert found.run["settings"]["training"]["max_steps"] == 4
+    assert found.settings["observed file"] == "screen.h5ad, counts"
+    assert found.settings["predicted file 'model'"] == "predicted.h5ad, log1p"
+    assert found.settings["training cells"].endswith(" of screen")
+
+
+def test_a_judged_condition_that_was_trained_on_is_the_first_warning(screen, adata, tmp_path):
+    path = tmp_path / "trained.h5ad"
+    model = PerturbDiff.load(screen.run)
+    write_h5ad(model.predict(adata, perturbation="stimulus_2", cell_type="type_1", device="cpu"), path)
+    found = compare_files({"model": path}, screen.data, source=Origin.of_run(screen.run))
+    assert found.warnings[0].kind == LEAK
+    assert found.warnings[0].text.startswith("1 of the 1 judged conditions were in training, such as 'stimulus_2 in")
+    assert found.audit["in_training"] == [{"perturbation": "stimulus_2", "cell_type": "type_1"}]
+    validation = tmp_path / "validation.h5ad"
+    write_h5ad(model.predict(adata, perturbation="stimulus_2", cell_type="type_3", device="cpu"), validation)
+    found = compare_files({"model": validation}, screen.data, source=Origin.of_run(screen.run))
+    assert "are of the validation part" in found.warnings[0].text
+
+
+def test_a_prediction_of_another_split_is_warned_of(screen, predicted, tmp_path):
+    adata = read_h5ad(predicted)
+    adata.uns["perturbdiff"]["split_hash"] = "another"
+    write_h5ad(adata, tmp_path / "p.h5ad")
+    found = compare_files({"model": tmp_path / "p.h5ad"}, screen.data, source=Origin.of_run(screen.run))
+    assert "'model' was predicted by a model of another split" in found.warnings[0].text
+
+
+def _only(adata, perturbed):
+    return adata[(adata.obs["perturbation"].astype(str) != "control").to_numpy() == perturbed].copy()
+
+
+def _one_cell(adata):
+    rows = np.flatnonzero(adata.obs["perturbation"].astype(str) != "control")
+    return adata[np.setdiff1d(np.arange(adata.n_obs), rows[1:])].copy()
+
+
+def _with_value(adata, value):
+    copy = adata.copy()
+    dense = copy.X.toarray() if hasattr(copy.X, "toarray") else np.array(copy.X)
+    dense[:, 0] = value
+    copy.X = dense
+    return copy
+
+
+def _renamed(adata, column, label):
+    copy = adata.copy()
+    old = copy.obs[column].astype(str)
+    copy.obs[column] = old.where(old == "control", label) if column == "perturbation" else label
+    return copy
+
+
+def _other_genes(adata):
+    copy = adata.copy()
+    copy.var_names = [f"ENSG{i}" for i in range(copy.n_vars)]
+    return copy
+
+
+BAD = {
+    "other genes": (_other_genes, None, "share no gene name"),
+    "another condition": (
+        lambda adata: _renamed(adata, "perturbation", "stimulus_9"),
+        None,
+        "the observed file has no cells of 'stimulus_9 in type_3'; the nearest is 'stimulus_",
+    ),
+    "another cell type": (
+        lambda adata: _renamed(adata, "cell_type", "type_9"),
+        None,
+        "the observed file has no cells of 'stimulus_1 in type_9'",
+    ),
+    "one cell": (_one_cell, None, "'stimulus_1 in type_3' has one cell in 'p'"),
+    "no controls": (
+        lambda adata: _only(adata, perturbed=True),
+        lambda adata: _only(adata, perturbed=True),
+        "neither the predicted nor the observed file holds control cells",
+    ),
+    "only controls": (lambda adata: _only(adata, perturbed=False), None, "'p' holds no predicted cells"),
+    "NaN predicted": (lambda adata: _with_value(adata, np.nan), None, "'p.h5ad' holds the value nan"),
+    "NaN observed": (None, lambda adata: _with_value(adata, np.nan), "'o.h5ad' holds the value nan"),
+    "negative": (lambda adata: _with_value(adata, -2.0), None, "'p.h5ad' .*-2|negative"),
+    "counts predicted": (lambda adata: _with_value(adata, 40.0), None, "sum to .*declare the scale|'p.h5ad' .*log1p"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_bad_input_is_refused_in_one_clear_sentence(screen, predicted, tmp_path, name, on_disk):
+    of_predicted, of_observed, sentence = BAD[name]
+    for path, source, change in (
+        (tmp_path / "p.h5ad", predicted, of_predicted),
+        (tmp_path / "o.h5ad", screen.data, of_observed),
+    ):
+        adata = read_h5ad(source)
+        write_h5ad(adata if change is None else change(adata), path)
+    with pytest.raises(ValueError, match=sentence) as error:
+        compare_files({"p": tmp_path / "p.h5ad"}, tmp_path / "o.h5ad", **NAMED, **({"in_memory": 0} if on_disk else {}))
+    assert "\n" not in str(error.value)
+    assert str(error.value).endswith(".")
+
+
+def test_observed_counts_that_are_declared_as_logarithms_are_refused(screen, predicted):
+    with pytest.raises(ValueError, match=r"sum to .*declare the scale|log1p"):
+        compare_files({"p": predicted}, screen.data, **(NAMED | {"expression": Expression(scale="log1p")}))
+
+
+def test_the_command_says_what_it_judges_writes_everything_and_names_what_is_missing(cli, screen, predicted, tmp_path):
+    named = ["--perturbation", "perturbation", "--control", "control", "--cell-type", "cell_type", "--scale", "counts"]
+    out = tmp_path / "e"
+    ended = cli("evaluate", predicted, screen.data, *named, "--out", out, "--suites", "ours", "--jobs", 2)
+    assert ended.status == 0, ended.err
+    assert "suites of metrics: ours; not paper and vcc2026, which --suites would add." in ended.err
+    assert "'ridge', 'kernel ridge', 'nearest cell type' are missing: they need the training cells" in ended.err
+    assert "warning: only 1 perturbation is judged" in ended.err
+    tables = {"metrics.csv", "overall.csv", "contexts.csv", "metrics.json", "genes.parquet", "cells.parquet"}
+    assert tables | {"figure.png"} <= {path.name for path in out.iterdir()}
+    line = ["evaluate", predicted, screen.data, *named, "--quiet", "--out", tmp_path / "f"]
+    assert cli(*line, "--suites", "papers").refused("there is no suite 'papers'; choose of ours, paper, vcc2026")
+    assert cli(*line, "--baselines", "rigde").refused("there is no baseline 'rigde'; .*'ridge'")
+
+
+def test_a_leak_is_said_however_quiet(cli, screen, adata, tmp_path):
+    path = tmp_path / "trained.h5ad"
+    model = PerturbDiff.load(screen.run)
+    write_h5ad(model.predict(adata, perturbation="stimulus_2", cell_type="type_1", device="cpu"), path)
+    line = ["evaluate", path, screen.data, "--run", screen.run, "--out", tmp_path / "e", "--suites", "ours"]
+    assert cli(*line, "--quiet").err.startswith("LEAK: 1 of the 1 judged conditions were in training")

@@ -1,20 +1,40 @@
-"""From files on disk to a comparison: predicted and observed .h5ad files, and a run or recipe for training cells."""
+"""From files on disk to a comparison: predicted and observed .h5ad files, and a run or recipe for training cells.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+A run also says what was held out. So the judged conditions are audited against its split: a leak is a warning that
+comes before all others.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from perturbdiff.checkpoint import load_checkpoint
-from perturbdiff.comparison import Comparison, compare
+import pandas as pd
+
+from perturbdiff.checkpoint import Checkpoint, load_checkpoint
+from perturbdiff.comparison import Comparison, Depth, compare
 from perturbdiff.config import settings_of
+from perturbdiff.data.audit import find_leaks
 from perturbdiff.data.cells import Cells
+from perturbdiff.data.composition import grammar_of
+from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.opening import open_source
 from perturbdiff.data.recipe import Columns, Expression, Recipe, read_recipe
-from perturbdiff.data.split import split_cells
-from perturbdiff.evaluation.files import read_file
+from perturbdiff.data.split import HELD_OUT, Split, split_cells
+from perturbdiff.evaluation.cache import Cache, content_hash
+from perturbdiff.evaluation.cautions import Caution
+from perturbdiff.evaluation.files import DECLARATION, IN_MEMORY, declared_by, open_file
+from perturbdiff.evaluation.pairs import Condition, File, has_controls
+from perturbdiff.evaluation.suites import versions
 
 TRAINING_CELLS = 1 << 20
 """So many training cells are read for the baselines, at most: of more, an even share of every group."""
+
+LEAK = "leak"
+"""The kind of a warning that judged cells may have been trained on."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +46,24 @@ class Origin:
         folder: that its files are relative to; None where the data were in memory.
         seed: of the split.
         split_hash: that the split must have; None where any will do.
+        run: the folder of the run; None where there is none.
+        features: of the agents of perturbations, for baselines; None where the run has none.
     """
 
     recipe: Recipe
     folder: Path | None
     seed: int
     split_hash: str | None
+    run: Path | None = None
+    features: FeatureTable | None = None
 
     @classmethod
     def of_run(cls, run: Path) -> "Origin":
         """The data that a run was trained on."""
         checkpoint = load_checkpoint(run)
         folder = None if checkpoint.folder is None else Path(checkpoint.folder)
-        return cls(checkpoint.recipe, folder, checkpoint.split["seed"], checkpoint.split["hash"])
+        split, features = checkpoint.split, checkpoint.features.get("perturbation")
+        return cls(checkpoint.recipe, folder, split["seed"], split["hash"], run, features)
 
     @classmethod
     def of_recipe(cls, path: Path) -> "Origin":
@@ -52,18 +77,27 @@ class Origin:
         Raises:
             ValueError: the data were in memory only, or are no longer those that the run was trained on.
         """
+        split = self.split
+        return split.source.in_memory(split.of("train"), at_most=TRAINING_CELLS)
+
+    @cached_property
+    def split(self) -> Split:
+        """The split of the data.
+
+        Raises:
+            ValueError: as `training_cells`.
+        """
         if self.folder is None:
             raise ValueError(
                 "this run was trained on data in memory, so its training cells cannot be read again; give --recipe."
             )
-        source = open_source(self.recipe, self.folder)
-        split = split_cells(source, self.recipe.hold_out, seed=self.seed)
+        split = split_cells(open_source(self.recipe, self.folder), self.recipe.hold_out, seed=self.seed)
         if self.split_hash is not None and split.hash != self.split_hash:
             raise ValueError(
                 f"the files of {self.recipe.name!r} in {str(self.folder)!r} give another split than the run was "
                 "trained with, so they have changed since; restore them, or give --recipe."
             )
-        return source.in_memory(split.of("train"), at_most=TRAINING_CELLS)
+        return split
 
 
 def compare_files(
@@ -76,18 +110,24 @@ def compare_files(
     predicted_expression: Expression | None = None,
     control: str | None = None,
     seed: int = 0,
+    depth: Depth | None = None,
+    cache: Path | None = None,
+    in_memory: int = IN_MEMORY,
 ) -> Comparison:
-    """Judge predicted files beside the baselines and the ceiling.
+    """Judge predicted files beside the baselines and the ceilings.
 
     Args:
         predicted: files by the name that they have in the tables.
         observed: the file of observed cells.
-        source: brings the training cells, and says how the observed file is to be read.
+        source: brings the training cells, says how the observed file is to be read, and what was held out.
         columns: of files that do not declare them; those of the source when absent.
         expression: layer and scale of the observed file; those of the source when absent.
         predicted_expression: layer and scale of predicted files that do not declare them.
         control: control label of files that do not declare it; that of the source when absent.
         seed: of the comparison's draws.
+        depth: how much is computed; our own metrics beside control and mean shift where None.
+        cache: a folder that keeps the tests of the observed cells; None keeps nothing.
+        in_memory: files of more bytes are read a condition at a time.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -101,9 +141,139 @@ def compare_files(
     counted = predicted_expression is not None and predicted_expression.scale == "counts"
     labels = columns if columns is None or counted else columns.model_copy(update={"total_counts": None})
     files = {
-        name: read_file(path, columns=labels, expression=predicted_expression, control=control)
+        name: open_file(path, columns=labels, expression=predicted_expression, control=control, in_memory=in_memory)
         for name, path in predicted.items()
     }
-    seen = read_file(observed, columns=columns, expression=expression, control=control)
-    training = None if source is None else source.training_cells()
-    return compare(files, seen, training=training, seed=seed)
+    seen = open_file(observed, columns=columns, expression=expression, control=control, in_memory=in_memory)
+    depth = depth or Depth()
+    if cache is not None:
+        parts = [observed, *([] if has_controls(seen) else predicted.values())]
+        said = [str(columns), str(expression), str(predicted_expression), str(control), *map(content_hash, parts)]
+        depth = replace(depth, cache=Cache(cache, json.dumps([said, versions()])))
+    settings = {
+        "observed file": _read_as(observed, expression),
+        **{f"predicted file {name!r}": _read_as(path, predicted_expression) for name, path in predicted.items()},
+    }
+    if source is None:
+        comparison = compare(files, seen, training=None, seed=seed, depth=depth)
+        return comparison.with_settings(settings)
+    training = source.training_cells()
+    comparison = compare(
+        files,
+        seen,
+        training=training,
+        seed=seed,
+        depth=depth,
+        grammar=grammar_of(source.recipe),
+        features=source.features,
+    ).with_settings(settings | {"training cells": f"{training.n_cells} of {source.recipe.name}"})
+    conditions = [Condition(*key) for key in comparison.conditions()]
+    facts, leaks = audit(source.split, conditions, seen, training)
+    leaks += _other_splits(predicted, source.split)
+    run = None if source.run is None else history_of(source.run)
+    return comparison.with_run(facts | {"leaks": [leak.text for leak in leaks]}, run, tuple(leaks))
+
+
+def audit(
+    split: Split, conditions: Sequence[Condition], observed: File, training: Cells
+) -> tuple[dict[str, Any], list[Caution]]:
+    """What of the judged conditions a split held out, and every way that is looked for in which they were trained on.
+
+    Args:
+        split: of the training data.
+        conditions: the judged ones.
+        observed: the observed file.
+        training: the training cells.
+
+    Returns:
+        Facts for the record, and a warning for each leak.
+    """
+    parts = {part: _conditions(split.groups(part)) for part in ("train", *HELD_OUT)}
+    held_out = set.union(*(parts[part] for part in HELD_OUT))
+    trained = [one for one in conditions if one in parts["train"] and one not in held_out]
+    validated = [one for one in conditions if one in parts["validation"] and one not in parts["test"]]
+    unknown = [one for one in conditions if one not in held_out and one not in parts["train"]]
+    leaks = []
+    if trained:
+        leaks.append(
+            f"{len(trained)} of the {len(conditions)} judged conditions were in training, such as {str(trained[0])!r}: "
+            "their scores say nothing of unseen conditions."
+        )
+    labels = pd.MultiIndex.from_frame(observed.labels[["perturbation", "cell_type"]].astype(str))
+    judged = labels.isin([tuple(one) for one in conditions])
+    shared = int(observed.names[judged].isin(training.names[~training.is_control]).sum())
+    if shared and not trained:
+        leaks.append(f"{shared} of the {int(judged.sum())} judged observed cells were trained on, by their names.")
+    if validated:
+        leaks.append(
+            f"{len(validated)} of the {len(conditions)} judged conditions are of the validation part, such as "
+            f"{str(validated[0])!r}: the kept weights were chosen by them."
+        )
+    leaks += find_leaks(split)
+    facts = {
+        "split": split.hash,
+        "judged": len(conditions),
+        "held_out": sum(one in held_out for one in conditions),
+        "in_training": [one._asdict() for one in trained],
+        "in_validation": [one._asdict() for one in validated],
+        "in_neither": [one._asdict() for one in unknown],
+        "trained_cells_judged": shared,
+    }
+    return facts, [Caution(LEAK, text) for text in leaks]
+
+
+def history_of(run: Path) -> dict[str, Any]:
+    """What a run recorded, step by step, and the settings that it was trained with."""
+    from perturbdiff.training.resuming import LOGS  # brings all that trains, which files alone do not need
+
+    checkpoint: Checkpoint = load_checkpoint(run)
+    return {
+        "history": list(_steps(run / LOGS)),
+        "kept": dict(checkpoint.history),
+        "settings": checkpoint.settings.model_dump(mode="json"),
+        "recipe": checkpoint.recipe.name,
+        "genes": len(checkpoint.genes),
+    }
+
+
+def _steps(logs: Path) -> Iterator[dict[str, float]]:
+    """The recorded numbers of each step, those of a resumed run after those before."""
+    steps: dict[int, dict[str, float]] = {}
+    for path in sorted(logs.rglob("metrics.csv"), key=lambda path: (len(path.parts), path.name)):
+        for row in pd.read_csv(path).to_dict("records"):
+            own = steps.setdefault(int(row["step"]), {})
+            own |= {
+                str(key).replace(" ", "_"): float(value)
+                for key, value in row.items()
+                if key not in ("step", "epoch") and math.isfinite(value)
+            }
+    for step in sorted(steps):
+        yield {"step": step, **steps[step]}
+
+
+def _read_as(path: Path, expression: Expression | None) -> str:
+    """A file's name, and how its values are read."""
+    scale = str(declared_by(path).get("scale", "")) if expression is None else expression.scale
+    layer = None if expression is None else expression.layer
+    return f"{path.name}, {scale}" + (f", layer {layer}" if layer else "")
+
+
+def _conditions(groups: pd.DataFrame) -> set[Condition]:
+    pairs = groups[["perturbation", "cell_type"]].astype(str).drop_duplicates()
+    return {Condition(*row) for row in pairs.itertuples(index=False)}
+
+
+def _other_splits(predicted: Mapping[str, Path], split: Split) -> list[Caution]:
+    """A warning for each predicted file that declares another split."""
+    found = []
+    for name, path in predicted.items():
+        declared = str(declared_by(path, DECLARATION).get("split_hash", split.hash))
+        if declared != split.hash:
+            found.append(
+                Caution(
+                    LEAK,
+                    f"{name!r} was predicted by a model of another split than that of the training cells given here, "
+                    "so nothing is known of what it was trained on; give the run that made it.",
+                )
+            )
+    return found

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.baselines import mean
+from perturbdiff.baselines import pseudobulk
 from perturbdiff.baselines.mean import mean_shift
 from perturbdiff.data.cells import Cells
 
@@ -49,7 +49,7 @@ ADDITIVE = [
 
 @pytest.mark.parametrize("cells_at_once", [1, 4, 2**15])
 def test_the_shift_is_exact_on_additive_data_and_predicts_a_cell_type_it_never_saw(monkeypatch, cells_at_once):
-    monkeypatch.setattr(mean, "_CELLS_AT_ONCE", cells_at_once)
+    monkeypatch.setattr(pseudobulk, "_CELLS_AT_ONCE", cells_at_once)
     shift = mean_shift(make_cells(ADDITIVE, additive), GENES)
     assert shift.shifts.loc["a"].to_numpy() == pytest.approx(SHIFT["a"])
     assert shift.shifts.loc["b"].to_numpy() == pytest.approx(SHIFT["b"])

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from perturbdiff.evaluation import ceilings
-from perturbdiff.evaluation.ceilings import ceiling, halves
-from perturbdiff.evaluation.metrics import METRICS, Population, Reference
+from perturbdiff.evaluation.ceilings import apart, ceiling, halves, replicated
+from perturbdiff.evaluation.differential_expression import rank_sum
+from perturbdiff.evaluation.metrics import METRICS, Population, Reference, judge
 
 
 @pytest.mark.parametrize("n_cells", [2, 7, 100])
@@ -53,6 +54,39 @@ def test_the_ceiling_judges_halves_that_share_no_cell(monkeypatch):
     assert len(seen) == 4
     for first, second in seen:
         assert sorted([*first[:, 0], *second[:, 0]]) == cells[:, 0].tolist()
+
+
+def _batches(rng, levels, n_cells=60):
+    """Observed and control cells of assay batches of different levels, with one response; and their batches."""
+    response = np.repeat([1.0, 0.0], [5, 25])
+    observed = [level + response + rng.gamma(2.0, 0.5, (n_cells, 30)) for level in levels.values()]
+    control = [level + rng.gamma(2.0, 0.5, (n_cells, 30)) for level in levels.values()]
+    reference = Reference(*(Population(np.concatenate(part).astype(np.float32)) for part in (observed, control)))
+    return reference, np.repeat(list(levels), n_cells)
+
+
+def test_replicates_agree_on_the_change_whatever_the_levels_of_their_batches():
+    rng = np.random.default_rng(6)
+    levels = {name: rng.normal(3.0, 1.0, 30) for name in "xyz"}
+    reference, batches = _batches(rng, levels)
+    controls = apart(reference.control, batches)
+    found = [judge(one, other) for one, other, _ in replicated(reference, batches, controls)]
+    assert len(found) == 3
+    for values in found:
+        assert values["pearson_of_change"] > 0.8
+        assert values["mae"] < 0.25
+        assert values["energy_distance"] > 1.0  # of the cells as they are
+    tested = [rank_sum(one.sorted, own.sorted) for one, _, own in replicated(reference, batches, controls)]
+    assert all(test.significant[:5].all() and test.significant[5:].sum() <= 3 for test in tested)
+
+
+def test_one_batch_or_batches_of_few_cells_or_without_control_cells_are_no_replicates():
+    rng = np.random.default_rng(7)
+    levels = {name: np.full(30, 3.0) for name in "xy"}
+    reference, batches = _batches(rng, levels)
+    for wrong in (np.full(120, "x"), np.where(np.arange(120) < 110, "x", "y")):
+        assert list(replicated(reference, wrong, apart(reference.control, batches))) == []
+        assert list(replicated(reference, batches, apart(reference.control, wrong))) == []
 
 
 def test_a_ceiling_of_three_cells_has_no_energy_distance_and_of_one_cell_nothing():

@@ -1,102 +1,23 @@
-"""The metrics against closed forms, symmetries and an independent implementation."""
+"""All metrics of one condition: their values where a prediction is perfect, and what they do not depend on."""
 
-import itertools
 import math
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import cdist
 
-from perturbdiff.evaluation import metrics
 from perturbdiff.evaluation.metrics import (
+    CONTEXT_METRICS,
     METRICS,
+    OF_ALL_GENES,
     Population,
     Reference,
-    energy_distance,
     judge,
-    mean_distance_between,
-    mean_distance_within,
-    pearson_of_change,
-    spread_ratio,
+    judge_all_genes,
 )
 
 
 def _sample(rng, n_cells, n_genes=6, shift=0.0):
     return (rng.gamma(1.0, 1.0, (n_cells, n_genes)) * (rng.random((n_cells, n_genes)) < 0.6) + shift).astype(np.float32)
-
-
-def test_energy_distance_of_two_point_masses_is_their_distance():
-    x, y = np.zeros((5, 3)), np.tile([1.0, 2.0, 2.0], (4, 1))
-    assert energy_distance(Population(x), Population(y)) == pytest.approx(3.0, abs=1e-12)
-
-
-def test_energy_distance_of_two_equal_point_masses_is_exactly_zero():
-    x = np.full((7, 4), 5.3, dtype=np.float32)
-    assert energy_distance(Population(x), Population(x[:3])) == pytest.approx(0.0, abs=1e-6)
-    assert mean_distance_within(x) == pytest.approx(0.0, abs=1e-6)
-
-
-def test_energy_distance_of_one_dimensional_gaussians_has_its_closed_form():
-    rng = np.random.default_rng(0)
-    n_cells, delta = 4000, 1.5
-    x, y = rng.normal(0.0, 1.0, (n_cells, 1)), rng.normal(delta, 1.0, (n_cells, 1))
-    spread = math.sqrt(2.0)  # of X - Y
-    folded = spread * math.sqrt(2 / math.pi) * math.exp(-(delta**2) / 4) + delta * math.erf(
-        delta / (spread * math.sqrt(2))
-    )
-    assert energy_distance(Population(x), Population(y)) == pytest.approx(folded - 2 / math.sqrt(math.pi), abs=0.03)
-
-
-def test_energy_distance_agrees_with_cdist_in_blocks_of_any_size(monkeypatch):
-    rng = np.random.default_rng(1)
-    x, y = _sample(rng, 23), _sample(rng, 17, shift=0.3)
-    truth = cdist(x, y).mean() - cdist(x, x).sum() / (23 * 22) / 2 - cdist(y, y).sum() / (17 * 16) / 2
-    for rows in (1, 5, 17, 23, 1024):
-        monkeypatch.setattr(metrics, "_ROWS_AT_ONCE", rows)
-        assert energy_distance(Population(x), Population(y)) == pytest.approx(truth, abs=1e-9)
-
-
-def test_energy_distance_is_unbiased_over_all_samples_of_a_small_law():
-    x_law, y_law = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 3.0]]), np.array([[0.0, 1.0], [2.0, 2.0]])
-    truth = cdist(x_law, y_law).mean() - cdist(x_law, x_law).mean() / 2 - cdist(y_law, y_law).mean() / 2
-    estimates = [
-        energy_distance(Population(x_law[list(i)]), Population(y_law[list(j)]))
-        for i in itertools.product(range(3), repeat=2)
-        for j in itertools.product(range(2), repeat=3)
-    ]
-    assert np.mean(estimates) == pytest.approx(truth, abs=1e-12)
-
-
-def test_energy_distance_keeps_its_precision_far_from_the_origin():
-    rng = np.random.default_rng(2)
-    x, y = rng.normal(size=(20, 5)), rng.normal(size=(30, 5))
-    assert mean_distance_between(x + 1e6, y + 1e6) == pytest.approx(mean_distance_between(x, y), abs=1e-8)
-
-
-def test_energy_distance_needs_two_cells_a_side():
-    one, two = Population(np.ones((1, 3))), Population(np.zeros((2, 3)))
-    assert math.isnan(energy_distance(one, two))
-    assert math.isnan(energy_distance(two, one))
-
-
-def test_pearson_of_change_is_one_for_any_positive_multiple_of_the_change_and_blind_to_a_constant():
-    control, change = np.array([1.0, 2.0, 0.5, 3.0]), np.array([1.0, -1.0, 2.0, 0.0])
-    assert pearson_of_change(control + 0.3 * change, control + change, control) == pytest.approx(1.0)
-    assert pearson_of_change(control - change + 5.0, control + change, control) == pytest.approx(-1.0)
-    expected = np.corrcoef([1.0, 0.0, 0.0, 2.0], change)[0, 1]
-    assert pearson_of_change(control + np.array([1.0, 0.0, 0.0, 2.0]), control + change, control) == pytest.approx(
-        expected
-    )
-
-
-def test_pearson_of_change_is_undefined_where_nothing_changes():
-    control = np.array([1.0, 2.0, 0.5])
-    assert math.isnan(pearson_of_change(control, control + np.array([1.0, 0.0, 0.0]), control))
-
-
-def test_spread_ratio_leaves_out_genes_constant_in_the_observed():
-    assert spread_ratio(np.array([2.0, 1.0, 7.0]), np.array([1.0, 2.0, 0.0])) == pytest.approx(1.25)
-    assert math.isnan(spread_ratio(np.array([2.0]), np.array([0.0])))
 
 
 def test_a_prediction_of_the_observed_cells_themselves_is_perfect_in_every_mean():
@@ -106,8 +27,10 @@ def test_a_prediction_of_the_observed_cells_themselves_is_perfect_in_every_mean(
     values = judge(Population(observed), Reference(Population(observed), Population(control)))
     assert list(values) == [metric.name for metric in METRICS]
     assert values["pearson_of_change"] == pytest.approx(1.0)
-    assert values["mae"] == 0.0
+    assert values["mae"] == values["weighted_mse"] == values["zeros_error"] == 0.0
     assert values["spread_ratio"] == pytest.approx(1.0)
+    assert values["variance_ratio"] == values["weighted_r2"] == 1.0
+    assert values["mmd"] <= 0.0
     assert values["zeros_predicted"] == values["zeros_observed"]
     assert values["de_share_predicted"] == values["de_share_observed"]
     assert values["energy_distance"] <= 0.0
@@ -120,6 +43,8 @@ def test_means_zeros_and_spread_of_a_small_case_are_those_computed_by_hand():
     assert values["zeros_predicted"] == pytest.approx(2 / 6)
     assert values["zeros_observed"] == pytest.approx(1 / 4)
     assert values["spread_ratio"] == pytest.approx(2.0 / math.sqrt(2.0))
+    assert values["variance_ratio"] == pytest.approx(2.0)  # of the only gene that varies in the observed cells
+    assert values["zeros_error"] == pytest.approx((abs(1 / 3 - 1 / 2) + 1 / 3) / 2)
 
 
 def test_no_metric_depends_on_the_order_of_cells():
@@ -127,9 +52,52 @@ def test_no_metric_depends_on_the_order_of_cells():
     control, observed, predicted = _sample(rng, 50), _sample(rng, 40), _sample(rng, 30)
     observed[:, :2] += 1.0
     predicted[:, 1:4] += 0.5
-    values = judge(Population(predicted), Reference(Population(observed), Population(control)))
+    centroid = rng.random(6)
+    values = judge(Population(predicted), Reference(Population(observed), Population(control), centroid))
     again = judge(
         Population(predicted[::-1]),
-        Reference(Population(rng.permutation(observed)), Population(rng.permutation(control))),
+        Reference(Population(rng.permutation(observed)), Population(rng.permutation(control)), centroid),
     )
     assert again == pytest.approx(values, abs=1e-9)
+
+
+def test_every_metric_says_what_is_better_what_it_means_and_where_it_lies():
+    for metric in (*METRICS, *CONTEXT_METRICS):
+        assert metric.meaning
+        assert metric.range
+
+
+def test_the_correlation_from_the_centroid_is_undefined_without_one():
+    rng = np.random.default_rng(5)
+    control, observed = Population(_sample(rng, 20)), Population(_sample(rng, 20, shift=0.5))
+    assert math.isnan(judge(observed, Reference(observed, control))["pearson_from_centroid"])
+    with_centroid = Reference(observed, control, centroid=control.mean)
+    assert judge(observed, with_centroid)["pearson_from_centroid"] == pytest.approx(1.0)
+
+
+def test_metrics_without_targets_are_those_of_the_genes_that_remain():
+    rng = np.random.default_rng(6)
+    control, observed, predicted = _sample(rng, 30), _sample(rng, 25, shift=0.2), _sample(rng, 20, shift=0.3)
+    predicted[:, 2] += 9.0
+    gone, left = np.array([2]), [0, 1, 3, 4, 5]
+    reference = Reference(Population(observed), Population(control), centroid=control.mean(axis=0))
+    kept = Reference(Population(observed[:, left]), Population(control[:, left]), control.mean(axis=0)[left])
+    expected = judge(Population(predicted[:, left]), kept)
+    cells = Population(predicted)
+    for known in (False, True):
+        if known:  # what is known gene by gene is cut, not computed again
+            _ = cells.standard_deviation, cells.zeros, cells.mean, reference.control.squared_error
+        assert judge(cells.without(gone), reference.without(gone)) == pytest.approx(expected, nan_ok=True)
+    every = judge_all_genes(cells, reference)
+    assert tuple(every) == OF_ALL_GENES
+    assert every["mae"] > 5 * expected["mae"]
+    assert every == pytest.approx({name: judge(cells, reference)[name] for name in OF_ALL_GENES})
+
+
+def test_without_no_genes_everything_is_itself():
+    none, rng = np.array([], dtype=np.int64), np.random.default_rng(7)
+    cells = Population(_sample(rng, 9))
+    reference = Reference(cells, Population(_sample(rng, 9)))
+    assert cells.without(none) is cells
+    assert reference.without(none) is reference
+    assert reference.test.without(none) is reference.test

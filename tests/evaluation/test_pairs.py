@@ -84,6 +84,7 @@ def test_chosen_conditions_alone_are_judged():
         ([("a", "T", 2)], [("control", "T", 2), ("a", "T", 1)], None, "'a in T' has one cell in 'observed'"),
         ([("a", "T", 2)], [("a", "T", 2)], None, "neither the predicted nor the observed file holds control cells"),
         ([("a", "B", 2)], [("control", "T", 2), ("a", "B", 2)], None, "cell type 'B' has no control cells"),
+        ([("a", "B", 2)], [("control", "B", 1), ("a", "B", 2)], None, "cell type 'B' has one control cell"),
         ([("control", "T", 2)], OBSERVED, None, "'model' holds no predicted cells"),
         ([("a", "T", 2)], OBSERVED, [("b", "T")], "the predicted file 'model' has no cells of 'b in T'"),
         ([("a", "T", 2)], OBSERVED, [("c", "T")], "the observed file has no cells of 'c in T'"),

@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 
 from perturbdiff.evaluation.metrics import METRICS
@@ -31,6 +32,26 @@ def test_overall_is_the_mean_over_conditions_and_counts_the_undefined():
     assert undefined_notes(overall.reset_index()) == [
         "de_auroc of 'z' is undefined in 1 of 2 conditions, and its mean is over the rest."
     ]
+
+
+def test_what_is_undefined_alike_is_said_in_one_sentence_and_what_is_said_elsewhere_is_not():
+    lacking = dict.fromkeys(NAMES, 1.0) | {"mmd": math.nan, "mae": math.nan}
+    scores = [(method, A, lacking) for method in "xyz"] + [(method, B, dict.fromkeys(NAMES, 1.0)) for method in "xyz"]
+    overall = overall_table(long_table(scores))
+    assert undefined_notes(overall) == [
+        "mmd, mae of every method are undefined in 1 of 2 conditions, and their means are over the rest."
+    ]
+    assert undefined_notes(overall, {"x": 1}) == [
+        "mmd, mae of every method but 'x' are undefined in 1 of 2 conditions, and their means are over the rest."
+    ]
+    assert undefined_notes(overall[overall["metric"] == "mmd"]) == [
+        "mmd of every method is undefined in 1 of 2 conditions, and its mean is over the rest."
+    ]
+    fourth = overall.assign(undefined=overall["undefined"].where(overall["method"] != "x", 0))
+    two = pd.concat([fourth, fourth[fourth["method"] == "x"].replace({"method": {"x": "w"}})])
+    assert undefined_notes(two)[0].startswith("mmd, mae of 'y', 'z' are undefined")
+    assert undefined_notes(overall.assign(suite="paper"), {"x": 1, "y": 1, "z": 1}) == []
+    assert "mmd, mae (paper) of every method" in undefined_notes(overall.assign(suite="paper"))[0]
 
 
 def test_the_wide_table_keeps_the_order_of_methods_and_metrics_and_undefined_columns():

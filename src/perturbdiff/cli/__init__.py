@@ -11,6 +11,7 @@ from perturbdiff.cli.data import prepare, recipes, split
 from perturbdiff.cli.features import app as features_app
 from perturbdiff.cli.judging import evaluate, predict
 from perturbdiff.cli.pretraining import finetune, pretrain
+from perturbdiff.cli.report import report
 from perturbdiff.cli.simulated import demo
 from perturbdiff.cli.training import inspect, train
 from perturbdiff.screen import sentence
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Predict how a population of single cells responds to a perturbation.",
 )
-for command in (recipes, split, prepare, train, pretrain, finetune, inspect, predict, evaluate, demo):
+for command in (recipes, split, prepare, train, pretrain, finetune, inspect, predict, evaluate, report, demo):
     app.command()(command)
 app.add_typer(features_app, name="features")
 

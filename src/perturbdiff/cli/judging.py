@@ -1,12 +1,16 @@
 """Commands on predictions: predict, evaluate."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perturbdiff.options import Device, Json, Overwrite, Quiet, Run, Seed, given, guidance_of, names
 from perturbdiff.screen import Screen
+
+if TYPE_CHECKING:
+    from perturbdiff.evaluation.pairs import Condition
 
 
 def predict(
@@ -114,16 +118,26 @@ def evaluate(
     total_counts: Annotated[str | None, typer.Option(help="Column of total counts, for a partial panel.")] = None,
     scale: Annotated[str | None, typer.Option(help="counts or log1p, of the observed file.")] = None,
     predicted_scale: Annotated[str | None, typer.Option(help="Of predicted files that do not declare it.")] = None,
+    suites: Annotated[
+        str | None, typer.Option(help="Of metrics, with commas: ours, paper, vcc2026; ours and paper when absent.")
+    ] = None,
+    baselines: Annotated[str, typer.Option(help="all, none, or names with commas between them.")] = "all",
+    jobs: Annotated[int, typer.Option(help="Conditions judged side by side; the numbers stay the same.", min=1)] = 1,
+    bootstrap: Annotated[int, typer.Option(help="Draws of perturbations for the intervals.", min=1)] = 1000,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps tests of the observed cells; in --out when absent.")
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Judge predicted files against observed cells, beside baselines and a ceiling."""
+    from perturbdiff.comparison import Depth
     from perturbdiff.data.export import check_writable
     from perturbdiff.data.recipe import Columns, Expression
     from perturbdiff.data.table import validated
-    from perturbdiff.judgement import Origin, compare_files
+    from perturbdiff.judgement import LEAK, Origin, compare_files
     from perturbdiff.report.figure import figure, save_figure
 
     screen = Screen(quiet=quiet)
@@ -134,7 +148,6 @@ def evaluate(
     check_writable(out / "metrics.json", overwrite=overwrite)
     *predicted, observed = files
     by_name = names(predicted)
-    source = Origin.of_run(run) if run is not None else Origin.of_recipe(recipe) if recipe is not None else None
     columns = {
         "perturbation": perturbation,
         "cell_type": cell_type,
@@ -144,10 +157,26 @@ def evaluate(
     named = given(columns)
     if named and perturbation is None:
         raise ValueError(f"{', '.join(named)} were given without --perturbation; name all columns, or none.")
+    chosen, forced, said = suites_of(suites)
+
+    def track(conditions: "Sequence[Condition]") -> "Iterator[Condition]":
+        screen.say(said)  # not before all input is known to be good
+        yield from screen.track(conditions, "judging")
+
+    depth = Depth(
+        suites=chosen,
+        forced=forced,
+        baselines=baselines_of(baselines),
+        replicates=True,
+        projection=True,
+        resamples=bootstrap,
+        jobs=jobs,
+        track=track,
+    )
     comparison = compare_files(
         by_name,
         observed,
-        source=source,
+        source=Origin.of_run(run) if run is not None else Origin.of_recipe(recipe) if recipe is not None else None,
         columns=validated(Columns, named, "the options") if named else None,
         expression=None if scale is None else validated(Expression, {"scale": scale}, "--scale"),
         predicted_expression=(
@@ -155,12 +184,42 @@ def evaluate(
         ),
         control=control,
         seed=seed,
+        depth=depth,
+        cache=out / "cache" if cache is None else cache,
     )
     comparison.save(out)
-    save_figure(figure(comparison.table), out / "figure.png")
-    summary = comparison.summary()
-    # a row a metric fits a terminal; a record a method fits a program
-    screen.table((summary if as_json else summary.T).reset_index(), as_json=as_json)
+    save_figure(figure(comparison.drawn()), out / "figure.png")
+    # what leads fits a terminal; a record a method with every metric fits a program
+    screen.table(comparison.summary().reset_index() if as_json else comparison.headlines(), as_json=as_json)
+    for caution in comparison.warnings:
+        if caution.kind == LEAK:  # said however quiet
+            screen.err.print(f"LEAK: {caution.text}", markup=False)
+        else:
+            screen.say(f"warning: {caution.text}")
     for note in comparison.notes:
         screen.say(note)
-    screen.say(f"{str(out)!r} holds metrics.csv, overall.csv, metrics.json and figure.png.")
+    screen.say(f"{str(out)!r} holds the tables, metrics.json and figure.png; `perturbdiff report` makes a page of it.")
+
+
+def baselines_of(text: str) -> tuple[str, ...]:
+    """The baselines of --baselines, by name."""
+    from perturbdiff.comparison import BASELINES
+
+    if text in ("all", "none"):
+        return tuple(BASELINES) if text == "all" else ()
+    return tuple(name.strip() for name in text.split(","))
+
+
+def suites_of(text: str | None) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """The suites to compute (ours is always one), those that were asked for by name, and a sentence that says so."""
+    from perturbdiff.evaluation.suites import PAPER, SUITES, check_suites, is_installed
+    from perturbdiff.evaluation.tables import OURS
+
+    asked = tuple(name.strip() for name in text.split(",")) if text is not None else ()
+    check_suites(asked)
+    if text is None:
+        asked = (PAPER,) if is_installed(PAPER) else ()
+    suites = tuple(name for name in SUITES if name == OURS or name in asked)
+    left = [name for name in SUITES if name not in suites]
+    more = f"; not {' and '.join(left)}, which --suites would add" if left else ""
+    return suites, asked if text is not None else (), f"suites of metrics: {', '.join(suites)}{more}."

@@ -2,12 +2,14 @@
 
 A condition is a (perturbation, cell type); its cells are pooled over assay batches. Genes are matched by name
 and only the shared ones count. Control cells are those of the condition's cell type, from the observed file, or
-from the predicted one where the observed has none: the same cells stand on both sides of every change.
+from the predicted one where the observed has none: the same cells stand on both sides of every change. Of more control
+cells than are held in memory at once, so many are drawn.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -16,8 +18,45 @@ from numpy.typing import NDArray
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.vocabulary import nearest
 from perturbdiff.evaluation.metrics import Population, Reference
+from perturbdiff.evaluation.targets import target_notes, target_places
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 type Rows = NDArray[np.int64]
+
+CONTROL_CELLS = 10_000
+"""So many control cells of a cell type stand beside a condition, at most."""
+
+CONTROL_VALUES = 1 << 25
+"""So many values of control cells are in memory, at most."""
+
+
+class File(Protocol):
+    """Cells of a file, in memory or on disk: what of `data.cells.Cells` an evaluation needs."""
+
+    @property
+    def genes(self) -> pd.Index:
+        """Unique names."""
+
+    @property
+    def names(self) -> pd.Index:
+        """Names of the cells."""
+
+    @property
+    def labels(self) -> pd.DataFrame:
+        """Categories of text: perturbation, cell_type, assay_batch."""
+
+    @property
+    def control(self) -> str | None:
+        """The control cells' label of perturbation."""
+
+    @property
+    def is_control(self) -> NDArray[np.bool_]:
+        """Which cells are control cells."""
+
+    def log_expression(self, genes: Sequence[str], rows: Rows | None = None) -> "sp.csr_matrix[np.float32]":
+        """Log1p counts per 10^4 of some genes and rows, in their order."""
 
 
 class Condition(NamedTuple):
@@ -40,33 +79,106 @@ class Pairs:
         genes: the shared genes, in the observed file's order.
         controls: the file that the control cells come from.
         notes: what was left out, as sentences.
+        seed: draws the control cells where there are more than `CONTROL_CELLS`.
     """
 
-    observed: Cells
-    controls: Cells
+    observed: File
+    controls: File
     conditions: tuple[Condition, ...]
     genes: tuple[str, ...]
     notes: tuple[str, ...]
+    seed: int = 0
+
+    @cached_property
+    def contexts(self) -> dict[str, tuple[Condition, ...]]:
+        """The judged conditions of each cell type."""
+        cell_types = dict.fromkeys(condition.cell_type for condition in self.conditions)
+        return {kind: tuple(one for one in self.conditions if one.cell_type == kind) for kind in cell_types}
+
+    @cached_property
+    def observed_rows(self) -> dict[Condition, Rows]:
+        """The rows of the observed cells of every condition, judged or not."""
+        return perturbed_rows(self.observed)
+
+    def observed_cells(self, condition: Condition) -> Population:
+        """The observed cells of a condition."""
+        return population(self.observed, self.genes, self.observed_rows[condition])
+
+    def control_cells(self, cell_type: str) -> Cells:
+        """The control cells of a cell type, over the judged genes."""
+        rows = self._drawn(cell_type)
+        labels = self.controls.labels.iloc[rows].reset_index(drop=True)
+        return Cells(
+            values=self.controls.log_expression(self.genes, rows),
+            scale="log1p",
+            total_counts=None,
+            genes=pd.Index(self.genes),
+            names=self.controls.names[rows],
+            labels=pd.DataFrame({name: labels[name].cat.remove_unused_categories() for name in labels}),
+            control=self.controls.control,
+        )
+
+    def control(self, cell_type: str) -> Population:
+        """The control cells of a cell type, as `control_cells`, dense."""
+        return population(self.controls, self.genes, self._drawn(cell_type))
+
+    def n_controls(self, cell_type: str) -> int:
+        """How many control cells of a cell type stand beside its conditions."""
+        return int(self._drawn(cell_type).size)
+
+    def control_batches(self, cell_type: str) -> NDArray[Any]:
+        """The assay batch of each control cell of a cell type."""
+        return self.controls.labels["assay_batch"].iloc[self._drawn(cell_type)].astype(str).to_numpy()
 
     def references(self) -> Iterator[tuple[Condition, Reference]]:
         """Each condition with its observed and its control cells; one condition is dense in memory at a time."""
-        observed = perturbed_rows(self.observed)
-        control_rows = rows_by_cell_type(self.controls)
-        cell_type, control = None, None
-        for condition in self.conditions:
-            if control is None or condition.cell_type != cell_type:
-                cell_type = condition.cell_type
-                control = population(self.controls, self.genes, control_rows[cell_type])
-            yield condition, Reference(population(self.observed, self.genes, observed[condition]), control)
+        for cell_type, conditions in self.contexts.items():
+            control = self.control(cell_type)
+            for condition in conditions:
+                yield condition, Reference(self.observed_cells(condition), control)
 
-    def populations_of(self, predicted: Cells) -> Callable[[Condition], Population]:
+    def populations_of(self, predicted: File) -> Callable[[Condition], Population]:
         """A function from a condition to the predicted cells of it."""
         rows = perturbed_rows(predicted)
         return lambda condition: population(predicted, self.genes, rows[condition])
 
+    def targets(self, condition: Condition) -> Rows:
+        """The places of the genes that the perturbation's label names; none where fewer than two others are left."""
+        return target_places(condition.perturbation, self._places)
+
+    def control_notes(self) -> list[str]:
+        """A sentence where control cells were drawn."""
+        notes = []
+        for cell_type in self.contexts:
+            found, kept = self._control_rows[cell_type].size, self._drawn(cell_type).size
+            if kept < found:
+                of = f" of {cell_type!r}" if cell_type else ""
+                notes.append(f"{kept} of the {found} control cells{of} were drawn, and changes are measured from them.")
+        return notes
+
+    @cached_property
+    def _control_rows(self) -> dict[str, Rows]:
+        return rows_by_cell_type(self.controls)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {gene: place for place, gene in enumerate(self.genes)}
+
+    def _drawn(self, cell_type: str) -> Rows:
+        rows = self._control_rows[cell_type]
+        most = min(CONTROL_CELLS, max(2, CONTROL_VALUES // len(self.genes)))
+        if rows.size <= most:
+            return rows
+        rng = np.random.default_rng([self.seed, 2, list(self.contexts).index(cell_type)])
+        return np.sort(rng.permutation(rows)[:most])
+
 
 def align(
-    predicted: Mapping[str, Cells], observed: Cells, *, conditions: Collection[tuple[str, str]] | None = None
+    predicted: Mapping[str, File],
+    observed: File,
+    *,
+    conditions: Collection[tuple[str, str]] | None = None,
+    seed: int = 0,
 ) -> Pairs:
     """Match predicted files (by name) and the observed file: conditions, genes and control cells.
 
@@ -74,11 +186,11 @@ def align(
         predicted: one or several files; the conditions that all of them hold are judged.
         observed: the cells that they are judged against.
         conditions: (perturbation, cell type) pairs to judge, all where None.
+        seed: draws control cells where there are too many.
 
     Raises:
-        ValueError: nothing is predicted; a predicted condition is not observed; a condition has one cell on a
-        side; no
-            gene is shared; a cell type has no control cells in either file.
+        ValueError: nothing is predicted; a predicted condition is not observed; a condition has one cell on a side; no
+            gene is shared; a cell type has fewer than two control cells.
     """
     if not predicted:
         raise ValueError("no predicted file is given; name at least one.")
@@ -92,20 +204,23 @@ def align(
     genes, gene_notes = _shared_genes(predicted, observed)
     controls = _controls(predicted, observed)
     _check_control_cells(controls, chosen)
-    return Pairs(observed, controls, tuple(chosen), tuple(genes), (*notes, *gene_notes))
+    pairs = Pairs(observed, controls, tuple(chosen), tuple(genes), (), seed)
+    named = sum(pairs.targets(condition).size > 0 for condition in chosen)
+    more = (*pairs.control_notes(), *target_notes(named, len(chosen)))
+    return replace(pairs, notes=(*notes, *gene_notes, *more))
 
 
-def population(cells: Cells, genes: Sequence[str], rows: Rows) -> Population:
+def population(cells: File, genes: Sequence[str], rows: Rows) -> Population:
     """The rows of a file as a dense [cells, genes] float32 population, log1p counts per 10^4."""
     return Population(cells.log_expression(genes, rows).toarray())
 
 
-def has_controls(cells: Cells) -> bool:
+def has_controls(cells: File) -> bool:
     """Whether a file holds control cells."""
     return bool(cells.is_control.any())
 
 
-def perturbed_rows(cells: Cells) -> dict[Condition, Rows]:
+def perturbed_rows(cells: File) -> dict[Condition, Rows]:
     """The rows of each condition of the cells that are not control cells, by one grouping."""
     perturbed = np.flatnonzero(~cells.is_control)
     labels = cells.labels.iloc[perturbed]
@@ -113,7 +228,7 @@ def perturbed_rows(cells: Cells) -> dict[Condition, Rows]:
     return {Condition(*key): perturbed[rows] for key, rows in groups.items()}
 
 
-def rows_by_cell_type(cells: Cells) -> dict[str, Rows]:
+def rows_by_cell_type(cells: File) -> dict[str, Rows]:
     """The rows of the control cells of each cell type."""
     control = np.flatnonzero(cells.is_control)
     groups: Any = cells.labels.iloc[control].groupby("cell_type", observed=True).indices
@@ -121,7 +236,7 @@ def rows_by_cell_type(cells: Cells) -> dict[str, Rows]:
 
 
 def _agreed(
-    predicted: Mapping[str, Cells], observed: Cells, wanted: Sequence[Condition] | None
+    predicted: Mapping[str, File], observed: File, wanted: Sequence[Condition] | None
 ) -> tuple[list[Condition], list[str]]:
     """The conditions to judge, sorted by cell type, and what was left out."""
     truth = perturbed_rows(observed)
@@ -181,7 +296,7 @@ def _require_two_cells(name: str, groups: Mapping[Condition, Rows], chosen: Sequ
             )
 
 
-def _shared_genes(predicted: Mapping[str, Cells], observed: Cells) -> tuple[list[str], list[str]]:
+def _shared_genes(predicted: Mapping[str, File], observed: File) -> tuple[list[str], list[str]]:
     """The genes of all files in the observed file's order, and a sentence where a file has others."""
     shared = pd.Index(observed.genes)
     for name, cells in predicted.items():
@@ -198,7 +313,7 @@ def _shared_genes(predicted: Mapping[str, Cells], observed: Cells) -> tuple[list
     return list(shared), [f"{len(shared)} genes are shared and judged ({counts})."]
 
 
-def _controls(predicted: Mapping[str, Cells], observed: Cells) -> Cells:
+def _controls(predicted: Mapping[str, File], observed: File) -> File:
     """The file that the control cells come from: the observed one, else the first predicted one that has any."""
     for cells in (observed, *predicted.values()):
         if has_controls(cells):
@@ -209,11 +324,16 @@ def _controls(predicted: Mapping[str, Cells], observed: Cells) -> Cells:
     )
 
 
-def _check_control_cells(controls: Cells, chosen: Sequence[Condition]) -> None:
+def _check_control_cells(controls: File, chosen: Sequence[Condition]) -> None:
     rows = rows_by_cell_type(controls)
     for condition in chosen:
         if condition.cell_type not in rows:
             raise ValueError(
                 f"cell type {condition.cell_type!r} has no control cells, and changes are measured from its own; "
                 "add them or leave the condition out."
+            )
+        if rows[condition.cell_type].size < 2:
+            raise ValueError(
+                f"cell type {condition.cell_type!r} has one control cell, and two are needed at least; "
+                "add others or leave the condition out."
             )

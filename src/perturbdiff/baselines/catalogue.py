@@ -1,0 +1,191 @@
+"""All baselines by name, and fitting them.
+
+    found, notes = fitted(("control", "ridge"), training, genes, conditions=[("STAT1", "T"), ...])
+    moved = found["ridge"].predict(control_prediction)      # cells, without those of conditions it can't predict
+    found["ridge"].left_out                                 # {("STAT1", "T"): "training has ..."}
+
+A baseline is fitted to training cells and asked for conditions (perturbation, cell type), of which it sees the labels
+alone. `control_prediction` are control cells under the labels to predict, see `baselines.control`.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from perturbdiff.baselines.additive import Additive
+from perturbdiff.baselines.context import ContextMean, PerturbedMean
+from perturbdiff.baselines.kernel import KernelRidge
+from perturbdiff.baselines.mean import Shifted
+from perturbdiff.baselines.nearest import NearestCellType
+from perturbdiff.baselines.predictor import Predictor, Response, Training, predictor
+from perturbdiff.baselines.pseudobulk import Vector, pseudobulks
+from perturbdiff.baselines.ridge import Ridge
+from perturbdiff.data.cells import Cells
+from perturbdiff.data.features import FeatureTable
+from perturbdiff.data.recipe import Grammar
+from perturbdiff.data.vocabulary import nearest
+
+PLAIN = Grammar()
+"""Every label is one agent."""
+
+
+class Fit(Protocol):
+    """Fits a baseline."""
+
+    def __call__(
+        self,
+        training: Cells | None,
+        genes: Sequence[str],
+        *,
+        conditions: Collection[tuple[str, str]],
+        grammar: Grammar = PLAIN,
+        features: FeatureTable | None = None,
+    ) -> Predictor:
+        """Fit it to training cells.
+
+        Args:
+            training: perturbed and control cells; None for a baseline that needs none.
+            genes: to predict.
+            conditions: (perturbation, cell type) that are to be predicted, by their labels alone.
+            grammar: what labels of perturbation are made of, see `data.composition.grammar_of`.
+            features: of the agents of perturbations.
+
+        Raises:
+            ValueError: there are no training cells, or none that are perturbed beside control cells of their cell type;
+                a gene is not there; a label cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A simple predictor.
+
+    Attributes:
+        name: in the tables.
+        about: what it predicts.
+        needs_training: whether it is fitted to training cells.
+        fit: fits it, see `Fit`.
+    """
+
+    name: str
+    about: str
+    needs_training: bool
+    fit: Fit = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Unchanged(Predictor):
+    """Control cells as they are."""
+
+    def predict(self, control_prediction: Cells) -> Cells:
+        """The same cells."""
+        return control_prediction
+
+
+def _control(
+    training: Cells | None,  # noqa: ARG001 - it needs none of it
+    genes: Sequence[str],
+    *,
+    conditions: Collection[tuple[str, str]],  # noqa: ARG001
+    grammar: Grammar = PLAIN,  # noqa: ARG001
+    features: FeatureTable | None = None,  # noqa: ARG001
+) -> Predictor:
+    return Unchanged("control", tuple(genes), NoResponse())
+
+
+class NoResponse:
+    """No change under any condition."""
+
+    def refusal(self, perturbation: str, cell_type: str) -> str:  # noqa: ARG002 - it always has an answer
+        """It can say something of everything."""
+        return ""
+
+    def shift(self, perturbation: str, cell_type: str, given: Vector) -> Vector:  # noqa: ARG002
+        """Zeros [genes]."""
+        return np.zeros_like(given)
+
+    def remarks(self, perturbations: Sequence[str]) -> list[str]:  # noqa: ARG002
+        """Nothing."""
+        return []
+
+
+def _trained(name: str, about: str, response: Callable[[Training], Response]) -> Baseline:
+    def fit(
+        training: Cells | None,
+        genes: Sequence[str],
+        *,
+        conditions: Collection[tuple[str, str]],
+        grammar: Grammar = PLAIN,
+        features: FeatureTable | None = None,
+    ) -> Predictor:
+        if training is None:
+            raise ValueError(f"the baseline {name!r} is fitted to training cells, and none are given; give some.")
+        asked = tuple(dict.fromkeys(str(perturbation) for perturbation, _ in conditions))
+        data = Training(pseudobulks(training, genes), training.control, grammar, features, asked)
+        return predictor(name, response(data), data, conditions)
+
+    return Baseline(name, about, True, fit)  # noqa: FBT003
+
+
+BASELINES = (
+    Baseline("control", "control cells, unchanged", False, _control),  # noqa: FBT003
+    _trained("control + mean shift", "control cells, moved by the mean change that training saw", Shifted),
+    _trained("perturbed mean", "control cells, moved by the mean change of all trained perturbations", PerturbedMean),
+    _trained(
+        "context mean",
+        "control cells, moved by the mean change of their cell type and the perturbation's departure from it",
+        ContextMean,
+    ),
+    _trained("additive", "control cells, moved by the sum of what the members of a combination do alone", Additive),
+    _trained(
+        "ridge",
+        "control cells, moved by ridge regression from embeddings of perturbations to components of genes",
+        Ridge,
+    ),
+    _trained(
+        "kernel ridge",
+        "control cells, moved by kernel ridge regression over control pseudobulks and embeddings of perturbations",
+        KernelRidge,
+    ),
+    _trained("nearest cell type", "control cells, moved by the change of the nearest cell type", NearestCellType),
+)
+"""All baselines, in the order of the tables."""
+
+NAMES = tuple(one.name for one in BASELINES)
+
+
+def fitted(
+    names: Sequence[str],
+    training: Cells | None,
+    genes: Sequence[str],
+    *,
+    conditions: Collection[tuple[str, str]],
+    grammar: Grammar = PLAIN,
+    features: FeatureTable | None = None,
+) -> tuple[dict[str, Predictor], list[str]]:
+    """The baselines of these names that can be fitted, in the order of the tables, and what is to be said of them.
+
+    Those that need training cells are left out without them, and a note names them. The others as in `Fit`.
+
+    Raises:
+        ValueError: there is no baseline of a name; or as in `Fit`.
+    """
+    for name in names:
+        if name not in NAMES:
+            raise ValueError(f"there is no baseline {name!r}; {nearest(name, NAMES)}.")
+    chosen = [one for one in BASELINES if one.name in names]
+    missing = [one.name for one in chosen if one.needs_training and training is None]
+    found = {
+        one.name: one.fit(training, genes, conditions=conditions, grammar=grammar, features=features)
+        for one in chosen
+        if one.name not in missing
+    }
+    notes = [note for one in found.values() for note in one.notes]
+    if missing:
+        listed, are, they = ", ".join(map(repr, missing)), "are", "they need"
+        if len(missing) == 1:
+            are, they = "is", "it needs"
+        notes.insert(0, f"{listed} {are} missing: {they} the training cells; give them with --run or --recipe.")
+    return found, notes

@@ -1,0 +1,201 @@
+"""A baseline's prediction as a file: the .h5ad that `perturbdiff predict` writes, one predicted cell per control cell.
+
+First the control cells, then those of every condition: the control cells of its cell type and assay batch (of any,
+where its label is empty), each moved, in the order of the file. Columns, `population`, `control_cell` and
+``uns["perturbdiff"]`` are as of a model's prediction (`prediction.predict`), ``baseline`` and ``left_out`` besides.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from perturbdiff.baselines.control import GROUP
+from perturbdiff.baselines.predictor import Predictor
+from perturbdiff.baselines.pseudobulk import Places
+from perturbdiff.data.cells import Cells
+from perturbdiff.data.composition import is_unit, parts_of
+from perturbdiff.data.export import write_h5ad
+from perturbdiff.data.recipe import Columns
+from perturbdiff.data.vocabulary import nearest
+
+FORMAT = 1
+
+
+def write_prediction(
+    predictor: Predictor,
+    cells: Cells,
+    conditions: pd.DataFrame,
+    path: Path,
+    *,
+    columns: Columns,
+    split_hash: str | None = None,
+) -> None:
+    """Write `predicted_file`, whole or not at all; its arguments and errors."""
+    write_h5ad(predicted_file(predictor, cells, conditions, columns=columns, split_hash=split_hash), path)
+
+
+def predicted_file(
+    predictor: Predictor,
+    cells: Cells,
+    conditions: pd.DataFrame,
+    *,
+    columns: Columns,
+    split_hash: str | None = None,
+) -> anndata.AnnData:
+    """Predict conditions from control cells.
+
+    Args:
+        predictor: a fitted baseline.
+        cells: a file's cells, of which only control cells are used.
+        conditions: a row for each (perturbation, cell_type, assay_batch), "" for any cell type or assay batch.
+        columns: of the data, under which the labels are written.
+        split_hash: of the split that the training cells came from.
+
+    Returns:
+        The control cells and the predicted cells [cells, genes], log1p counts per 10^4. Conditions that the baseline
+        cannot predict are left out, and named in ``uns["perturbdiff"]["left_out"]``.
+
+    Raises:
+        ValueError: there is no condition, or one names no perturbation or has no control cells; all are left out.
+    """
+    _check(conditions)
+    given = [_labels(row) for row in conditions[list(GROUP)].to_dict("records")]
+    matched = [_controls_of(cells, labels) for labels in given]
+    parts: list[tuple[int, Places, sp.csr_matrix[np.float32]]] = []
+    left_out = []
+    for number, (labels, rows) in enumerate(zip(given, matched, strict=True)):
+        moved = [_moved(predictor, cells, some, labels) for some in _by_cell_type(cells, rows)]
+        reasons = [reason for _, _, reason in moved if reason]
+        left_out += [{**labels, "reason": reason} for reason in reasons]
+        parts += [(number, some, values) for some, values, reason in moved if not reason]
+    if not parts:
+        raise ValueError(
+            f"the baseline {predictor.name!r} can predict none of the {len(given)} conditions, since "
+            f"{left_out[0]['reason']}; name others, or give more training cells."
+        )
+    used = np.unique(np.concatenate([rows for _, rows, _ in parts]))
+    source = np.concatenate([rows for _, rows, _ in parts])
+    condition = np.repeat([number for number, _, _ in parts], [len(rows) for _, rows, _ in parts])
+    control = cells.log_expression(predictor.genes, used)
+    names = cells.names.to_numpy(dtype=object)
+    predicted = [f"{names[row]}-predicted-{number}-0" for row, number in zip(source, condition, strict=True)]
+    obs = _obs(cells, used, source, [given[number] for number in condition], columns)
+    obs.index = pd.Index([*map(str, names[used]), *predicted], dtype=str)
+    declared = {name: column for name, column in columns.model_dump().items() if column and name != "total_counts"}
+    facts = {
+        "format": FORMAT,
+        "version": version("perturbdiff"),
+        "scale": "log1p",
+        "unit": "log1p counts per 10^4",
+        **({} if split_hash is None else {"split_hash": split_hash}),
+        "baseline": predictor.name,
+        "left_out": json.dumps(left_out),
+        "populations": 1,
+        "missing_genes": "[]",
+        "columns": declared,
+        "control": str(cells.control),
+        "conditions": pd.DataFrame(given).to_json(orient="records"),
+    }
+    return anndata.AnnData(
+        X=sp.vstack([control, *(values for _, _, values in parts)], format="csr"),
+        obs=obs,
+        var=pd.DataFrame(index=pd.Index(predictor.genes, dtype=str)),
+        uns={"perturbdiff": facts},
+    )
+
+
+def _check(conditions: pd.DataFrame) -> None:
+    absent = [name for name in GROUP if name not in conditions.columns]
+    if absent:
+        raise ValueError(f"the table of conditions has no column {absent[0]!r}; add it, with '' for any label.")
+    if conditions.empty:
+        raise ValueError("no condition is given; give a table with at least one row.")
+    if (conditions["perturbation"].astype(str) == "").any():
+        raise ValueError("a condition names no perturbation, and a baseline predicts named ones only; name it.")
+
+
+def _labels(row: Mapping[Any, Any]) -> dict[str, str]:
+    return {name: str(row[name]) for name in GROUP}
+
+
+def _controls_of(cells: Cells, labels: Mapping[str, str]) -> Places:
+    """The control cells with the cell type and assay batch of a condition."""
+    rows = np.flatnonzero(cells.is_control)
+    for name in GROUP[1:]:
+        own, wanted = cells.labels[name].iloc[rows], labels[name]
+        if not wanted or list(cells.labels[name].cat.categories) == [""]:
+            continue
+        found = rows[(own == wanted).to_numpy()]
+        if not found.size:
+            raise ValueError(
+                f"there is no control cell of {name} {wanted!r} for perturbation {labels['perturbation']!r}; "
+                f"{nearest(wanted, map(str, own.unique()))}, or leave the label empty."
+            )
+        rows = found
+    return rows
+
+
+def _by_cell_type(cells: Cells, rows: Places) -> Iterator[Places]:
+    """The rows of each cell type among some rows: a shift belongs to a cell type."""
+    codes = cells.labels["cell_type"].cat.codes.to_numpy()[rows]
+    for code in np.unique(codes):
+        yield rows[codes == code]
+
+
+def _moved(
+    predictor: Predictor, cells: Cells, rows: Places, labels: Mapping[str, str]
+) -> "tuple[Places, sp.csr_matrix[np.float32], str]":
+    """The rows of one cell type, moved; and why they are not, where they are not."""
+    kind = labels["cell_type"] or str(cells.labels["cell_type"].iloc[int(rows[0])])
+    reason = predictor.response.refusal(labels["perturbation"], kind)
+    if reason:
+        return rows, sp.csr_matrix((0, len(predictor.genes)), dtype=np.float32), reason
+    table = {"perturbation": labels["perturbation"], "cell_type": kind, "assay_batch": labels["assay_batch"]}
+    start = Cells(
+        values=cells.log_expression(predictor.genes, rows),
+        scale="log1p",
+        total_counts=None,
+        genes=pd.Index(predictor.genes),
+        names=cells.names[rows],
+        labels=pd.DataFrame({name: pd.Categorical([label] * len(rows)) for name, label in table.items()}),
+        control=cells.control,
+    )
+    return rows, predictor.predict(start).log_expression(predictor.genes), ""
+
+
+def _obs(cells: Cells, used: Places, source: Places, given: list[dict[str, str]], columns: Columns) -> pd.DataFrame:
+    """The labels of the control cells `used`, then of the predicted ones, under the columns of the data."""
+    obs: dict[str, Any] = {}
+    composed = [str(cells.control)] * len(used) + [labels["perturbation"] for labels in given]
+    parts = {label: parts_of(label, columns) for label in dict.fromkeys(composed)}
+    obs[str(columns.perturbation)] = pd.Categorical([parts[label]["perturbation"] for label in composed])
+    for name in GROUP[1:]:
+        column = getattr(columns, name)
+        if column is not None:
+            own = cells.labels[name].astype(str).to_numpy()
+            wanted = [labels[name] or own[row] for labels, row in zip(given, source, strict=True)]
+            obs[column] = pd.Categorical([*own[used], *wanted])
+    for key in ("dose", "dose_unit", "modality"):
+        column = getattr(columns, key)
+        if column is not None and not (key == "dose_unit" and is_unit(column)):
+            obs[column] = _beside([parts[label][key] for label in composed], numbers=key == "dose")
+    names = cells.names.to_numpy(dtype=object)
+    obs["population"] = np.repeat([-1, 0], [len(used), len(source)])
+    obs["control_cell"] = np.concatenate([names[used], names[source]])
+    return pd.DataFrame(obs)
+
+
+def _beside(texts: list[str], *, numbers: bool) -> Any:  # noqa: ANN401 - numbers or categories
+    """What stands beside a perturbation in a column of its own: doses as numbers, where they all are."""
+    if numbers:
+        found = pd.to_numeric(pd.Series(texts, dtype=object).replace("", None), errors="coerce")
+        if (found.notna() | (pd.Series(texts) == "")).all():
+            return found.to_numpy(dtype=float)
+    return pd.Categorical(texts)

@@ -1,0 +1,131 @@
+r"""A fitted baseline: control cells, moved by the change that it expects of their condition.
+
+    predicted = max(control cell + shift(tau, c), 0)
+
+in log1p counts per 10^4. A baseline is what it says of a condition, a `Response`; moving cells is the same for all.
+A condition of which it can say nothing is left out, with the reason.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+
+from perturbdiff.baselines.pseudobulk import Pseudobulks, Vector
+from perturbdiff.data.cells import Cells
+from perturbdiff.data.composition import Members, members_of
+from perturbdiff.data.features import FeatureTable
+from perturbdiff.data.recipe import Grammar
+
+_SHOWN = 5
+"""So many labels are named in a sentence."""
+
+
+class Response(Protocol):
+    """What a baseline expects of conditions."""
+
+    def refusal(self, perturbation: str, cell_type: str) -> str:
+        """Why it can say nothing of a condition, as the end of a sentence; "" where it can."""
+
+    def shift(self, perturbation: str, cell_type: str, given: Vector) -> Vector:
+        """The change that it expects [genes]; `given` is the mean of the control cells that are to be moved [genes]."""
+
+    def remarks(self, perturbations: Sequence[str]) -> Iterable[str]:
+        """What is to be said of some perturbations, as sentences without the baseline's name."""
+
+
+class Training(NamedTuple):
+    """What a baseline is fitted to.
+
+    Attributes:
+        bulks: means of the training cells.
+        control: the control label.
+        grammar: what labels of perturbation are made of.
+        features: of agents; None where there are none.
+        asked: the perturbations that are to be predicted, by their labels alone.
+    """
+
+    bulks: Pseudobulks
+    control: str | None
+    grammar: Grammar
+    features: FeatureTable | None
+    asked: tuple[str, ...]
+
+    def members(self, label: str) -> Members:
+        """The members of a label."""
+        return members_of(label, self.grammar, self.control)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A fitted baseline.
+
+    Attributes:
+        name: in the tables.
+        genes: that it predicts.
+        response: what it expects.
+        left_out: of the conditions it was fitted for (perturbation, cell type), those that it can't predict, and why.
+        notes: what is to be said of it, as sentences.
+    """
+
+    name: str
+    genes: tuple[str, ...]
+    response: Response
+    left_out: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def predict(self, control_prediction: Cells) -> Cells:
+        """Move each cell by the shift of its labels, clipped at 0; float32, dense, log1p counts per 10^4.
+
+        Cells of conditions that it can't predict are left out of the result.
+
+        Raises:
+            ValueError: a gene is not there.
+        """
+        values = control_prediction.log_expression(self.genes).toarray()
+        kept = np.ones(control_prediction.n_cells, dtype=np.bool_)
+        groups: Any = control_prediction.labels.groupby(["perturbation", "cell_type"], observed=True).indices
+        for (perturbation, cell_type), rows in groups.items():
+            if self.response.refusal(str(perturbation), str(cell_type)):
+                kept[rows] = False
+                continue
+            given = values[rows]
+            shift = self.response.shift(str(perturbation), str(cell_type), given.mean(axis=0, dtype=np.float64))
+            values[rows] = np.maximum(given + shift.astype(np.float32), 0.0)
+        genes = pd.Index(self.genes)
+        moved = replace(control_prediction, values=values, scale="log1p", total_counts=None, genes=genes)
+        return moved if kept.all() else moved.take(kept)
+
+
+def predictor(name: str, response: Response, training: Training, conditions: Collection[tuple[str, str]]) -> Predictor:
+    """A baseline with what is to be said of it, if these conditions are to be predicted."""
+    left_out = {}
+    for perturbation, cell_type in dict.fromkeys((str(one), str(other)) for one, other in conditions):
+        reason = response.refusal(perturbation, cell_type)
+        if reason:
+            left_out[perturbation, cell_type] = reason
+    notes = [f"{name!r}: {remark}" for remark in response.remarks(training.asked)]
+    if left_out:
+        reasons = list(dict.fromkeys(left_out.values()))
+        more = f"; and {len(reasons) - 2} more reasons" if len(reasons) > 2 else ""
+        notes.append(
+            f"{name!r} leaves out {len(left_out)} of {len(set(conditions))} conditions: {'; '.join(reasons[:2])}{more}."
+        )
+    if training.bulks.left_out:
+        groups = f"{training.bulks.left_out} training groups"
+        notes.append(f"{name!r}: {groups} without control cells of their cell type are left out.")
+    return Predictor(name, training.bulks.genes, response, left_out, tuple(notes))
+
+
+def unseen_remark(unseen: Sequence[str], perturbations: Sequence[str], why: str, instead: str) -> list[str]:
+    """The sentence on perturbations that are predicted by something more general; none where there are none."""
+    if not unseen:
+        return []
+    return [f"{len(unseen)} of {len(perturbations)} perturbations {why} ({named(unseen)}) and take {instead}."]
+
+
+def named(labels: Sequence[str]) -> str:
+    """Up to five labels, for a sentence."""
+    return ", ".join(map(repr, labels[:_SHOWN])) + (" and others" if len(labels) > _SHOWN else "")

@@ -1,0 +1,174 @@
+"""What a reader must know before believing a number: warnings, each of a kind and in one sentence.
+
+metric     a metric doesn't tell the ceiling from the baseline: the interval of their difference holds 0
+collapse   the predicted conditions differ far less from each other than the observed ones do
+targets    a gain over the baseline is there only with the genes that a perturbation's label names
+scale      predicted cells hold far more or fewer counts than observed ones, so the declared scale may be wrong
+few        there are too few perturbations for intervals to be trusted
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from perturbdiff.evaluation.intervals import gains
+from perturbdiff.evaluation.metrics import METRICS, OF_ALL_GENES
+
+COLLAPSED = 0.5
+"""Predicted conditions that spread by less than this share of what the ceiling spreads by have collapsed."""
+
+FEW = 5
+"""Below so many perturbations a bootstrap is not to be trusted."""
+
+APART = 2.0
+"""Predicted counts that are so many times the observed ones, or one over it, are suspicious."""
+
+PER = 1e4
+OBSERVED_LIMIT, PREDICTED_LIMIT = 1.5 * PER, 10 * PER
+"""Cells that sum to more cannot be on the scale of log1p counts per 10^4; predictions may be somewhat off."""
+
+_BETTER = {metric.name: metric.better for metric in METRICS}
+
+
+@dataclass(frozen=True)
+class Caution:
+    """A warning: its kind, and a sentence."""
+
+    kind: str
+    text: str
+
+
+def check_total(name: str, total: float, *, observed: bool) -> None:
+    """Refuse values that cannot be on the scale that is declared.
+
+    Args:
+        name: of the file.
+        total: mean over some cells of their counts per 10^4, summed over the judged genes.
+        observed: whether they are observed cells; predicted ones may be off by more.
+
+    Raises:
+        ValueError: the sum is far above 10^4.
+    """
+    if not total <= (OBSERVED_LIMIT if observed else PREDICTED_LIMIT):
+        raise ValueError(
+            f"the cells of {name!r} sum to {total:.3g} counts over the judged genes, and log1p counts per 10^4 sum to "
+            '10000 at most; declare the scale that they are on ("counts" or "log1p"), or normalise them to 10^4.'
+        )
+
+
+def indistinct(ranges: pd.DataFrame, baseline: str, ceiling: str) -> list[Caution]:
+    """A warning for each suite of which metrics do not tell the ceiling from the baseline.
+
+    Args:
+        ranges: suite, metric, low, apart: see `intervals`; nothing is said where there is no interval.
+        baseline: its name.
+        ceiling: its name.
+    """
+    blind = ranges[~ranges["apart"].astype(bool) & ranges["low"].notna()]
+    return [
+        Caution(
+            "metric",
+            f"{', '.join(own['metric'])} ({suite}) {'does' if len(own) == 1 else 'do'} not show {ceiling!r} to be "
+            f"better than {baseline!r} beyond the 95 % interval, so these scores say little of a model.",
+        )
+        for suite, own in blind.groupby("suite", sort=False)
+    ]
+
+
+def collapsed(spreads: Mapping[str, float], ceiling: float, predicted: Sequence[str]) -> list[Caution]:
+    """A warning for each predicted file whose conditions are nearly alike.
+
+    Args:
+        spreads: of methods, the mean of `spread_between`.
+        ceiling: that of the ceiling; nothing is said where it is undefined.
+        predicted: the predicted files.
+    """
+    return [
+        Caution(
+            "collapse",
+            f"the perturbations predicted by {name!r} differ from each other by {spreads[name]:.2f} of what the "
+            f"observed ones do (the ceiling: {ceiling:.2f}): it predicts nearly one response for all.",
+        )
+        for name in predicted
+        if name in spreads and spreads[name] < COLLAPSED * ceiling
+    ]
+
+
+def carried_by_targets(
+    table: pd.DataFrame,
+    all_genes: pd.DataFrame,
+    predicted: Sequence[str],
+    baseline: str,
+    *,
+    resamples: int,
+    seed: int,
+) -> list[Caution]:
+    """A warning for each predicted file and metric whose gain over the baseline is gone without the target genes.
+
+    Args:
+        table: our metrics, without the genes that labels name; method, perturbation, cell_type, metric, value.
+        all_genes: the same of all genes, of the conditions whose label names some.
+        predicted: the predicted files.
+        baseline: what a gain is over.
+        resamples: draws of perturbations.
+        seed: of the draws.
+    """
+    if all_genes.empty:
+        return []
+    keys = ["perturbation", "cell_type"]
+    named = pd.MultiIndex.from_frame(all_genes[keys].drop_duplicates())
+    table = table[pd.MultiIndex.from_frame(table[keys]).isin(named)]
+    found = []
+    for method in predicted:
+        for metric in OF_ALL_GENES:
+            sign = -1.0 if _BETTER[metric] == "lower" else 1.0
+            gain, with_targets = _sure_gain(all_genes, metric, method, baseline, sign, resamples, seed)
+            left, without_targets = _sure_gain(table, metric, method, baseline, sign, resamples, seed)
+            if with_targets and not without_targets and np.isfinite(left):
+                found.append(
+                    Caution(
+                        "targets",
+                        f"{metric} of {method!r} is better than that of {baseline!r} by {gain:.3g} over all genes, but "
+                        f"by {left:.3g} without those that the perturbations' labels name: they alone carry the score, "
+                        "in the suites that judge them too.",
+                    )
+                )
+    return found
+
+
+def off_scale(totals: Mapping[str, float], observed: float) -> list[Caution]:
+    """A warning for each predicted file whose cells hold far more or fewer counts than the observed ones.
+
+    Args:
+        totals: of predicted files, the mean over conditions of a cell's counts per 10^4, summed over the judged genes.
+        observed: that of the observed file.
+    """
+    return [
+        Caution(
+            "scale",
+            f"the cells of {name!r} sum to {total:.0f} counts per 10^4 over the judged genes and the observed ones to "
+            f"{observed:.0f}: check that its values are on the scale that is declared.",
+        )
+        for name, total in totals.items()
+        if not observed / APART <= total <= observed * APART
+    ]
+
+
+def few(perturbations: Iterable[str]) -> list[Caution]:
+    """A warning where there are few perturbations."""
+    n = len(set(perturbations))
+    if n >= FEW:
+        return []
+    judged = "1 perturbation is judged" if n == 1 else f"{n} perturbations are judged"
+    return [Caution("few", f"only {judged}: intervals are too narrow, or absent, and a mean over them is an anecdote.")]
+
+
+def _sure_gain(
+    table: pd.DataFrame, metric: str, method: str, baseline: str, sign: float, resamples: int, seed: int
+) -> tuple[float, bool]:
+    """By how much a method is better, and whether the interval says so (the value alone, without an interval)."""
+    gain, low, high = (sign * value for value in gains(table, metric, method, baseline, resamples=resamples, seed=seed))
+    edge = min(low, high)
+    return gain, bool(edge > 0 if np.isfinite(edge) else gain > 0)

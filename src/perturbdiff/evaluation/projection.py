@@ -1,0 +1,121 @@
+r"""Some cells of every side on two principal components of observed and control cells.
+
+The components v_1, v_2 are the first right singular vectors of the centred matrix of the drawn observed and control
+cells [cells, genes]; a predicted cell x is placed at (x - mean) v by the same mean and vectors. The share of variance
+is s_i^2 / sum over genes of the centred squares. Signs are fixed: the largest entry of a component is positive.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator, svds
+
+from perturbdiff.evaluation.distances import Vector
+from perturbdiff.evaluation.pairs import Condition, File, Pairs, Rows, perturbed_rows, rows_by_cell_type
+
+CELLS_OF_CONDITION, CELLS = 300, 20_000
+"""So many cells of a condition, and in all, at most."""
+
+_NOTHING = 1e-12
+"""Variance that is this share of the squares is rounding."""
+
+COLUMNS = ("side", "perturbation", "cell_type", "pc1", "pc2")
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Placed cells.
+
+    Attributes:
+        table: `COLUMNS`; side is "observed", "control" or the name of a predicted file.
+        variance: the share of the variance of observed and control cells that each component has.
+    """
+
+    table: pd.DataFrame
+    variance: tuple[float, float]
+
+
+def project(pairs: Pairs, predicted: Mapping[str, File], *, seed: int) -> Projection:
+    """Draw cells of every judged condition and side, and place them."""
+    sides = _sides(pairs, predicted)
+    places = sum(len(rows) for _, rows in sides.values())
+    most = min(CELLS_OF_CONDITION, max(1, CELLS // places))
+    drawn = {}
+    for i, (side, (file, rows_of)) in enumerate(sides.items()):
+        rng = np.random.default_rng([seed, 4, i])
+        rows = {condition: np.sort(rng.permutation(rows)[:most]) for condition, rows in rows_of.items()}
+        labels = pd.DataFrame(
+            [condition for condition, own in rows.items() for _ in own], columns=["perturbation", "cell_type"]
+        )
+        drawn[side] = (labels, file.log_expression(pairs.genes, np.concatenate(list(rows.values()))))
+    fitted = [drawn[side][1] for side in ("observed", "control")]
+    mean, components, variance = _components(_below(fitted))
+    tables = []
+    for side, (labels, cells) in drawn.items():
+        placed = cells @ components.T - mean @ components.T
+        tables.append(labels.assign(side=side, pc1=placed[:, 0], pc2=placed[:, 1])[list(COLUMNS)])
+    return Projection(pd.concat(tables, ignore_index=True), variance)
+
+
+def _sides(pairs: Pairs, predicted: Mapping[str, File]) -> dict[str, tuple[File, dict[Condition, Rows]]]:
+    """The file of each side, and its rows of each condition."""
+
+    def judged(rows: Mapping[Condition, Rows]) -> dict[Condition, Rows]:
+        return {condition: rows[condition] for condition in pairs.conditions}
+
+    control = {
+        Condition(str(pairs.controls.control), kind): rows
+        for kind, rows in rows_by_cell_type(pairs.controls).items()
+        if kind in pairs.contexts
+    }
+    return {
+        "observed": (pairs.observed, judged(pairs.observed_rows)),
+        "control": (pairs.controls, control),
+        **{name: (file, judged(perturbed_rows(file))) for name, file in predicted.items()},
+    }
+
+
+def _below(parts: list["sp.csr_matrix[np.float32]"]) -> "sp.csr_matrix[np.float32]":
+    together: sp.csr_matrix[np.float32] = sp.vstack(parts, format="csr")
+    return together
+
+
+def _components(cells: "sp.csr_matrix[np.float32]") -> tuple[Vector, Vector, tuple[float, float]]:
+    """The mean [genes], two components [2, genes] and their shares of variance; 0 for a component that is not there."""
+    matrix: Any = cells.astype(np.float64)
+    mean = np.asarray(matrix.mean(axis=0)).ravel()
+    n_cells, n_genes = matrix.shape
+    squares = float(matrix.multiply(matrix).sum())
+    total = squares - n_cells * float(mean @ mean)
+    if total <= _NOTHING * squares:
+        return mean, np.zeros((2, n_genes)), (0.0, 0.0)
+    if min(n_cells, n_genes) <= 3:
+        _, singular, vectors = np.linalg.svd(matrix.toarray() - mean, full_matrices=False)
+    else:
+        _, singular, vectors = svds(
+            _centred(matrix, mean), k=2, v0=np.random.default_rng(0).normal(size=min(n_cells, n_genes))
+        )
+    order = np.argsort(-singular)[:2]
+    components, shares = np.zeros((2, n_genes)), np.zeros(2)
+    for i, place in enumerate(order):
+        vector = vectors[place]
+        components[i] = vector * np.sign(vector[np.argmax(np.abs(vector))])
+        shares[i] = singular[place] ** 2 / total
+    return mean, components, (float(shares[0]), float(shares[1]))
+
+
+def _centred(matrix: Any, mean: Vector) -> Any:  # noqa: ANN401 - scipy's sparse matrices and operators
+    """The centred matrix as an operator: nothing dense is made."""
+
+    def forth(v: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(matrix @ v - mean @ v)
+
+    def back(u: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(matrix.T @ u - mean * u.sum())
+
+    return LinearOperator(matrix.shape, matvec=forth, rmatvec=back, dtype=np.float64)

@@ -1,0 +1,154 @@
+"""The verdict of a report, in sentences; R2 of means is never among what it leads with."""
+
+import statistics
+from dataclasses import dataclass
+
+import numpy as np
+
+from perturbdiff.report.numbers import listed, quoted, short
+from perturbdiff.report.reading import Evaluation, Metric
+from perturbdiff.report.standing import AHEAD, BEHIND, LEVEL, UNKNOWN, Comparer, Standing, directed, strongest
+
+FEW = 5
+"""With fewer perturbations (or cell types) to draw from than this, a sentence says that the intervals are rough."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of the best predicted file, and how it stands.
+
+    Attributes:
+        model: the predicted file that the verdict is about.
+        against: the strongest baseline; None where there is none.
+        sentences: one paragraph.
+        standings: by the headline metrics.
+        everywhere: by every metric that has a direction.
+    """
+
+    model: str
+    against: str | None
+    sentences: tuple[str, ...]
+    standings: tuple[Standing, ...]
+    everywhere: tuple[Standing, ...]
+
+    @property
+    def paragraph(self) -> str:
+        """The sentences as one text."""
+        return " ".join(self.sentences)
+
+
+def verdict(evaluation: Evaluation, comparer: Comparer) -> Verdict:
+    """Say how the best predicted file stands to baselines and ceiling."""
+    files = [method.name for method in evaluation.of_kind("predicted")]
+    baselines = [method.name for method in evaluation.of_kind("baseline")]
+    model = strongest(evaluation, files) or files[0]
+    metrics = [metric for metric in evaluation.metrics if directed(metric)]
+    standings = {name: [comparer.standing(metric, name) for metric in metrics] for name in files}
+    headline = [one for one in standings[model] if one.metric in evaluation.headline]
+    headline.sort(key=lambda one: evaluation.headline.index(one.metric))
+    sentences = [
+        *_count(model, headline, standings[model], evaluation),
+        *_doubts(evaluation, model, headline),
+        *_values(evaluation, model, headline),
+        *_scaled(evaluation, model),
+        *_others(evaluation, model, standings),
+    ]
+    return Verdict(model, strongest(evaluation, baselines), tuple(sentences), tuple(headline), tuple(standings[model]))
+
+
+def _count(model: str, headline: list[Standing], everywhere: list[Standing], evaluation: Evaluation) -> list[str]:
+    """On how many metrics the model is ahead of every baseline."""
+    if not evaluation.of_kind("baseline"):
+        return [f"{quoted(model)} was judged beside no baseline, so nothing can be said of how good its numbers are."]
+    n, over = clusters(evaluation)
+    if n < 2:
+        return [
+            "Only one condition was judged, so there is no interval: these are single values, and by none of them does "
+            f"{quoted(model)} count as ahead of the baselines."
+        ]
+    if not headline:
+        return [f"No headline metric has a value for {quoted(model)}."]
+    ahead = [one.metric.title for one in headline if one.outcome == AHEAD]
+    behind = [one.metric.title for one in headline if one.outcome == BEHIND]
+    of = "the one headline metric" if len(headline) == 1 else f"the {len(headline)} headline metrics"
+    first = f"{quoted(model)} is ahead of every baseline, beyond the 95 % interval over {n} {over}, on "
+    first += f"{_amount(ahead, len(headline))} of {of}" + (f" ({listed(ahead)})" if ahead else "")
+    first += f", and behind at least one baseline on {len(behind)} ({listed(behind)})." if behind else "."
+    total = sum(one.outcome == AHEAD for one in everywhere)
+    sentences = [first, f"Of all {len(everywhere)} metrics with a direction it is so on {total}."]
+    if n < FEW:
+        sentences.append(f"With {n} {over} such an interval is rough, and the count with it.")
+    return sentences
+
+
+def _doubts(evaluation: Evaluation, model: str, headline: list[Standing]) -> list[str]:
+    """Which headline metrics say less than the others: undefined in some conditions, or blind."""
+    lost = []
+    for one in headline:
+        score = evaluation.score(one.metric, model)
+        if score is not None and score.undefined:
+            lost.append(f"{one.metric.title} in {score.undefined} of {score.conditions} conditions")
+    said = [f"Undefined are {listed(lost)}."] if lost else []
+    blind = [one.metric.title for one in headline if one.metric in evaluation.blind]
+    if blind:
+        said.append(f"Ceiling and baseline are not told apart by {listed(blind)}, so little follows from it.")
+    return said
+
+
+def clusters(evaluation: Evaluation) -> tuple[int, str]:
+    """How many of what intervals are over: perturbations, or cell types where there is one perturbation."""
+    perturbations, cell_types = (len(set(labels)) for labels in zip(*evaluation.conditions, strict=True))
+    return (perturbations, "perturbations") if perturbations > 1 else (cell_types, "cell types")
+
+
+def _amount(names: list[str], of: int) -> str:
+    return "none" if not names else "all" if len(names) == of and of > 1 else str(len(names))
+
+
+def _values(evaluation: Evaluation, model: str, headline: list[Standing]) -> list[str]:
+    """The numbers of the first three headline metrics."""
+    said = []
+    for one in headline[:3]:
+        value = _value(evaluation, one.metric, model)
+        if value is None:
+            continue
+        beside = []
+        if one.baseline is not None:
+            beside.append(
+                f"{_value(evaluation, one.metric, one.baseline)} of the best baseline ({quoted(one.baseline)})"
+            )
+        top = _value(evaluation, one.metric, evaluation.ceiling)
+        if top is not None:
+            beside.append(f"{top} of the ceiling")
+        said.append(f"{one.metric.title} {value}" + (f", against {' and '.join(beside)}" if beside else ""))
+    return [f"In numbers: {'; '.join(said)}."] if said else []
+
+
+def _value(evaluation: Evaluation, metric: Metric, method: str) -> str | None:
+    score = evaluation.score(metric, method)
+    return None if score is None or not np.isfinite(score.value) else short(score.value)
+
+
+def _scaled(evaluation: Evaluation, model: str) -> list[str]:
+    """How far from the baseline to the ceiling."""
+    scores = [evaluation.score(metric, model) for metric in evaluation.headline]
+    values = [score.scaled for score in scores if score is not None and np.isfinite(score.scaled)]
+    if not values or not evaluation.baseline:
+        return []
+    middle = short(statistics.median(values))
+    zero = quoted(evaluation.baseline)
+    first = f"Its median scaled score over the {len(values)} headline metrics that have one is {middle}"
+    first = first if len(values) > 1 else f"Its scaled score by the one headline metric that has one is {middle}"
+    return [f"{first}, where 0 is {zero} and 1 the ceiling."]
+
+
+def _others(evaluation: Evaluation, model: str, standings: dict[str, list[Standing]]) -> list[str]:
+    """One sentence for the other predicted files."""
+    said = []
+    for name, found in standings.items():
+        headline = [one for one in found if one.metric in evaluation.headline]
+        if name != model and any(one.outcome in {AHEAD, BEHIND, LEVEL} for one in headline):
+            ahead = sum(one.outcome == AHEAD for one in headline)
+            n = len([one for one in headline if one.outcome != UNKNOWN])
+            said.append(f"{quoted(name)} {ahead} of {n}")
+    return [f"The same count for the other predicted files: {listed(said)}."] if said else []

@@ -1,0 +1,127 @@
+"""A report as three files beside each other: the page, and what it says as JSON and as CSV."""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from perturbdiff.data.export import check_writable, whole_file
+from perturbdiff.report.page import Report, check_condition, page, report_of
+from perturbdiff.report.reading import Evaluation, read_evaluation
+from perturbdiff.report.standing import Standing, best, directed
+
+_SUFFIXES = {".html", ".htm"}
+
+
+def write_report(
+    folder: Path, out: Path, *, against: str | None = None, condition: str | None = None, overwrite: bool = False
+) -> Report:
+    """Report on the folder of an evaluation: write `out`, and beside it the same name with .json and .csv.
+
+    Args:
+        folder: that `perturbdiff evaluate` wrote.
+        out: the page (.html).
+        against: the method that predicted files are compared with condition by condition; the strongest baseline
+            when None.
+        condition: "perturbation | cell type", the one that is shown first; that with the most DE genes when None.
+        overwrite: replace files that exist.
+
+    Raises:
+        ValueError: the folder is not that of an evaluation, `against` or `condition` is not in it, or a file exists.
+    """
+    if out.suffix.lower() not in _SUFFIXES:
+        raise ValueError(
+            f"--out {str(out)!r} does not end in .html, which a page does; name it for example report.html."
+        )
+    for path in files_of(out):
+        check_writable(path, overwrite=overwrite)
+    evaluation = read_evaluation(folder)
+    report = report_of(evaluation, against)
+    check_condition(evaluation, condition)
+    texts = (page(report, condition), _json(report), summary(report).to_csv(index=False, na_rep="nan"))
+    for path, text in zip(files_of(out), texts, strict=True):
+        with whole_file(path) as partial:
+            # a label may hold half of a surrogate pair, which no file can
+            partial.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+    return report
+
+
+def files_of(out: Path) -> tuple[Path, Path, Path]:
+    """The page, the JSON and the CSV."""
+    return out, out.with_suffix(".json"), out.with_suffix(".csv")
+
+
+def summary(report: Report) -> pd.DataFrame:
+    """A row per suite, metric and method: overall.csv, with the kind, whether it is the best, and the win rate."""
+    evaluation = report.evaluation
+    metrics = {(metric.suite, metric.name): metric for metric in evaluation.metrics}
+    kinds = {method.name: method.kind for method in evaluation.methods}
+    compared = [method.name for method in evaluation.methods if method.kind != "ceiling"]
+    top = {key: best(evaluation, metric, compared) for key, metric in metrics.items()}
+    extra = []
+    for row in evaluation.overall.itertuples(index=False):
+        key = (str(row.suite), str(row.metric))
+        pairs = None
+        if report.against not in {None, row.method} and directed(metrics[key]):
+            pairs = report.comparer.differences(metrics[key], str(row.method), str(report.against))
+        rate = math.nan if pairs is None else pairs.win_rate
+        extra.append((kinds[str(row.method)], row.method == top[key], report.against or "", rate))
+    columns = ["kind", "best", "against", "win_rate"]
+    return pd.concat([evaluation.overall, pd.DataFrame(extra, columns=columns)], axis=1)
+
+
+def _json(report: Report) -> str:
+    evaluation, said = report.evaluation, report.verdict
+    history = evaluation.history
+    content = {
+        "verdict": said.paragraph,
+        "model": said.model,
+        "against": report.against,
+        "baseline": evaluation.baseline,
+        "ceiling": evaluation.ceiling,
+        "headline": _outcomes(said.standings),
+        "standings": _outcomes(said.everywhere),
+        "warnings": [{"kind": kind, "text": text} for kind, text in evaluation.warnings],
+        "notes": list(evaluation.notes),
+        "not_shown": dict(evaluation.missing),
+        "methods": [{"name": one.name, "kind": one.kind, "about": one.about} for one in evaluation.methods],
+        "legend": _legend(evaluation),
+        "summary": _records(summary(report)),
+        "contexts": [] if evaluation.contexts is None else _records(evaluation.contexts),
+        "history": [] if history is None else _records(history),
+        "settings": evaluation.settings,
+        "run_settings": evaluation.run_settings,
+        "versions": evaluation.versions,
+        "audit": evaluation.audit,
+    }
+    return json.dumps(_plain(content), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _outcomes(standings: Iterable[Standing]) -> list[dict[str, Any]]:
+    return [
+        {"suite": one.metric.suite, "metric": one.metric.name, "outcome": one.outcome, "best_baseline": one.baseline}
+        for one in standings
+    ]
+
+
+def _legend(evaluation: Evaluation) -> list[dict[str, str]]:
+    names = ("suite", "name", "better", "meaning", "range")
+    return [{name: getattr(metric, name) for name in names} for metric in evaluation.metrics]
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in record.items()} for record in table.to_dict("records")]
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """What JSON can hold: numbers that are not finite become null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
