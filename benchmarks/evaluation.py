@@ -162,6 +162,8 @@ def speed(work: Path) -> Iterator[dict[str, Any]]:
     yield {"case": name, "perturbations": 160, **timed(prepare(middle, 160), middle, *options)}
     of_1000 = prepare(large, 1000, trained=False)
     yield {"case": "one model", "perturbations": 1000, **timed(of_1000, large, *alone, *cache())}
+    name = "one model, all baselines, fitted to the training cells of 20 perturbations"
+    yield {"case": name, "perturbations": 1000, **timed(of_1000, large, *trained, *cache())}
 
 
 def half(cells: Cells, keep: NDArray[np.bool_]) -> Cells:
