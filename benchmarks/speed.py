@@ -21,16 +21,8 @@ from typing import Any
 
 import torch
 
-from perturbdiff.config import (
-    Settings,
-    build_denoiser,
-    build_guided,
-    build_objective,
-    build_process,
-    build_step,
-    build_times,
-    settings_of,
-)
+from perturbdiff.building import build_denoiser, build_guided, build_objective, build_process, build_step, build_times
+from perturbdiff.config import Settings, settings_of
 from perturbdiff.core.population import Condition, PopulationBatch
 from perturbdiff.core.randomness import stream
 from perturbdiff.core.sampler import sample

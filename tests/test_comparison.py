@@ -15,6 +15,7 @@ from perturbdiff.data.cells import Cells
 from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.reading import read_h5ad
 from perturbdiff.data.recipe import Columns, Expression, Match
+from perturbdiff.evaluation.distances import within
 from perturbdiff.evaluation.metrics import CONTEXT_METRICS, METRICS, Population
 from perturbdiff.evaluation.pairs import align
 
@@ -200,7 +201,7 @@ def test_a_shift_pooled_over_cell_types_gives_the_published_anchors(kang):
     scores = compare({"pooled": predicted}, test, training=None, seed=0).summary().loc["pooled"]
     pairs = align({"pooled": predicted}, test)
     populations = pairs.populations_of(predicted)
-    bias = np.mean([_bias(populations(condition)) + _bias(pair.observed) for condition, pair in pairs.references()])
+    bias = np.mean([_bias(populations(one)) + _bias(pairs.observed_cells(one)) for one in pairs.conditions])
     assert scores["pearson_of_change"] == pytest.approx(0.82, abs=0.015)
     assert scores["mae"] == pytest.approx(0.262, abs=0.005)
     assert scores["energy_distance"] + bias == pytest.approx(1.16, abs=0.04)  # the anchor is over all pairs
@@ -209,7 +210,7 @@ def test_a_shift_pooled_over_cell_types_gives_the_published_anchors(kang):
 
 def _bias(population: Population) -> float:
     """What counting each cell's pair with itself adds to the energy distance."""
-    return population.distance_within / (2 * population.cells.shape[0])
+    return within(population.cells).distance / (2 * population.cells.shape[0])
 
 
 @pytest.fixture(scope="module")

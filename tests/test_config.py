@@ -6,12 +6,7 @@ import tomllib
 import pytest
 import torch
 
-from perturbdiff.config import (
-    _PRESETS,
-    Guidance,
-    ModelSettings,
-    SamplingSettings,
-    Settings,
+from perturbdiff.building import (
     build_denoiser,
     build_guided,
     build_kernel,
@@ -19,8 +14,8 @@ from perturbdiff.config import (
     build_process,
     build_step,
     build_times,
-    settings_of,
 )
+from perturbdiff.config import _PRESETS, Guidance, ModelSettings, SamplingSettings, Settings, settings_of
 from perturbdiff.core.guidance import Guided
 from perturbdiff.core.kernel import EnergyKernel, GaussianKernel
 from perturbdiff.core.population import COVARIATES as CORE_COVARIATES

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from perturbdiff.building import build_denoiser, build_guided
 from perturbdiff.config import (
     EncoderSettings,
     FinetuningSettings,
@@ -14,8 +15,6 @@ from perturbdiff.config import (
     ModelSettings,
     SamplingSettings,
     TrainingSettings,
-    build_denoiser,
-    build_guided,
     settings_of,
 )
 from perturbdiff.core.population import COVARIATES, Condition, Noised

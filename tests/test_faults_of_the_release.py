@@ -10,12 +10,9 @@ import torch
 from scipy.sparse import csr_matrix
 
 import perturbdiff
+from perturbdiff.building import build_objective, build_times
 from perturbdiff.checkpoint import load_checkpoint
-from perturbdiff.config import (
-    build_objective,
-    build_times,
-    settings_of,
-)
+from perturbdiff.config import settings_of
 from perturbdiff.core.kernel import energy_distance
 from perturbdiff.data.audit import find_leaks
 from perturbdiff.evaluation.metrics import METRICS

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from perturbdiff.comparison import MEAN_SHIFT
+from perturbdiff.data.audit import find_leaks
 from perturbdiff.data.export import write_h5ad
 from perturbdiff.data.reading import read_h5ad
-from perturbdiff.data.recipe import Columns, Expression, write_recipe
+from perturbdiff.data.recipe import Columns, Expression, hold_outs_from, write_recipe
 from perturbdiff.evaluation.cache import Cache
 from perturbdiff.evaluation.disk import Disk
 from perturbdiff.judgement import LEAK, Origin, compare_files
@@ -30,6 +31,20 @@ def test_a_run_brings_exactly_its_training_cells(screen):
     assert cells.is_control.sum() == 72
     from_recipe = Origin.of_recipe(screen.recipe).training_cells()
     assert list(from_recipe.names) == list(cells.names)
+
+
+def test_a_run_that_keeps_populations_brings_the_same_cells_again(changed, tmp_path):
+    keeping = {"part": "test", "perturbation": ["stimulus_1"], "cell_type": ["type_3"], "keep_populations": 1}
+    recipe = changed(lambda adata: adata, hold_out=hold_outs_from([keeping]))
+    model = PerturbDiff.from_recipe(recipe)
+    model.train(run=tmp_path / "run", device="cpu", show_progress=False)
+    split = model.split()
+    kept = split.groups("train")["cells"].sum() + split.groups("validation")["cells"].sum()
+    assert split.groups("test")["cells"].sum() == 16 - 6
+    assert kept + 10 == 144
+    for source in (Origin.of_run(tmp_path / "run"), Origin.of_recipe(recipe)):
+        assert sorted(source.training_cells().names) == sorted(model.source.names[split.rows("train")])
+        assert find_leaks(source.split) == []
 
 
 def test_a_run_of_data_in_memory_cannot_bring_them(make_model, tmp_path):

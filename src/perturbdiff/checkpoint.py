@@ -23,7 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from perturbdiff.config import Settings, build_denoiser
+from perturbdiff.building import build_denoiser
+from perturbdiff.config import Settings
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.expectation import NOTHING_FITTED, Fit
 from perturbdiff.data.composition import grammar_of

@@ -4,22 +4,18 @@ A preset fills in what is not given. Configuration ends here: each `build_*` han
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
-from torch import Tensor
 
 from perturbdiff.core.block import Joint
-from perturbdiff.core.conditioning import Conditioning, Covariate, Null
-from perturbdiff.core.denoiser import Denoiser, DenoiserContract, ModulateBy, Target
-from perturbdiff.core.guidance import Guided, Of
-from perturbdiff.core.kernel import EnergyKernel, GaussianKernel, Kernel
-from perturbdiff.core.objective import Coins, Objective
+from perturbdiff.core.conditioning import Null
+from perturbdiff.core.denoiser import ModulateBy, Target
+from perturbdiff.core.guidance import Of
+from perturbdiff.core.objective import Coins
 from perturbdiff.core.population import COVARIATES
-from perturbdiff.core.process import Process, linear_betas, power_cosine_betas
-from perturbdiff.core.sampler import DDIM, DDPM, Step, Variance, respaced
-from perturbdiff.core.shift import Shift
+from perturbdiff.core.sampler import Variance
 from perturbdiff.data.mixing import Mixture
 from perturbdiff.data.pairing import Pairing
 from perturbdiff.data.recipe import Recipe
@@ -274,6 +270,11 @@ class FinetuningSettings(Table):
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     adapter_rank: int = Field(default=0, ge=0)
 
+    @property
+    def freezes(self) -> bool:
+        """Whether the backbone stays as it is, adapters aside."""
+        return self.freeze == "backbone" or self.adapter_rank > 0
+
 
 class Settings(Table):
     """All settings of a run."""
@@ -319,82 +320,3 @@ def settings_of(recipe: Recipe | Mixture, **overrides: Mapping[str, Any]) -> Set
     preset = tables["model"].get("preset", "small")
     filled = {name: dict(_PRESETS.get(preset, {}).get(name, {})) | table for name, table in tables.items()}
     return validated(Settings, filled, f"the settings of {recipe.name!r}")
-
-
-def build_process(settings: ModelSettings) -> Process:
-    """The forward chain."""
-    if settings.schedule == "linear":
-        betas = linear_betas(settings.times)
-    else:
-        gamma = 1.0 if settings.schedule == "cosine" else settings.gamma
-        betas = power_cosine_betas(settings.times, gamma)
-    return Process(betas, rho=settings.rho)
-
-
-def build_kernel(settings: ModelSettings) -> Kernel:
-    """The kernel of the loss."""
-    return EnergyKernel() if settings.kernel == "energy" else GaussianKernel(settings.bandwidths)
-
-
-def build_denoiser(
-    settings: Settings,
-    *,
-    n_genes: int,
-    labels: Sequence[int | Covariate],
-    shift: Shift | None = None,
-    sources: Tensor | None = None,
-) -> Denoiser:
-    """The network, untrained, for a panel of `n_genes`, the labels of each covariate and the sources of the batches."""
-    model = settings.model
-    conditioning = Conditioning(labels, width=model.width, embedding_width=model.embedding_width, null=model.null)
-    return Denoiser(
-        conditioning,
-        n_genes=n_genes,
-        width=model.width,
-        depth=model.depth,
-        heads=model.heads,
-        joint=model.joint,
-        target=model.target,
-        modulate_by=model.modulate_by,
-        self_conditioning=settings.training.self_conditioning > 0,
-        shift=shift,
-        sources=sources if model.projections == "per_source" else None,
-    )
-
-
-def build_objective(settings: Settings) -> Objective:
-    """The loss."""
-    training = settings.training
-    return Objective(
-        build_process(settings.model),
-        kernel=build_kernel(settings.model),
-        mmd_weight=training.mmd_weight,
-        mse_weight=training.mse_weight,
-        condition_dropout=training.condition_dropout,
-        control_dropout=training.control_dropout,
-        self_conditioning=training.self_conditioning,
-        coins=training.coins,
-        novelty=training.novelty,
-    )
-
-
-def build_step(settings: SamplingSettings) -> Step:
-    """One step of the reverse chain."""
-    return DDIM(settings.eta) if settings.sampler == "ddim" else DDPM(settings.variance)
-
-
-def build_guided(settings: SamplingSettings, denoiser: DenoiserContract) -> DenoiserContract:
-    """The denoiser with its guidance; itself where all strengths are 0."""
-    given = settings.guidance
-    guided = Guided(
-        denoiser,
-        strength=given.strengths if isinstance(given, Guidance) else given,
-        of=settings.guidance_of,
-        one_pass=settings.guidance_passes == "one",
-    )
-    return guided if guided.terms else denoiser
-
-
-def build_times(settings: Settings) -> list[int]:
-    """The times of the reverse chain."""
-    return respaced(settings.model.times, settings.sampling.steps, truncate=settings.sampling.truncate)

@@ -47,7 +47,7 @@ class Origin:
         seed: of the split.
         split_hash: that the split must have; None where any will do.
         run: the folder of the run; None where there is none.
-        features: of the agents of perturbations, for baselines; None where the run has none.
+        checkpoint: the trained model of the run.
     """
 
     recipe: Recipe
@@ -55,15 +55,19 @@ class Origin:
     seed: int
     split_hash: str | None
     run: Path | None = None
-    features: FeatureTable | None = None
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def features(self) -> FeatureTable | None:
+        """Of the agents of perturbations, for baselines; None where there are none."""
+        return None if self.checkpoint is None else self.checkpoint.features.get("perturbation")
 
     @classmethod
     def of_run(cls, run: Path) -> "Origin":
         """The data that a run was trained on."""
         checkpoint = load_checkpoint(run)
         folder = None if checkpoint.folder is None else Path(checkpoint.folder)
-        split, features = checkpoint.split, checkpoint.features.get("perturbation")
-        return cls(checkpoint.recipe, folder, split["seed"], split["hash"], run, features)
+        return cls(checkpoint.recipe, folder, checkpoint.split["seed"], checkpoint.split["hash"], run, checkpoint)
 
     @classmethod
     def of_recipe(cls, path: Path) -> "Origin":
@@ -91,7 +95,9 @@ class Origin:
             raise ValueError(
                 "this run was trained on data in memory, so its training cells cannot be read again; give --recipe."
             )
-        split = split_cells(open_source(self.recipe, self.folder), self.recipe.hold_out, seed=self.seed)
+        m = settings_of(self.recipe).training.cells_per_population
+        source = open_source(self.recipe, self.folder)
+        split = split_cells(source, self.recipe.hold_out, seed=self.seed, cells_per_population=m)
         if self.split_hash is not None and split.hash != self.split_hash:
             raise ValueError(
                 f"the files of {self.recipe.name!r} in {str(self.folder)!r} give another split than the run was "
@@ -170,7 +176,7 @@ def compare_files(
     conditions = [Condition(*key) for key in comparison.conditions()]
     facts, leaks = audit(source.split, conditions, seen, training)
     leaks += _other_splits(predicted, source.split)
-    run = None if source.run is None else history_of(source.run)
+    run = None if source.run is None or source.checkpoint is None else history_of(source.run, source.checkpoint)
     return comparison.with_run(facts | {"leaks": [leak.text for leak in leaks]}, run, tuple(leaks))
 
 
@@ -222,11 +228,10 @@ def audit(
     return facts, [Caution(LEAK, text) for text in leaks]
 
 
-def history_of(run: Path) -> dict[str, Any]:
-    """What a run recorded, step by step, and the settings that it was trained with."""
+def history_of(run: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a run recorded, step by step, and the settings that its model was trained with."""
     from perturbdiff.training.resuming import LOGS  # brings all that trains, which files alone do not need
 
-    checkpoint: Checkpoint = load_checkpoint(run)
     return {
         "history": list(_steps(run / LOGS)),
         "kept": dict(checkpoint.history),

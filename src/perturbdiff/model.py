@@ -211,8 +211,8 @@ class PerturbDiff:
         """The split that `train` would use."""
         rules = self.recipe.hold_out if hold_out is None else hold_outs_of(hold_out, self.recipe)
         training = settings_of(self.recipe).training
-        rules = tuple(rule.in_cells(training.cells_per_population) for rule in rules)
-        return split_cells(self.source, rules, seed=training.seed if seed is None else seed)
+        m = training.cells_per_population
+        return split_cells(self.source, rules, seed=training.seed if seed is None else seed, cells_per_population=m)
 
     def train(
         self,
@@ -256,8 +256,8 @@ class PerturbDiff:
             settings = settings_of(recipe, training=changed)
         else:
             settings = fine_tuned(recipe, start, training=changed)
-        rules = tuple(rule.in_cells(settings.training.cells_per_population) for rule in recipe.hold_out)
-        split = split_cells(self.source, rules, seed=settings.training.seed)
+        m = settings.training.cells_per_population
+        split = split_cells(self.source, recipe.hold_out, seed=settings.training.seed, cells_per_population=m)
         self.outcome = train(
             split,
             recipe,

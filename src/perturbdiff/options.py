@@ -17,6 +17,7 @@ INTERRUPTED = 130
 
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.", min=0)]
 OptionalSeed = Annotated[int | None, typer.Option(help="Seed of all randomness; the recipe's when absent.", min=0)]
+MaxSteps = Annotated[int | None, typer.Option(help="Optimiser steps.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print results and errors only.")]

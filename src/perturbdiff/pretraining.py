@@ -1,8 +1,8 @@
 """Pretraining in Python: one call from sources to a model that predictions and fine-tunings start from.
 
 pretrained = pretrain("immune.toml", run="runs/immune")
-pretrained = pretrain({"kang": kang, "zheng": zheng}, weights={"kang": 2}, cells={"kang": "controls"})
-model = PerturbDiff.from_recipe("kang.toml").train(pretrained=pretrained)
+pretrained = pretrain({"atlas": atlas, "screen": screen}, weights={"atlas": 2}, cells={"screen": "controls"})
+model = PerturbDiff.from_recipe("screen.toml").train(pretrained=pretrained)
 """
 
 import logging
@@ -140,7 +140,11 @@ def _in_memory(
 
 
 def _given(
-    members: Sequence[Member], sources: Sequence[Source], hold_out: Mapping[str, Any], seed: int, per_population: int
+    members: Sequence[Member],
+    sources: Sequence[Source],
+    hold_out: Mapping[str, Any],
+    seed: int,
+    cells_per_population: int,
 ) -> list[Given]:
     """The sources with their splits."""
     _check_names("hold_out", hold_out, [member.name for member in members])
@@ -149,8 +153,8 @@ def _given(
         rules = member.recipe.hold_out
         if member.name in hold_out:
             rules = hold_outs_of(hold_out[member.name], member.recipe)
-        rules = tuple(rule.in_cells(per_population) for rule in rules)
-        found.append(Given(member, split_cells(source, rules, seed=seed)))
+        split = split_cells(source, rules, seed=seed, cells_per_population=cells_per_population)
+        found.append(Given(member, split))
     return found
 
 

@@ -291,3 +291,14 @@ def test_a_real_misspelt_cell_type_is_told_the_right_one(stimulated):
     rule = HoldOut(part="test", cell_type=("CD14+ monocytes",))
     with pytest.raises(ValueError, match=re.escape("the nearest is 'CD14+ Monocytes'")):
         split_cells(cells, [rule], seed=0)
+
+
+def test_populations_that_are_kept_are_so_many_cells_and_need_to_be_said_in_cells():
+    rule = {"part": "test", "perturbation": ("A",), "keep_populations": 3}
+    cells = made()
+    of_populations = split_cells(cells, [HoldOut(**rule), VALIDATION], seed=0, cells_per_population=2)
+    of_cells = split_cells(cells, [HoldOut(part="test", perturbation=("A",), keep_cells=6), VALIDATION], seed=0)
+    assert of_populations.hash == of_cells.hash
+    sentence = r"hold_out\[0\] keeps 3 populations, and how many cells one has is not said; add training.cells_per_pop"
+    with pytest.raises(ValueError, match=sentence):
+        split_cells(cells, [HoldOut(**rule), VALIDATION], seed=0)

@@ -27,20 +27,7 @@ from perturbdiff.evaluation.cell_eval import (
 from perturbdiff.evaluation.sides import Side
 from perturbdiff.evaluation.suites import PERTURBATION, Suite
 
-N_GENES, N_CELLS, N_PERTURBATIONS = 60, 40, 4
 SLOW = ["pearson_edistance", "clustering_agreement"]
-
-
-def draw(seed: int) -> AnnData:
-    """Counts of one truth, log1p of 10^4: control cells and perturbations named as genes, drawn anew by seed."""
-    truth, rng = np.random.default_rng(0), np.random.default_rng(seed)
-    labels = np.repeat(["control", *(f"gene_{i}" for i in range(N_PERTURBATIONS))], N_CELLS)
-    rates = truth.gamma(0.7, 3, N_GENES) * np.exp(
-        truth.normal(0, 1.2, (N_PERTURBATIONS + 1, N_GENES)) * (truth.random((N_PERTURBATIONS + 1, N_GENES)) < 0.3)
-    )
-    counts = rng.poisson(np.repeat(rates, N_CELLS, axis=0))
-    values = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4).astype(np.float32)
-    return made(values, labels)
 
 
 def made(values: Any, labels: Any) -> AnnData:
@@ -50,21 +37,13 @@ def made(values: Any, labels: Any) -> AnnData:
 
 
 @pytest.fixture(scope="module")
-def observed() -> Side:
-    return Side(draw(1), "control")
+def observed(draw: Callable[..., AnnData]) -> Side:
+    return Side(draw(1, share=0.3), "control")
 
 
 @pytest.fixture(scope="module")
-def predicted() -> Side:
-    return Side(draw(2), "control")
-
-
-@pytest.fixture(scope="module")
-def controls(observed: Side) -> Side:
-    """Control cells predicted for every perturbation."""
-    rows = np.flatnonzero(observed.adata.obs[PERTURBATION] == "control")
-    values = observed.adata.X[np.tile(rows, N_PERTURBATIONS + 1)]
-    return Side(AnnData(X=values, obs=observed.adata.obs.copy(), var=observed.adata.var.copy()), "control")
+def predicted(draw: Callable[..., AnnData]) -> Side:
+    return Side(draw(2, share=0.3), "control")
 
 
 def theirs(predicted: Path, observed: Path, folder: Path) -> dict[str, dict[str, float]]:

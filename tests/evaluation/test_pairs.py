@@ -37,7 +37,10 @@ def test_conditions_are_paired_with_the_control_cells_of_their_cell_type():
     pairs = align({"model": predicted}, observed)
     assert pairs.conditions == (Condition("a", "B"), Condition("b", "T"))
     populations = pairs.populations_of(predicted)
-    means = {c: (r.observed.mean[0], r.control.mean[0], populations(c).mean[0]) for c, r in pairs.references()}
+    means = {
+        c: (pairs.observed_cells(c).mean[0], pairs.control(c.cell_type).mean[0], populations(c).mean[0])
+        for c in pairs.conditions
+    }
     assert means == {Condition("a", "B"): (4.0, 3.0, 0.0), Condition("b", "T"): (2.0, 0.0, 1.0)}
     assert pairs.notes == ("1 of 3 observed conditions are not judged: not chosen, or not predicted.",)
 
@@ -54,8 +57,7 @@ def test_genes_are_matched_by_name_in_the_observed_order_and_counted():
 def test_the_predicted_files_control_cells_serve_where_the_observed_file_has_none():
     observed = make_cells([("a", "T", 3)])
     predicted = make_cells([("a", "T", 2), ("control", "T", 2)])
-    ((_, reference),) = align({"model": predicted}, observed).references()
-    assert reference.control.mean[0] == 1.0
+    assert align({"model": predicted}, observed).control("T").mean[0] == 1.0
 
 
 def test_only_the_conditions_of_every_predicted_file_are_judged():

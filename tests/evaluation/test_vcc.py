@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,38 +21,15 @@ from perturbdiff.evaluation.sides import Side
 from perturbdiff.evaluation.suites import PERTURBATION, Suite
 from perturbdiff.evaluation.vcc import OF_CONTEXT, VCC_METRICS, differential_expression, vcc_metrics
 
-N_GENES, N_CELLS, N_PERTURBATIONS = 60, 40, 4
 
-
-def draw(seed: int, *, names: str = "gene", strength: float = 1.2) -> AnnData:
-    """Counts of one truth, log1p of 10^4: control cells and perturbations, drawn anew by seed."""
-    truth, rng = np.random.default_rng(0), np.random.default_rng(seed)
-    labels = np.repeat(["control", *(f"{names}_{i}" for i in range(N_PERTURBATIONS))], N_CELLS)
-    shape = N_PERTURBATIONS + 1, N_GENES
-    rates = truth.gamma(0.7, 3, N_GENES) * np.exp(truth.normal(0, strength, shape) * (truth.random(shape) < 0.5))
-    counts = rng.poisson(np.repeat(rates, N_CELLS, axis=0))
-    values = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4).astype(np.float32)
-    obs = pd.DataFrame({PERTURBATION: pd.Categorical(labels)}, index=[f"cell_{i}" for i in range(len(labels))])
-    var = pd.DataFrame(index=pd.Index([f"gene_{i}" for i in range(N_GENES)], dtype=str))
-    return AnnData(X=sp.csr_matrix(values), obs=obs, var=var)
+@pytest.fixture(scope="module")
+def observed(draw: Callable[..., AnnData]) -> Side:
+    return Side(draw(1, share=0.5), "control")
 
 
 @pytest.fixture(scope="module")
-def observed() -> Side:
-    return Side(draw(1), "control")
-
-
-@pytest.fixture(scope="module")
-def predicted() -> Side:
-    return Side(draw(2), "control")
-
-
-@pytest.fixture(scope="module")
-def controls(observed: Side) -> Side:
-    """Control cells predicted for every perturbation."""
-    rows = np.flatnonzero(observed.adata.obs[PERTURBATION] == "control")
-    values = observed.adata.X[np.tile(rows, N_PERTURBATIONS + 1)]
-    return Side(AnnData(X=values, obs=observed.adata.obs.copy(), var=observed.adata.var.copy()), "control")
+def predicted(draw: Callable[..., AnnData]) -> Side:
+    return Side(draw(2, share=0.5), "control")
 
 
 def theirs(predicted: Path, observed: Path, **changes: Any) -> dict[tuple[str, str], float]:
@@ -98,8 +76,8 @@ def test_every_number_of_cell_eval2_is_reproduced_to_the_last_bit_from_the_same_
     assert {name for own in ours.values() for name in own} == {metric.name for metric in VCC_METRICS}
 
 
-def test_labels_that_name_no_gene_are_declared_to_have_none(tmp_path: Path) -> None:
-    sides = [Side(draw(seed, names="drug"), "control") for seed in (2, 1)]
+def test_labels_that_name_no_gene_are_declared_to_have_none(tmp_path: Path, draw: Callable[..., AnnData]) -> None:
+    sides = [Side(draw(seed, share=0.5, names="drug"), "control") for seed in (2, 1)]
     paths = written(sides[0], tmp_path / "predicted.h5ad"), written(sides[1], tmp_path / "observed.h5ad")
     assert_same(vcc_metrics(*sides), theirs(*paths, target_gene_map={"*": None}))
 
@@ -164,11 +142,13 @@ def test_control_cells_are_the_point_of_no_skill(controls: Side, observed: Side)
     assert numbers[""]["expr_mse_unbiased_capped_norm"] == pytest.approx(1, abs=0.15)
 
 
-def test_without_an_observed_response_the_normalized_error_is_undefined() -> None:
-    cells = draw(1)
+def test_without_an_observed_response_the_normalized_error_is_undefined(draw: Callable[..., AnnData]) -> None:
+    cells = draw(1, share=0.5)
     control = cells.X[np.flatnonzero(cells.obs[PERTURBATION] == "control")]
-    still = AnnData(X=sp.vstack([control] * (N_PERTURBATIONS + 1), format="csr"), obs=cells.obs, var=cells.var)
-    numbers = vcc_metrics(Side(draw(2), "control"), Side(still, "control"))
+    still = AnnData(
+        X=sp.vstack([control] * (cells.n_obs // control.shape[0]), format="csr"), obs=cells.obs, var=cells.var
+    )
+    numbers = vcc_metrics(Side(draw(2, share=0.5), "control"), Side(still, "control"))
     assert np.isnan(numbers[""]["expr_mse_unbiased_capped_norm"])
     assert numbers["gene_0"]["expr_distance_unbiased"] < 0
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from perturbdiff.building import build_objective
 from perturbdiff.checkpoint import untrained
-from perturbdiff.config import build_objective, settings_of
+from perturbdiff.config import settings_of
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.core.randomness import stream
 from perturbdiff.training import fitting

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from perturbdiff.building import build_objective
 from perturbdiff.checkpoint import untrained
-from perturbdiff.config import build_objective, settings_of
+from perturbdiff.config import settings_of
 from perturbdiff.training.cost import Cost, measure_cost
 from perturbdiff.training.preparation import prepare
 from perturbdiff.training.streams import PopulationStream

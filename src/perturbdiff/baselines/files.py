@@ -20,12 +20,10 @@ from perturbdiff.baselines.control import GROUP
 from perturbdiff.baselines.predictor import Predictor
 from perturbdiff.baselines.pseudobulk import Places
 from perturbdiff.data.cells import Cells
-from perturbdiff.data.composition import is_unit, parts_of
-from perturbdiff.data.export import write_h5ad
+from perturbdiff.data.composition import beside, parts_of
+from perturbdiff.data.export import PREDICTIONS, write_h5ad
 from perturbdiff.data.recipe import Columns
 from perturbdiff.data.vocabulary import nearest
-
-FORMAT = 1
 
 
 def write_prediction(
@@ -88,9 +86,8 @@ def predicted_file(
     predicted = [f"{names[row]}-predicted-{number}-0" for row, number in zip(source, condition, strict=True)]
     obs = _obs(cells, used, source, [given[number] for number in condition], columns)
     obs.index = pd.Index([*map(str, names[used]), *predicted], dtype=str)
-    declared = {name: column for name, column in columns.model_dump().items() if column and name != "total_counts"}
     facts = {
-        "format": FORMAT,
+        "format": PREDICTIONS,
         "version": version("perturbdiff"),
         "scale": "log1p",
         "unit": "log1p counts per 10^4",
@@ -99,7 +96,7 @@ def predicted_file(
         "left_out": json.dumps(left_out),
         "populations": 1,
         "missing_genes": "[]",
-        "columns": declared,
+        "columns": columns.of_predictions(),
         "control": str(cells.control),
         "conditions": pd.DataFrame(given).to_json(orient="records"),
     }
@@ -182,20 +179,8 @@ def _obs(cells: Cells, used: Places, source: Places, given: list[dict[str, str]]
             own = cells.labels[name].astype(str).to_numpy()
             wanted = [labels[name] or own[row] for labels, row in zip(given, source, strict=True)]
             obs[column] = pd.Categorical([*own[used], *wanted])
-    for key in ("dose", "dose_unit", "modality"):
-        column = getattr(columns, key)
-        if column is not None and not (key == "dose_unit" and is_unit(column)):
-            obs[column] = _beside([parts[label][key] for label in composed], numbers=key == "dose")
+    obs |= beside(composed, columns)
     names = cells.names.to_numpy(dtype=object)
     obs["population"] = np.repeat([-1, 0], [len(used), len(source)])
     obs["control_cell"] = np.concatenate([names[used], names[source]])
     return pd.DataFrame(obs)
-
-
-def _beside(texts: list[str], *, numbers: bool) -> Any:  # noqa: ANN401 - numbers or categories
-    """What stands beside a perturbation in a column of its own: doses as numbers, where they all are."""
-    if numbers:
-        found = pd.to_numeric(pd.Series(texts, dtype=object).replace("", None), errors="coerce")
-        if (found.notna() | (pd.Series(texts) == "")).all():
-            return found.to_numpy(dtype=float)
-    return pd.Categorical(texts)

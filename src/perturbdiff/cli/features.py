@@ -100,6 +100,7 @@ def language(
 
 def _cells(data: Path, described: dict[str, Any]) -> "tuple[Source, Segments]":
     """The cells of a file and its options, or of a recipe; and the control cells that nothing holds out."""
+    from perturbdiff.config import settings_of
     from perturbdiff.data.opening import open_source, recipe_at
     from perturbdiff.data.recipe import recipe_from_mapping
     from perturbdiff.data.split import split_cells
@@ -123,7 +124,9 @@ def _cells(data: Path, described: dict[str, Any]) -> "tuple[Source, Segments]":
     runs = source.runs
     if not recipe.hold_out:
         return source, runs.whole(runs.is_control)
-    training = split_cells(source, recipe.hold_out, seed=recipe.training.get("seed", 0)).of("train")
+    settings = settings_of(recipe).training
+    split = split_cells(source, recipe.hold_out, seed=settings.seed, cells_per_population=settings.cells_per_population)
+    training = split.of("train")
     return source, training.take(runs.is_control[training.run])
 
 

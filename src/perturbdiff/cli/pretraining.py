@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from perturbdiff.cli.training import finish
-from perturbdiff.options import Device, OptionalSeed, Overwrite, Quiet
+from perturbdiff.cli.training import finish, keep_recipe
+from perturbdiff.options import Device, MaxSteps, OptionalSeed, Overwrite, Quiet
 from perturbdiff.screen import Screen
 
 
@@ -14,7 +14,7 @@ def pretrain(
     mixture: Annotated[Path, typer.Argument(help="A mixture of sources (.toml), a recipe, or a store.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command resumes it.")],
     *,
-    max_steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    max_steps: MaxSteps = None,
     seed: OptionalSeed = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -48,7 +48,7 @@ def finetune(
     recipe: Annotated[Path, typer.Argument(help="A recipe (.toml), or a store.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command resumes it.")],
     *,
-    max_steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    max_steps: MaxSteps = None,
     seed: OptionalSeed = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -60,7 +60,6 @@ def finetune(
     """
     from perturbdiff.data.export import check_writable
     from perturbdiff.data.opening import recipe_at
-    from perturbdiff.data.recipe import with_absolute_features, write_recipe
     from perturbdiff.model import PerturbDiff
     from perturbdiff.training.processes import processes
 
@@ -81,6 +80,5 @@ def finetune(
         say=screen.say,
     )
     if first:
-        written = model.recipe.model_copy(update={"files": tuple(str(folder / name) for name in read.files)})
-        write_recipe(with_absolute_features(written, folder), out / "recipe.toml")
+        keep_recipe(model.recipe, folder, out)
     finish(model, out, screen)

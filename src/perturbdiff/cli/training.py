@@ -12,6 +12,7 @@ from perturbdiff.options import (
     RULE,
     Device,
     Json,
+    MaxSteps,
     OptionalSeed,
     Overwrite,
     Quiet,
@@ -23,6 +24,7 @@ from perturbdiff.options import (
 from perturbdiff.screen import Screen
 
 if TYPE_CHECKING:
+    from perturbdiff.data.recipe import Recipe
     from perturbdiff.model import PerturbDiff
 
 
@@ -46,7 +48,7 @@ def train(
     n_genes: Annotated[int | None, typer.Option(help="Size of the gene panel (.h5ad); all genes when absent.")] = None,
     hold_out: Annotated[list[str] | None, typer.Option(help=f"A rule, such as {RULE} (.h5ad).")] = None,
     preset: Annotated[str | None, typer.Option(help="tiny, small, medium or paper.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    max_steps: MaxSteps = None,
     seed: OptionalSeed = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -58,7 +60,7 @@ def train(
     """
     from perturbdiff.data.export import check_writable
     from perturbdiff.data.opening import recipe_at
-    from perturbdiff.data.recipe import recipe_from_mapping, with_absolute_features, write_recipe
+    from perturbdiff.data.recipe import recipe_from_mapping
     from perturbdiff.model import PerturbDiff
     from perturbdiff.training.processes import processes
 
@@ -93,11 +95,17 @@ def train(
     check_writable(out / "model.json", overwrite=True)
     model = PerturbDiff.from_recipe(recipe, folder=folder)
     model.train(run=out, overwrite=overwrite, device=device, show_progress=not screen.quiet, say=screen.say)
-    paths = [str(folder / pattern) for pattern in recipe.files]
     if first:
-        written = model.recipe.model_copy(update={"files": tuple(paths)})
-        write_recipe(with_absolute_features(written, folder), out / "recipe.toml")
+        keep_recipe(model.recipe, folder, out)
     finish(model, out, screen)
+
+
+def keep_recipe(recipe: "Recipe", folder: Path, out: Path) -> None:
+    """Write the recipe of a run beside its model, with paths that no longer depend on a folder."""
+    from perturbdiff.data.recipe import with_absolute_features, write_recipe
+
+    files = tuple(str(folder / pattern) for pattern in recipe.files)
+    write_recipe(with_absolute_features(recipe.model_copy(update={"files": files}), folder), out / "recipe.toml")
 
 
 def finish(model: "PerturbDiff", out: Path, screen: Screen) -> None:

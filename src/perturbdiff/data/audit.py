@@ -166,7 +166,7 @@ def _held_out_groups_in_training(split: Split) -> Iterator[str]:
         held |= split.cells_of_runs(part) > 0
     stray = held & ~runs.is_control & (split.cells_of_runs("train") > 0)
     for i, rule in enumerate(split.hold_out):
-        if rule.keep_cells is not None or rule.keep_fraction is not None:
+        if rule.keeps:
             stray &= ~matches(runs.labels, rule, f"hold_out[{i}]")
     if stray.any():
         n_cells = int(split.cells_of_runs("train")[stray].sum())
@@ -181,7 +181,7 @@ def _shared_controls(split: Split) -> Iterator[str]:
     runs = split.source.runs
     trains = runs.is_control & (split.cells_of_runs("train") > 0)
     for i, rule in enumerate(split.hold_out):
-        if not rule.hold_out_controls or rule.keep_cells is not None or rule.keep_fraction is not None:
+        if not rule.hold_out_controls or rule.keeps:
             continue
         context = trains.copy()
         if rule.cell_type is not None or rule.assay_batch is not None:

@@ -273,6 +273,21 @@ def parts_of(label: str, columns: Columns) -> dict[str, str]:
     }
 
 
+def beside(labels: Sequence[str], columns: Columns) -> dict[str, Any]:
+    """The columns that stand beside the perturbation, by name, for composed labels: doses as numbers where all are."""
+    found: dict[str, Any] = {}
+    unique = {label: parts_of(label, columns) for label in dict.fromkeys(labels)}
+    for key in ("dose", "dose_unit", "modality"):
+        column = getattr(columns, key)
+        if column is None or (key == "dose_unit" and is_unit(column)):
+            continue
+        texts = pd.Series([unique[label][key] for label in labels], dtype=object)
+        numbers = pd.to_numeric(texts.replace("", None), errors="coerce")
+        is_number = key == "dose" and bool((numbers.notna() | (texts == "")).all())
+        found[column] = numbers.to_numpy(dtype=float) if is_number else pd.Categorical(texts)
+    return found
+
+
 def at_any_dose(drug: str, labels: Iterable[str]) -> list[str]:
     """The labels that are of a drug, or a combination ``a+b``, whatever the doses."""
     entries = {label: entries_of(label[: label.rfind("]") + 1]) for label in labels}

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import anndata
 
+PREDICTIONS = 1
+"""The format of files of predicted cells: raised with every change that a reader must know of."""
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:

@@ -5,7 +5,6 @@ One TOML file names a recipe or a store for each source, its weight, and which o
 looked at. A recipe or a store by itself is a mixture of one.
 """
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,7 +13,7 @@ from pydantic import Field, model_validator
 
 from perturbdiff.data.files import is_store
 from perturbdiff.data.opening import recipe_at
-from perturbdiff.data.recipe import Columns, Expression, Recipe, read_recipe
+from perturbdiff.data.recipe import Columns, Expression, Recipe, toml_tables
 from perturbdiff.data.table import Table, validated
 
 
@@ -94,10 +93,13 @@ def read_mixture(path: Path) -> tuple[Mixture, tuple[Member, ...]]:
         ValueError: it is not TOML, or neither a mixture nor a recipe; or two sources have one name.
     """
     path = Path(path)
-    if is_store(path) or not _has_sources(path):
+    if not is_store(path) and not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}; give a mixture or a recipe (.toml), or a store.")
+    tables = {} if is_store(path) else toml_tables(path)
+    if "sources" not in tables:
         recipe, folder = recipe_at(path)
         return mixture_of(recipe), (Member(recipe.name, recipe, folder),)
-    mixture = validated(Mixture, tomllib.loads(path.read_text(encoding="utf-8")), path.name)
+    mixture = validated(Mixture, tables, path.name)
     folder, members = path.resolve().parent, []
     for rule in mixture.sources:
         recipe, beside = recipe_at(folder / Path(rule.recipe).expanduser())
@@ -158,13 +160,3 @@ def recipe_of(mixture: Mixture, members: tuple[Member, ...]) -> Recipe:
         training=mixture.training,
         sampling=mixture.sampling,
     )
-
-
-def _has_sources(path: Path) -> bool:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}; give a mixture or a recipe (.toml), or a store.")
-    try:
-        return "sources" in tomllib.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError):
-        read_recipe(path)  # says what is wrong
-        raise

@@ -56,6 +56,10 @@ class Columns(Table):
             raise ValueError("dose and modality are of a perturbation; add perturbation, or leave them out")
         return self
 
+    def of_predictions(self) -> dict[str, str]:
+        """What a file of predicted cells declares: those that there are, without counts, which it has none of."""
+        return {name: column for name, column in self.model_dump(exclude={"total_counts"}).items() if column}
+
 
 class Grammar(Table):
     """What a label of perturbation is made of; a label that nothing is said of is one agent, whatever its text.
@@ -173,12 +177,10 @@ class HoldOut(Match):
                 raise ValueError(f"{key} = {kept} is below 1; leave it out to keep no cell")
         return self
 
-    def in_cells(self, cells_per_population: int) -> "HoldOut":
-        """The same rule, with the populations that it keeps as cells."""
-        if self.keep_populations is None:
-            return self
-        cells = self.keep_populations * cells_per_population
-        return self.model_copy(update={"keep_populations": None, "keep_cells": cells})
+    @property
+    def keeps(self) -> bool:
+        """Whether some of the matching cells stay in training."""
+        return any(kept is not None for kept in (self.keep_fraction, self.keep_cells, self.keep_populations))
 
 
 class Recipe(Table):
@@ -292,13 +294,21 @@ def read_recipe(path: Path) -> Recipe:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no recipe file {str(path)!r}; give the path of a .toml file.")
+    return recipe_from_mapping(toml_tables(path), path.name)
+
+
+def toml_tables(path: Path) -> dict[str, Any]:
+    """The tables of a file that is there.
+
+    Raises:
+        ValueError: it is not TOML.
+    """
     try:
-        mapping = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise ValueError(f"{str(path)!r} is not text, and a recipe is a TOML file; give a .toml file.") from None
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{str(path)!r} is not TOML: {error}; mend that line.") from None
-    return recipe_from_mapping(mapping, path.name)
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:

@@ -105,8 +105,16 @@ def _populations(sizes: Integers, m: int | None) -> dict[str, int]:
     return {"populations": int((-(-sizes[sizes >= _SMALLEST_GROUP] // m)).sum())}
 
 
-def split_cells(source: Source, hold_out: Sequence[HoldOut], *, seed: int) -> Split:
+def split_cells(
+    source: Source, hold_out: Sequence[HoldOut], *, seed: int, cells_per_population: int | None = None
+) -> Split:
     """Split the cells of a source by rules.
+
+    Args:
+        source: of the cells.
+        hold_out: the rules.
+        seed: of what is drawn.
+        cells_per_population: what rules that keep populations count in; None where there are none.
 
     Raises:
         ValueError: a rule names a label that no cell has (the nearest is named), or matches no cell; a test and a
@@ -119,10 +127,10 @@ def split_cells(source: Source, hold_out: Sequence[HoldOut], *, seed: int) -> Sp
     rings: list[tuple[Flags, Ring]] = []
     for i, (rule, found) in enumerate(zip(hold_out, matched, strict=True)):
         part[found] = PARTS.index(rule.part)
-        n_kept = _n_kept(rule, int(runs.sizes[found].sum()), i)
+        n_kept = _n_kept(rule, int(runs.sizes[found].sum()), i, cells_per_population)
         if n_kept:
             rings.append((found, Ring.of(_hashes(source, runs.whole(found)), n_kept, (seed, i))))
-    whole = [found for i, found in enumerate(matched) if not _keeps(hold_out[i])]
+    whole = [found for i, found in enumerate(matched) if not hold_out[i].keeps]
     shared = _any(matched, runs) & ~_any(whole, runs)
     if not ((part == TRAIN) | shared).any():
         raise ValueError(
@@ -158,10 +166,6 @@ def _any(chosen: Sequence[Flags], runs: Runs) -> Flags:
     return np.asarray(np.any(chosen, axis=0)) if chosen else np.zeros(len(runs), dtype=bool)
 
 
-def _keeps(rule: HoldOut) -> bool:
-    return rule.keep_cells is not None or rule.keep_fraction is not None
-
-
 def _matched(runs: Runs, rule: HoldOut, i: int) -> Flags:
     found = matches(runs.labels, rule, f"hold_out[{i}]")
     controls = found & runs.is_control
@@ -192,17 +196,20 @@ def _refuse_overlap(runs: Runs, hold_out: Sequence[HoldOut], matched: list[Flags
                 )
 
 
-def _n_kept(rule: HoldOut, n_matched: int, i: int) -> int:
+def _n_kept(rule: HoldOut, n_matched: int, i: int, cells_per_population: int | None) -> int:
     """How many of a rule's cells stay in training."""
-    if rule.keep_populations is not None:
-        raise ValueError(
-            f"hold_out[{i}] keeps {rule.keep_populations} populations, whose number of cells is a setting of the "
-            "training; say it in cells (HoldOut.in_cells)."
-        )
-    if not _keeps(rule):
+    if not rule.keeps:
         return 0
     if rule.keep_cells is not None:
         n_kept, asked = rule.keep_cells, f"keep_cells = {rule.keep_cells}"
+    elif rule.keep_populations is not None:
+        if cells_per_population is None:
+            raise ValueError(
+                f"hold_out[{i}] keeps {rule.keep_populations} populations, and how many cells one has is not said; "
+                "add training.cells_per_population, or write keep_cells."
+            )
+        n_kept = rule.keep_populations * cells_per_population
+        asked = f"keep_populations = {rule.keep_populations}"
     else:
         n_kept, asked = round((rule.keep_fraction or 0) * n_matched), f"keep_fraction = {rule.keep_fraction}"
     if not 0 < n_kept < n_matched:

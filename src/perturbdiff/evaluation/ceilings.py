@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from perturbdiff.evaluation.metrics import METRICS, Population, Reference, judge
+from perturbdiff.evaluation.metrics import METRICS, Population, Reference
 
 HALVINGS = 5
 """How many random halvings are averaged."""
@@ -101,15 +101,6 @@ def replicated(
         level = control.others.mean - reference.control.mean
         centroid = None if reference.centroid is None else reference.centroid + level
         yield moved, Reference(Population(cells[known & ~own]), control.others, centroid), control.own
-
-
-def ceiling(reference: Reference, rng: np.random.Generator, *, halvings: int = HALVINGS) -> dict[str, float]:
-    """Judge one half of the observed cells against the other, `halvings` times, and average each metric.
-
-    Fewer than two cells in a half (fewer than four observed) leave what needs two cells NaN; one observed cell
-    leaves all NaN.
-    """
-    return averaged([judge(*pair) for pair in halved(reference, rng, halvings=halvings)])
 
 
 def averaged(scores: list[dict[str, float]]) -> dict[str, float]:

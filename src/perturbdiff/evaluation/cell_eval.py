@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from perturbdiff.evaluation.metrics import Metric
-from perturbdiff.evaluation.sides import Side, check_sides, check_table
+from perturbdiff.evaluation.sides import Side, check_sides, given_table
 from perturbdiff.evaluation.suites import PERTURBATION
 
 PAPER_METRICS = (
@@ -224,9 +224,7 @@ def _table(side: Side, threads: int) -> Any:  # noqa: ANN401 - a DataFrame of po
     """The tests of a side as a table of polars."""
     if side.de is None:
         return differential_expression(side, threads=threads)
-    table = side.de if hasattr(side.de, "write_parquet") else import_module("polars").from_pandas(side.de)
-    check_table(side, table)
-    return table
+    return given_table(side)
 
 
 def _r2(predicted: Any, observed: Any) -> float:  # noqa: ANN401 - means over cells, of any precision

@@ -168,11 +168,6 @@ class Population:
             return float(np.expm1(self.cells.astype(np.float64)).sum() / self.cells.shape[0])
 
     @cached_property
-    def distance_within(self) -> float:
-        """E||X - X'|| over pairs of two different cells; NaN for fewer than two cells."""
-        return distances.within(self.cells).distance
-
-    @cached_property
     def sorted(self) -> Sorted:
         """The values of each gene in their order, for tests of ranks."""
         return Sorted.of(self.cells)

@@ -6,7 +6,7 @@ from the predicted one where the observed has none: the same cells stand on both
 cells than are held in memory at once, so many are drawn.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.vocabulary import nearest
-from perturbdiff.evaluation.metrics import Population, Reference
+from perturbdiff.evaluation.metrics import Population
 from perturbdiff.evaluation.targets import target_notes, target_places
 
 if TYPE_CHECKING:
@@ -129,13 +129,6 @@ class Pairs:
     def control_batches(self, cell_type: str) -> NDArray[Any]:
         """The assay batch of each control cell of a cell type."""
         return self.controls.labels["assay_batch"].iloc[self._drawn(cell_type)].astype(str).to_numpy()
-
-    def references(self) -> Iterator[tuple[Condition, Reference]]:
-        """Each condition with its observed and its control cells; one condition is dense in memory at a time."""
-        for cell_type, conditions in self.contexts.items():
-            control = self.control(cell_type)
-            for condition in conditions:
-                yield condition, Reference(self.observed_cells(condition), control)
 
     def populations_of(self, predicted: File) -> Callable[[Condition], Population]:
         """A function from a condition to the predicted cells of it."""

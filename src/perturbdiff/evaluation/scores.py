@@ -213,11 +213,10 @@ def in_order[Item, Result](call: Callable[[Item], Result], items: Iterable[Item]
             yield result
 
 
-@dataclass
 class Contexts:
     """The metrics of whole contexts, gathered from their conditions as they are judged."""
 
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
         self._origins: dict[str, Vector] = {}
         self._methods: dict[tuple[str, str], tuple[Between, Between]] = {}
         self._halves: dict[str, list[tuple[Between, Between]]] = {}

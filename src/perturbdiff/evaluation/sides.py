@@ -7,6 +7,7 @@ in its own words, or would judge all the same, is refused here in one sentence.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import anndata
@@ -125,12 +126,13 @@ def check_sides(predicted: Side, observed: Side) -> None:
         )
 
 
-def check_table(side: Side, table: Any) -> None:  # noqa: ANN401 - a DataFrame of polars
-    """Refuse tests of other perturbations than a side has.
+def given_table(side: Side) -> Any:  # noqa: ANN401 - a DataFrame of polars
+    """The tests that a side was given, in polars.
 
     Raises:
-        ValueError: naming one.
+        ValueError: they are of other perturbations than the side has; one is named.
     """
+    table = side.de if hasattr(side.de, "write_parquet") else import_module("polars").from_pandas(side.de)
     labels = tuple(sorted(map(str, table["target"].unique())))
     if labels != side.perturbations:
         wrong = _first_of_one(labels, side.perturbations)
@@ -138,6 +140,7 @@ def check_table(side: Side, table: Any) -> None:  # noqa: ANN401 - a DataFrame o
             f"the table of differential expression and the cells differ in their perturbations ({wrong}); "
             "give the table of these cells, or none to have it made."
         )
+    return table
 
 
 def _first_of_one(one: Sequence[str], other: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from perturbdiff.evaluation.cell_eval import Numbers, quietly
 from perturbdiff.evaluation.metrics import Metric
-from perturbdiff.evaluation.sides import Side, check_sides, check_table
+from perturbdiff.evaluation.sides import Side, check_sides, given_table
 from perturbdiff.evaluation.suites import PERTURBATION
 
 VCC_METRICS = (
@@ -181,6 +181,4 @@ def _own_table(side: Side) -> Any:  # noqa: ANN401 - a DataFrame of polars or No
     """The tests of a side where cell-eval2 made them."""
     if side.de is None or "p_adj" not in side.de.columns:
         return None
-    table = side.de if hasattr(side.de, "write_parquet") else import_module("polars").from_pandas(side.de)
-    check_table(side, table)
-    return table
+    return given_table(side)

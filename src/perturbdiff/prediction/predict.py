@@ -20,20 +20,20 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
+from perturbdiff.building import build_guided, build_process, build_step, build_times
 from perturbdiff.checkpoint import Checkpoint
-from perturbdiff.config import Settings, build_guided, build_process, build_step, build_times
+from perturbdiff.config import Settings
 from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.population import COVARIATES, Condition
 from perturbdiff.core.randomness import stream
 from perturbdiff.core.sampler import sample
 from perturbdiff.data.cells import Cells
-from perturbdiff.data.composition import is_unit, parts_of
+from perturbdiff.data.composition import beside, parts_of
 from perturbdiff.data.conditions import Conditions
+from perturbdiff.data.export import PREDICTIONS
 from perturbdiff.data.genes import align_genes
-from perturbdiff.data.recipe import Columns
 from perturbdiff.data.vocabulary import nearest
 
-FORMAT = 1
 NUMBERS_AT_ONCE = 8 * 256 * 2000
 """Expression values in one minibatch, which bounds the memory of a prediction."""
 
@@ -120,7 +120,7 @@ def predict(
     control = (used, _panel(cells, genes, missing, used))
     predicted = _run(checkpoint, known, settings, chunks, conditions, control, device=device, seed=seed, track=track)
     facts = {
-        "format": FORMAT,
+        "format": PREDICTIONS,
         "version": version("perturbdiff"),
         "scale": "log1p",
         "unit": "log1p counts per 10^4",
@@ -236,6 +236,8 @@ def _run(
     track: Track,
 ) -> "sp.csr_matrix[np.float32]":
     """The predicted cells of all chunks, one below the other."""
+    if checkpoint.recipe.control is None:  # trained without control cells: to it they express nothing
+        control = (control[0], sp.csr_matrix(control[1].shape, dtype=np.float32))
     denoiser = build_guided(settings.sampling, checkpoint.denoiser(known).to(device))
     index = np.stack([known.vocabularies[name].encode(conditions[name]) for name in COVARIATES])
     per_batch = max(1, NUMBERS_AT_ONCE // (settings.training.cells_per_population * len(checkpoint.genes)))
@@ -249,17 +251,7 @@ def _run(
     results: list[sp.csr_matrix[np.float32]] = []
     for batch in track(batches):
         labels = torch.from_numpy(index[:, [chunk.condition for chunk in batch]]).to(device)
-        results += _sample(
-            denoiser,
-            checkpoint.scale,
-            settings,
-            batch,
-            labels,
-            control,
-            alone=checkpoint.recipe.control is None,
-            device=device,
-            seed=seed,
-        )
+        results += _sample(denoiser, checkpoint.scale, settings, batch, labels, control, device=device, seed=seed)
     place = np.argsort(order)
     cells: sp.csr_matrix[np.float32] = sp.vstack([results[i] for i in place], format="csr")
     return cells
@@ -273,16 +265,13 @@ def _sample(
     labels: torch.Tensor,
     control: tuple[Rows, "sp.csr_matrix[np.float32]"],
     *,
-    alone: bool,
     device: str,
     seed: int,
 ) -> list["sp.csr_matrix[np.float32]"]:
-    """One minibatch of chunks of equal length; `alone`, without looking at the control cells."""
+    """One minibatch of chunks of equal length."""
     used, expression = control
     rows = np.searchsorted(used, np.stack([chunk.rows for chunk in batch]))
     dense = torch.from_numpy(expression[rows.ravel()].toarray()).reshape(*rows.shape, -1) / scale
-    if alone:
-        dense = torch.zeros_like(dense)
     cells = sample(
         denoiser,
         build_process(settings.model),
@@ -327,14 +316,13 @@ def _described(
         if name == "perturbation":
             own = np.full(cells.n_cells, checkpoint.recipe.control, dtype=object)
             given = np.where(given == "", UNSPECIFIED, given)
-            obs |= _beside(columns, [*own[used], *given])
+            obs |= beside([*own[used], *given], columns)
             own, given = own, np.array([parts_of(label, columns)["perturbation"] for label in given], dtype=object)
         obs[column] = pd.Categorical(np.concatenate([own[used], np.where(given == "", own[source], given)]))
     names = cells.names.to_numpy(dtype=object)
     obs["population"] = np.concatenate([np.full(len(used), -1), repeat])
     obs["control_cell"] = np.concatenate([names[used], names[source]])
     labels = [f"{names[row]}-predicted-{c}-{r}" for row, c, r in zip(source, condition, repeat, strict=True)]
-    declared = {name: column for name, column in columns.model_dump().items() if column and name != "total_counts"}
     return anndata.AnnData(
         X=sp.vstack([expression, values], format="csr"),
         obs=pd.DataFrame(obs, index=pd.Index([*names[used], *labels], dtype=str)),
@@ -342,24 +330,9 @@ def _described(
         uns={
             "perturbdiff": {
                 **facts,
-                "columns": declared,
+                "columns": columns.of_predictions(),
                 **({} if checkpoint.recipe.control is None else {"control": checkpoint.recipe.control}),
                 "conditions": conditions.to_json(orient="records"),
             }
         },
     )
-
-
-def _beside(columns: Columns, labels: list[str]) -> dict[str, Any]:
-    """The columns that stand beside the perturbation in the model's data: doses as numbers where they all are."""
-    found: dict[str, Any] = {}
-    unique = {label: parts_of(label, columns) for label in dict.fromkeys(labels)}
-    for key in ("dose", "dose_unit", "modality"):
-        column = getattr(columns, key)
-        if column is None or (key == "dose_unit" and is_unit(column)):
-            continue
-        texts = pd.Series([unique[label][key] for label in labels], dtype=object)
-        numbers = pd.to_numeric(texts.replace("", None), errors="coerce")
-        is_number = key == "dose" and bool((numbers.notna() | (texts == "")).all())
-        found[column] = numbers.to_numpy(dtype=float) if is_number else pd.Categorical(texts)
-    return found

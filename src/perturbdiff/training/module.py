@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from perturbdiff.config import Settings, build_guided, build_objective, build_process, build_step, build_times
+from perturbdiff.building import build_guided, build_objective, build_process, build_step, build_times
+from perturbdiff.config import Settings
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.kernel import energy_distance
 from perturbdiff.core.population import PopulationBatch

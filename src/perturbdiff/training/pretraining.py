@@ -34,7 +34,7 @@ from perturbdiff.data.moments import Moments, measure
 from perturbdiff.data.populations import Populations
 from perturbdiff.data.seen import Seen
 from perturbdiff.data.source import Segments
-from perturbdiff.data.split import HELD_OUT, PARTS, Split
+from perturbdiff.data.split import HELD_OUT, Split
 from perturbdiff.data.vocabulary import Vocabulary
 from perturbdiff.training.callbacks import Say
 from perturbdiff.training.encoders import check_features, features_named
@@ -97,12 +97,13 @@ def pretrain(
     """
     say = check_processes(settings.training, say)
     check_names([one.member.name for one in given])
-    audit(given)
+    seen = [Seen.of(one.member.name, one.split.source, one.training) for one in given]
+    audit(given, seen)
     say(f"the audit of {len(given)} sources found no held-out cell among the training cells.")
     measured = [_measured(one, mixture) for one in given]
     genes, lists = _panel(mixture, given, measured)
     weights = np.array([one.member.weight for one in given])
-    known = [sorted(set(genes) & set(moments.genes), key=genes.index) for moments in measured]
+    known = [np.asarray(genes)[np.isin(genes, moments.genes)].tolist() for moments in measured]
     for one, own, chosen in zip(given, known, lists, strict=True):
         say(
             f"{one.member.name}: {one.training.n_cells:,} cells, weight {one.member.weight:g}; {len(own)} of the "
@@ -127,7 +128,7 @@ def pretrain(
         split=_split(given),
         pretraining=Pretraining(
             tuple(_described(one, own, names) for one, own, names in zip(given, lists, called, strict=True)),
-            tuple(Seen.of(one.member.name, one.split.source, one.training) for one in given),
+            tuple(seen),
         ),
     )
     means = _mean_expression(measured, genes, weights) / scale
@@ -150,8 +151,8 @@ def pretrain(
     )
 
 
-def audit(given: Sequence[Given]) -> None:
-    """Fail where held-out cells of one source train, in it or in another.
+def audit(given: Sequence[Given], seen: Sequence[Seen]) -> None:
+    """Fail where held-out cells of one source train, in it or in another; `seen` are the training cells of each.
 
     Raises:
         ValueError: some do; the first leak is said.
@@ -162,12 +163,9 @@ def audit(given: Sequence[Given]) -> None:
         if one.split.source.control is not None
         for leak in find_leaks(one.split, grammar_of(one.member.recipe))
     ]
-    held = [one for one in given if any(one.split.of(part).n_cells for part in HELD_OUT)]
-    for trains in given:
-        others = [one for one in held if one is not trains]
-        if others:
-            seen = Seen.of(trains.member.name, trains.split.source, trains.training)
-            leaks += [f"{one.member.name}: {leak}" for one in others for leak in seen.leaks(one.split)]
+    for i, trains in enumerate(seen):
+        others = [one for place, one in enumerate(given) if place != i]
+        leaks += [f"{one.member.name}: {leak}" for one in others for leak in trains.leaks(one.split)]
     if leaks:
         more = f" ({len(leaks) - 1} more)" if len(leaks) > 1 else ""
         raise ValueError(f"held-out cells would be pretrained on: {leaks[0]}{more}")
@@ -296,4 +294,4 @@ def _described(one: Given, own: Sequence[str], names: Mapping[str, str]) -> dict
 def _split(given: Sequence[Given]) -> dict[str, Any]:
     """What is kept of the splits: one hash over those of the sources; conditions are in the sources' recipes."""
     hashes = " ".join(one.split.hash for one in given)
-    return {"hash": hashes, "seed": given[0].split.seed, "conditions": {part: [] for part in PARTS[1:]}}
+    return {"hash": hashes, "seed": given[0].split.seed, "conditions": {part: [] for part in HELD_OUT}}

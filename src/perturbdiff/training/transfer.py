@@ -83,13 +83,19 @@ def check_unseen(pretrained: Checkpoint, split: Split) -> None:
 
 def begun_from(pretrained: Checkpoint) -> dict[str, Any]:
     """What a fine-tuned model remembers of the pretrained one."""
-    before = pretrained.pretraining
     return {
         "weights": weights_hash(pretrained.weights),
         "name": pretrained.recipe.name,
-        "sources": [own["name"] for own in before.sources] if before is not None else [pretrained.recipe.name],
+        "sources": _source_names(pretrained),
         "history": dict(pretrained.history),
     }
+
+
+def _source_names(pretrained: Checkpoint) -> list[str]:
+    """What a model was trained on first."""
+    if pretrained.pretraining is None:
+        return [pretrained.recipe.name]
+    return [str(own["name"]) for own in pretrained.pretraining.sources]
 
 
 class _Part(NamedTuple):
@@ -238,7 +244,7 @@ def _copy_stream(weights: dict[str, Tensor]) -> None:
 
 def _frozen(denoiser: Denoiser, described: Checkpoint, say: Say) -> Beginning:
     settings = described.settings.finetuning
-    if settings.freeze == "backbone" or settings.adapter_rank:
+    if settings.freezes:
         for name, parameter in denoiser.named_parameters():
             parameter.requires_grad = not name.startswith(BACKBONE)
     if not settings.adapter_rank:
@@ -268,14 +274,12 @@ def _summary(
     source: tuple[int, Mapping[str, str]] | None,
 ) -> Iterator[str]:
     """What the user is told."""
-    known = pretrained.pretraining
-    names = [pretrained.recipe.name] if known is None else [own["name"] for own in known.sources]
+    names = _source_names(pretrained)
     like = "" if source is None else f"; these cells are taken as more of {names[source[0] - 1]!r}"
     yield f"begins from a model pretrained on {', '.join(map(repr, names))}{like}."
     yield (
         f"genes: {n_shared} of the panel's {len(described.genes)} are among the {len(pretrained.genes)} of pretraining."
     )
-    frozen = described.settings.finetuning
     left = list(parts)
     for title, pattern in _NAMES:
         own = [part for part in left if re.match(pattern, part.name)]
@@ -283,6 +287,6 @@ def _summary(
         kept, fresh = sum(part.kept for part in own), sum(part.fresh for part in own)
         if not kept + fresh:
             continue
-        held = title in {"blocks", "time embedding"} and (frozen.freeze == "backbone" or frozen.adapter_rank > 0)
+        held = title in {"blocks", "time embedding"} and described.settings.finetuning.freezes
         state = "kept" if not fresh else "fresh" if not kept else f"{kept / (kept + fresh):.0%} kept, the rest fresh"
         yield f"{title}: {state}{', frozen' if held else ''} ({kept + fresh:,} numbers)."

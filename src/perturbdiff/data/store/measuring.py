@@ -26,7 +26,8 @@ def keep_moments(folder: Path, recipe: Recipe, say: Callable[[str], None], track
     store = Store.open(folder)
     try:
         # the seed of a training that says nothing else
-        split = split_cells(store, recipe.hold_out, seed=int(recipe.training.get("seed", 0)))
+        seed, m = int(recipe.training.get("seed", 0)), recipe.training.get("cells_per_population")
+        split = split_cells(store, recipe.hold_out, seed=seed, cells_per_population=m)
     except ValueError as error:
         say(f"The gene moments are left to the training, since the hold-outs do not fit: {error}")
         return

@@ -1,0 +1,94 @@
+"""From settings to what they stand for: where configuration ends, and core takes keyword arguments."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from perturbdiff.config import Guidance, ModelSettings, SamplingSettings, Settings
+from perturbdiff.core.conditioning import Conditioning, Covariate
+from perturbdiff.core.denoiser import Denoiser, DenoiserContract
+from perturbdiff.core.guidance import Guided
+from perturbdiff.core.kernel import EnergyKernel, GaussianKernel, Kernel
+from perturbdiff.core.objective import Objective
+from perturbdiff.core.process import Process, linear_betas, power_cosine_betas
+from perturbdiff.core.sampler import DDIM, DDPM, Step, respaced
+from perturbdiff.core.shift import Shift
+
+
+def build_process(settings: ModelSettings) -> Process:
+    """The forward chain."""
+    if settings.schedule == "linear":
+        betas = linear_betas(settings.times)
+    else:
+        gamma = 1.0 if settings.schedule == "cosine" else settings.gamma
+        betas = power_cosine_betas(settings.times, gamma)
+    return Process(betas, rho=settings.rho)
+
+
+def build_kernel(settings: ModelSettings) -> Kernel:
+    """The kernel of the loss."""
+    return EnergyKernel() if settings.kernel == "energy" else GaussianKernel(settings.bandwidths)
+
+
+def build_denoiser(
+    settings: Settings,
+    *,
+    n_genes: int,
+    labels: Sequence[int | Covariate],
+    shift: Shift | None = None,
+    sources: Tensor | None = None,
+) -> Denoiser:
+    """The network, untrained, for a panel of `n_genes`, the labels of each covariate and the sources of the batches."""
+    model = settings.model
+    conditioning = Conditioning(labels, width=model.width, embedding_width=model.embedding_width, null=model.null)
+    return Denoiser(
+        conditioning,
+        n_genes=n_genes,
+        width=model.width,
+        depth=model.depth,
+        heads=model.heads,
+        joint=model.joint,
+        target=model.target,
+        modulate_by=model.modulate_by,
+        self_conditioning=settings.training.self_conditioning > 0,
+        shift=shift,
+        sources=sources if model.projections == "per_source" else None,
+    )
+
+
+def build_objective(settings: Settings) -> Objective:
+    """The loss."""
+    training = settings.training
+    return Objective(
+        build_process(settings.model),
+        kernel=build_kernel(settings.model),
+        mmd_weight=training.mmd_weight,
+        mse_weight=training.mse_weight,
+        condition_dropout=training.condition_dropout,
+        control_dropout=training.control_dropout,
+        self_conditioning=training.self_conditioning,
+        coins=training.coins,
+        novelty=training.novelty,
+    )
+
+
+def build_step(settings: SamplingSettings) -> Step:
+    """One step of the reverse chain."""
+    return DDIM(settings.eta) if settings.sampler == "ddim" else DDPM(settings.variance)
+
+
+def build_guided(settings: SamplingSettings, denoiser: DenoiserContract) -> DenoiserContract:
+    """The denoiser with its guidance; itself where all strengths are 0."""
+    given = settings.guidance
+    guided = Guided(
+        denoiser,
+        strength=given.strengths if isinstance(given, Guidance) else given,
+        of=settings.guidance_of,
+        one_pass=settings.guidance_passes == "one",
+    )
+    return guided if guided.terms else denoiser
+
+
+def build_times(settings: Settings) -> list[int]:
+    """The times of the reverse chain."""
+    return respaced(settings.model.times, settings.sampling.steps, truncate=settings.sampling.truncate)
