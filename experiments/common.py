@@ -13,6 +13,7 @@ import pandas as pd
 from perturbdiff import Cells, PerturbDiff, compare
 from perturbdiff.baselines.control import predict_control
 from perturbdiff.baselines.mean import MeanShift, mean_shift
+from perturbdiff.comparison import Depth
 from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.recipe import Expression
 from perturbdiff.prediction.predict import UNSPECIFIED
@@ -137,9 +138,12 @@ def trained_shifts(training: Cells, genes: Sequence[str]) -> pd.DataFrame:
     return mean_shift(training, genes).shifts
 
 
-def judged(predicted: Mapping[str, Cells], observed: Cells, seed: int) -> pd.DataFrame:
+def judged(
+    predicted: Mapping[str, Cells], observed: Cells, seed: int, suites: Sequence[str] = ("ours",)
+) -> pd.DataFrame:
     """The metrics of every prediction, the unchanged controls and the ceiling."""
-    return compare(predicted, observed, training=None, seed=seed).table
+    found = compare(predicted, observed, training=None, seed=seed, depth=Depth(suites=suites))
+    return found.scores.drop(columns="suite")
 
 
 def summary(table: pd.DataFrame, by: Sequence[str], metrics: Sequence[str] = METRICS) -> pd.DataFrame:

@@ -40,6 +40,8 @@ SNAPSHOTS = [0, 50, 100, 200, 400, 800, 1200]
 """Steps of the pretraining at which it is asked; each prolongs the run, whose rate is lowered over its second half."""
 STEPS = {"kang": 300, "papalexi": 150}
 METHODS = ("scratch", "fine-tuned")
+SOURCES = ("zheng", "kang")
+SUITES = ("ours", "paper")
 LAYER_DECAY = 0.6
 """By the validation energy of seed 0, among 1, 0.6, a copied control stream, a frozen backbone, a third of the rate."""
 BLOCK = 8
@@ -132,9 +134,6 @@ def held_out(cells: Cells) -> pd.DataFrame:
     return groups[groups["cell_type"].isin(["B cells", "CD14+ Monocytes"])]
 
 
-SOURCES = ("zheng", "kang")
-
-
 def kang(data: Path, amount: int | None, seed: int) -> tuple[PerturbDiff, Cells, pd.DataFrame, list[dict] | None]:
     """A model of so many stimulated cells, drawn by seed; all cells, the groups to predict, and no other rules."""
     recipe = read_recipe(HERE / "kang.toml")
@@ -195,7 +194,6 @@ def one(data: Path, name: str, amount: int | None, target: str, seed: int) -> pd
             pretrained=None if method == "scratch" else HERE / "runs" / f"pbmc-{target}-{seed}",
             seed=seed,
             run=run,
-            overwrite=True,
             device="cpu",
             show_progress=False,
         )
@@ -203,7 +201,7 @@ def one(data: Path, name: str, amount: int | None, target: str, seed: int) -> pd
         logs = pd.read_csv(run / "logs" / "metrics.csv")
         facts[method] = logs.dropna(subset=["validation energy"])[["step", "validation energy"]]
         genes = list(model.trained.genes)
-    table = judged(predicted, on_panel(cells, genes), seed)
+    table = judged(predicted, on_panel(cells, genes), seed, SUITES)
     curves = pd.concat(
         curve.rename(columns={"validation energy": "value"}).assign(method=method, metric="validation energy")
         for method, curve in facts.items()

@@ -45,10 +45,11 @@ PATHWAY = ["IFNGR1", "IFNGR2", "JAK2", "STAT1"]
 TABLE = {"perturbation": {"kind": "table", "file": str(FEATURES)}}
 
 
-def fold_of(cells: Cells, fold: int) -> tuple[list[str], list[str]]:
-    """The test and the validation perturbations of a fold; the cells of test perturbations are not looked at."""
+def fold_of(cells: Cells, *folds: int) -> tuple[list[str], list[str]]:
+    """The test and the validation perturbations of folds; the cells of test perturbations are not looked at."""
     labels = sorted({*cells.labels["perturbation"].cat.categories} - {cells.control})
-    test = np.random.default_rng(0).permutation(labels).tolist()[fold::FOLDS]
+    order = np.random.default_rng(0).permutation(labels).tolist()
+    test = [label for fold in folds for label in order[fold::FOLDS]]
     shifts = trained_shifts(cells.take(~cells.labels["perturbation"].isin(test).to_numpy()), list(cells.genes))
     by_size = shifts.index[np.argsort(np.linalg.norm(shifts.to_numpy(), axis=1))].tolist()
     return test, by_size[EVERY // 2 :: EVERY]

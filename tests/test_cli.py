@@ -10,6 +10,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
@@ -240,6 +241,16 @@ def test_evaluate_writes_tables_and_a_figure_and_prints_the_summary(cli, screen,
     again = cli(*line, "--overwrite", "--json", "--quiet")
     assert again.err == ""
     assert [row["method"] for row in json.loads(again.out)][:2] == ["predicted", "control"]
+
+
+@pytest.mark.slow
+def test_evaluate_places_cells_by_umap_too_where_it_is_asked(cli, screen, predicted, tmp_path):
+    out = tmp_path / "eval"
+    ended = cli("evaluate", predicted, screen.data, "--run", screen.run, "--suites", "ours", "--umap", "--out", out)
+    assert ended.status == 0, ended.err
+    assert {"pc1", "pc2", "umap1", "umap2"} <= set(pd.read_parquet(out / "cells.parquet").columns)
+    assert cli("report", out, "--out", tmp_path / "report.html").status == 0
+    assert "Cells of predicted on UMAP 1 and UMAP 2." in (tmp_path / "report.html").read_text()
 
 
 def test_evaluate_takes_a_recipe_or_columns_in_place_of_a_run(cli, screen, predicted, tmp_path):

@@ -12,8 +12,9 @@ from perturbdiff.data.reading import read_h5ad
 from perturbdiff.data.recipe import Columns, Expression, hold_outs_from, write_recipe
 from perturbdiff.evaluation.cache import Cache
 from perturbdiff.evaluation.disk import Disk
-from perturbdiff.judgement import LEAK, Origin, compare_files
+from perturbdiff.judgement import LEAK, compare_files
 from perturbdiff.model import PerturbDiff
+from perturbdiff.origin import Origin
 
 
 @pytest.fixture(scope="module")

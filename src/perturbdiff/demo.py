@@ -15,8 +15,9 @@ from perturbdiff.data.export import write_h5ad
 from perturbdiff.data.intake import read_cells
 from perturbdiff.data.recipe import Recipe, read_recipe, recipe_from_mapping, write_recipe
 from perturbdiff.data.simulation import simulate
-from perturbdiff.judgement import Origin, compare_files
+from perturbdiff.judgement import compare_files
 from perturbdiff.model import PerturbDiff
+from perturbdiff.origin import Origin
 from perturbdiff.prediction.conditions import held_out_conditions
 from perturbdiff.prediction.predict import Say
 from perturbdiff.report.figure import figure, save_figure

@@ -7,103 +7,28 @@ comes before all others.
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from perturbdiff.checkpoint import Checkpoint, load_checkpoint
+from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.comparison import Comparison, Depth, compare
-from perturbdiff.config import settings_of
 from perturbdiff.data.audit import find_leaks
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.composition import grammar_of
-from perturbdiff.data.features import FeatureTable
-from perturbdiff.data.opening import open_source
-from perturbdiff.data.recipe import Columns, Expression, Recipe, read_recipe
-from perturbdiff.data.split import HELD_OUT, Split, split_cells
+from perturbdiff.data.recipe import Columns, Expression
+from perturbdiff.data.split import HELD_OUT, Split
 from perturbdiff.evaluation.cache import Cache, content_hash
 from perturbdiff.evaluation.cautions import Caution
 from perturbdiff.evaluation.files import DECLARATION, IN_MEMORY, declared_by, open_file
 from perturbdiff.evaluation.pairs import Condition, File, has_controls
 from perturbdiff.evaluation.suites import versions
-
-TRAINING_CELLS = 1 << 20
-"""So many training cells are read for the baselines, at most: of more, an even share of every group."""
+from perturbdiff.origin import Origin
 
 LEAK = "leak"
 """The kind of a warning that judged cells may have been trained on."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the training cells of trained baselines come from.
-
-    Attributes:
-        recipe: of the data.
-        folder: that its files are relative to; None where the data were in memory.
-        seed: of the split.
-        split_hash: that the split must have; None where any will do.
-        run: the folder of the run; None where there is none.
-        checkpoint: the trained model of the run.
-    """
-
-    recipe: Recipe
-    folder: Path | None
-    seed: int
-    split_hash: str | None
-    run: Path | None = None
-    checkpoint: Checkpoint | None = None
-
-    @property
-    def features(self) -> FeatureTable | None:
-        """Of the agents of perturbations, for baselines; None where there are none."""
-        return None if self.checkpoint is None else self.checkpoint.features.get("perturbation")
-
-    @classmethod
-    def of_run(cls, run: Path) -> "Origin":
-        """The data that a run was trained on."""
-        checkpoint = load_checkpoint(run)
-        folder = None if checkpoint.folder is None else Path(checkpoint.folder)
-        return cls(checkpoint.recipe, folder, checkpoint.split["seed"], checkpoint.split["hash"], run, checkpoint)
-
-    @classmethod
-    def of_recipe(cls, path: Path) -> "Origin":
-        """The data that a recipe names."""
-        recipe = read_recipe(path)
-        return cls(recipe, path.resolve().parent, settings_of(recipe).training.seed, None)
-
-    def training_cells(self) -> Cells:
-        """The training part, perturbed and control cells.
-
-        Raises:
-            ValueError: the data were in memory only, or are no longer those that the run was trained on.
-        """
-        split = self.split
-        return split.source.in_memory(split.of("train"), at_most=TRAINING_CELLS)
-
-    @cached_property
-    def split(self) -> Split:
-        """The split of the data.
-
-        Raises:
-            ValueError: as `training_cells`.
-        """
-        if self.folder is None:
-            raise ValueError(
-                "this run was trained on data in memory, so its training cells cannot be read again; give --recipe."
-            )
-        m = settings_of(self.recipe).training.cells_per_population
-        source = open_source(self.recipe, self.folder)
-        split = split_cells(source, self.recipe.hold_out, seed=self.seed, cells_per_population=m)
-        if self.split_hash is not None and split.hash != self.split_hash:
-            raise ValueError(
-                f"the files of {self.recipe.name!r} in {str(self.folder)!r} give another split than the run was "
-                "trained with, so they have changed since; restore them, or give --recipe."
-            )
-        return split
 
 
 def compare_files(

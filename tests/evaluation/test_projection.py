@@ -1,5 +1,7 @@
 """Cells are placed on the principal components of observed and control cells, and no others move them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from perturbdiff.data.cells import Cells
 from perturbdiff.evaluation import projection
 from perturbdiff.evaluation.pairs import align
-from perturbdiff.evaluation.projection import COLUMNS, project
+from perturbdiff.evaluation.projection import COLUMNS, UMAP_COLUMNS, project
 
 N_GENES = 8
 
@@ -89,3 +91,46 @@ def test_cells_that_are_all_alike_lie_on_one_point():
     found = project(align({"model": alike}, alike), {"model": alike}, seed=0)
     assert found.table[["pc1", "pc2"]].to_numpy() == pytest.approx(0.0, abs=1e-5)
     assert found.variance == pytest.approx((0.0, 0.0), abs=1e-6)
+
+
+FILES = {
+    "model": PREDICTED,
+    "apart": replace(PREDICTED, values=PREDICTED.log_expression(PREDICTED.genes).toarray() + np.float32(3.0)),
+}
+
+
+@pytest.fixture(scope="module")
+def by_umap():
+    return project(align(FILES, OBSERVED), FILES, seed=0, umap=True).table
+
+
+def test_umap_sees_all_sides_together_so_that_wrong_cells_lie_apart(by_umap):
+    places = by_umap.set_index("side")[list(UMAP_COLUMNS)]
+    assert np.isfinite(places.to_numpy()).all()
+    real = places.loc[["observed", "control"]].to_numpy()
+
+    def nearest_real(side):
+        return np.linalg.norm(places.loc[side].to_numpy()[:, None] - real, axis=2).min(axis=1)
+
+    assert nearest_real("apart").min() > 3 * np.quantile(nearest_real("model"), 0.9)
+
+
+def test_umap_gives_the_same_places_again_and_leaves_the_components_alone(by_umap):
+    pairs = align(FILES, OBSERVED)
+    pd.testing.assert_frame_equal(project(pairs, FILES, seed=0, umap=True).table, by_umap)
+    pd.testing.assert_frame_equal(project(pairs, FILES, seed=0).table, by_umap[list(COLUMNS)])
+
+
+def test_umap_places_an_even_share_of_each_side_where_there_are_many(monkeypatch):
+    monkeypatch.setattr(projection, "UMAP_CELLS", 12)
+    table = project(align({"model": PREDICTED}, OBSERVED), {"model": PREDICTED}, seed=0, umap=True).table
+    placed = table[table["umap1"].notna()]
+    assert placed.groupby("side").size().to_dict() == {"observed": 12, "control": 12, "model": 12}
+    assert set(placed.loc[placed["side"] == "model", "perturbation"]) == {"a", "b"}
+
+
+def test_umap_leaves_a_handful_of_cells_unplaced():
+    few = _cells(3, {"control": 3, "a": 3})
+    table = project(align({"model": few}, few), {"model": few}, seed=0, umap=True).table
+    assert table[list(UMAP_COLUMNS)].isna().to_numpy().all()
+    assert np.isfinite(table[["pc1", "pc2"]].to_numpy()).all()

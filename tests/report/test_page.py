@@ -300,3 +300,21 @@ def test_options_in_sentences_are_code_and_names_may_be_broken_at_their_joints()
         "give &lt;it&gt; by <code>--run</code>, or <code>--recipe</code>."
     )
     assert str(soft("a_b<c>/d")) == "a_<wbr>b&lt;c&gt;/<wbr>d"
+
+
+def test_cells_that_umap_placed_are_drawn_and_where_none_were_the_page_says_how(page, tmp_path, make_folder, elements):
+    assert "No cells were placed by UMAP; evaluate --umap places some." in page.text
+    folder = make_folder()
+    cells = pd.read_parquet(folder / "cells.parquet")
+    rng = np.random.default_rng(0)
+    cells = cells.assign(umap1=rng.normal(size=len(cells)), umap2=rng.normal(size=len(cells)))
+    cells.loc[cells.index % 4 > 0, ["umap1", "umap2"]] = np.nan
+    cells.to_parquet(folder / "cells.parquet")
+    write_report(folder, tmp_path / "report.html")
+    drawn = elements(tmp_path / "report.html")
+    assert "No cells were placed by UMAP" not in drawn.text
+    labels = [one.attributes.get("aria-label", "") for one in drawn.all("svg")]
+    sides = [f"Cells of {side} on UMAP 1 and UMAP 2." for side in ("control", "observed", "model")]
+    assert [label for label in labels if "UMAP" in label] == sides
+    notes = [one.text.strip() for one in drawn.all("p", class_="note")]
+    assert f"{(cells['side'] == 'model').sum() // 4} cells" in notes

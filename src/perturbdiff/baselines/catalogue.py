@@ -156,6 +156,17 @@ BASELINES = (
 NAMES = tuple(one.name for one in BASELINES)
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Refuse a name that no baseline has.
+
+    Raises:
+        ValueError: there is one; the nearest is named.
+    """
+    for name in names:
+        if name not in NAMES:
+            raise ValueError(f"there is no baseline {name!r}; {nearest(name, NAMES)}.")
+
+
 def fitted(
     names: Sequence[str],
     training: Cells | None,
@@ -172,9 +183,7 @@ def fitted(
     Raises:
         ValueError: there is no baseline of a name; or as in `Fit`.
     """
-    for name in names:
-        if name not in NAMES:
-            raise ValueError(f"there is no baseline {name!r}; {nearest(name, NAMES)}.")
+    check_names(names)
     chosen = [one for one in BASELINES if one.name in names]
     missing = [one.name for one in chosen if one.needs_training and training is None]
     found = {

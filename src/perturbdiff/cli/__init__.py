@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from perturbdiff.cli.baseline import baseline
 from perturbdiff.cli.data import prepare, recipes, split
 from perturbdiff.cli.features import app as features_app
 from perturbdiff.cli.judging import evaluate, predict
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Predict how a population of single cells responds to a perturbation.",
 )
-for command in (recipes, split, prepare, train, pretrain, finetune, inspect, predict, evaluate, report, demo):
+for command in (recipes, split, prepare, train, pretrain, finetune, inspect, predict, baseline, evaluate, report, demo):
     app.command()(command)
 app.add_typer(features_app, name="features")
 

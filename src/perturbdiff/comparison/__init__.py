@@ -50,6 +50,7 @@ class Depth:
         halvings: how many random halvings the ceiling averages.
         replicates: whether assay batches are held against each other.
         projection: whether cells are placed on principal components.
+        umap: whether some of them are placed by UMAP too.
         resamples: draws of perturbations for the intervals.
         jobs: conditions judged side by side; the numbers are the same for any.
         cache: of the tests of the observed cells.
@@ -62,6 +63,7 @@ class Depth:
     halvings: int = HALVINGS
     replicates: bool = False
     projection: bool = False
+    umap: bool = False
     resamples: int = RESAMPLES
     jobs: int = 1
     cache: Cache | None = None
@@ -128,7 +130,7 @@ def compare(
         methods=tuple(named),
         tests=tuple((one.condition, one.tests) for one in judged),
         genes=pairs.genes,
-        projection=project(pairs, predicted, seed=seed) if depth.projection else None,
+        projection=project(pairs, predicted, seed=seed, umap=depth.umap) if depth.projection else None,
         legend=suites.legend(depth.suites),
         baseline=baseline,
         ceiling=CEILING,

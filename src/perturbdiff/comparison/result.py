@@ -5,7 +5,7 @@
                      undefined, scaled, scaled_low, scaled_high
     contexts.csv     the same for each cell type
     genes.parquet    side, perturbation, cell_type, gene, change, p_value, p_adjusted, mean
-    cells.parquet    side, perturbation, cell_type, pc1, pc2
+    cells.parquet    side, perturbation, cell_type, pc1, pc2, and with UMAP umap1, umap2
     metrics.json     all but the genes and cells, the legend, notes, warnings, versions and settings
 
 Each file is written whole or not at all; undefined values are nan in the tables and null in JSON.
@@ -61,7 +61,7 @@ class Comparison:
         methods: in the order of the tables.
         tests: of each condition, the tests of differential expression of the observed cells and of predicted files.
         genes: the judged genes.
-        projection: some cells on principal components.
+        projection: some cells on principal components, and by UMAP.
         legend: of each suite and metric, what is better, the meaning and the range.
         baseline: the method that is 0 on the scaled score.
         ceiling: the method that is 1 on the scaled score.

@@ -43,7 +43,7 @@ _PLACES = {
 SUITES = (OURS, *_PLACES)
 """All suites, by name."""
 
-PACKAGES = ("perturbdiff", "cell-eval", "cell-eval2", "pdex", "numpy", "scipy", "anndata")
+PACKAGES = ("perturbdiff", "cell-eval", "cell-eval2", "pdex", "numpy", "scipy", "anndata", "umap-learn")
 """What numbers depend on."""
 
 type Legend = dict[str, dict[str, str]]

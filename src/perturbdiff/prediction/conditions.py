@@ -37,6 +37,18 @@ def conditions_of(
     Raises:
         ValueError: there is none, or a perturbation can neither be looked up nor be made of what is known.
     """
+    table = labelled(rows, known, columns)
+    for label in table[PERTURBATION].unique():
+        known.check(label)
+    return table
+
+
+def labelled(rows: Sequence[Mapping[Any, Any]], known: Conditions, columns: Columns) -> pd.DataFrame:
+    """As `conditions_of`, for a method that can say something of any perturbation.
+
+    Raises:
+        ValueError: there is no condition.
+    """
     trained = known.trained
     filled = [
         {PERTURBATION: _perturbation(row, known, columns)}
@@ -46,8 +58,6 @@ def conditions_of(
     table = pd.DataFrame(filled, columns=COLUMNS).drop_duplicates(ignore_index=True)
     if table.empty:
         raise ValueError("no condition is given; name a perturbation, or give a table with at least one row.")
-    for label in table[PERTURBATION].unique():
-        known.check(label)
     return table
 
 
@@ -107,6 +117,16 @@ def read_conditions(path: Path, known: Conditions, columns: Columns = Columns())
         FileNotFoundError: there is no such file.
         ValueError: it is not a table, has another column, or names an unknown label.
     """
+    return conditions_of(read_rows(path), known, columns)
+
+
+def read_rows(path: Path) -> list[dict[Any, Any]]:
+    """The rows of a CSV file of conditions.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a table, or has another column.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"there is no table of conditions {str(path)!r}; give the path of a .csv file.")
     try:
@@ -114,7 +134,7 @@ def read_conditions(path: Path, known: Conditions, columns: Columns = Columns())
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(path)!r} is not a CSV table ({error}); mend it.") from None
     check_columns(list(table.columns), repr(str(path)))
-    return conditions_of(table.to_dict("records"), known, columns)
+    return table.to_dict("records")
 
 
 def held_out_conditions(checkpoint: Checkpoint, part: str = "test") -> pd.DataFrame:
@@ -125,11 +145,20 @@ def held_out_conditions(checkpoint: Checkpoint, part: str = "test") -> pd.DataFr
     Raises:
         ValueError: there is no such part, or it is empty.
     """
-    if part not in HELD_OUT:
-        raise ValueError(f"{part!r} is not a held-out part; choose one of {', '.join(HELD_OUT)}.")
+    check_part(part)
     rows = checkpoint.split["conditions"][part]
     if not rows:
         raise ValueError(
             f"the split of this model has no cells in its {part} part; name the conditions to predict instead."
         )
     return conditions_of(rows, checkpoint.conditions)
+
+
+def check_part(part: str) -> None:
+    """Refuse what is no held-out part.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if part not in HELD_OUT:
+        raise ValueError(f"{part!r} is not a held-out part; choose one of {', '.join(HELD_OUT)}.")

@@ -15,7 +15,7 @@ from perturbdiff.report.conditions import place_of, shown_conditions
 from perturbdiff.report.curve import curves
 from perturbdiff.report.density import densities
 from perturbdiff.report.gains import gain_tables
-from perturbdiff.report.projection import projection
+from perturbdiff.report.projection import projection, umap
 from perturbdiff.report.radar import radar
 from perturbdiff.report.reading import SUITES, Evaluation, Metric
 from perturbdiff.report.scatter import scatter
@@ -133,6 +133,7 @@ def page(report: Report, condition: str | None) -> str:
         genes=genes,
         volcano_keys=volcano_keys(),
         projection=projection(evaluation),
+        umap=umap(evaluation),
         ranges=range_rows(evaluation),
         contexts=context_tables(evaluation),
         curves=curves(evaluation),

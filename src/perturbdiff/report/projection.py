@@ -1,9 +1,9 @@
-"""Cells on two principal components of observed and control cells: one panel a side, the others pale behind it."""
+"""Cells on a plane, principal components or UMAP: one panel a side, the real ones pale behind it."""
 
 import numpy as np
 import pandas as pd
 
-from perturbdiff.report.cells import Cells
+from perturbdiff.report.cells import Cells, Plane
 from perturbdiff.report.drawing import Drawing, Drawn, looks, mark_key
 from perturbdiff.report.genes import OBSERVED
 from perturbdiff.report.looks import CONTROL, FILES, Look
@@ -20,38 +20,57 @@ _RING = Look("ink", "circle", hollow=True)
 _BEHIND = Look("rule", "circle")
 
 
+_CAPTION = (
+    "Components fitted on observed and control cells, which lie pale behind each panel; predicted cells were put on "
+    "them afterwards. Two components show where the bulk of the cells lies, not whether a prediction is right.",
+)
+_CAPTION_OF_UMAP = (
+    "Observed, control and predicted cells, placed together by their neighbours. What lies apart has other neighbours; "
+    "how far apart, and how large or dense a group is drawn, says nothing.",
+)
+
+
 def projection(evaluation: Evaluation) -> Drawing | str:
-    """Draw all cells, a panel for the control cells, the observed ones and each predicted file; or say why not."""
+    """Draw cells on their components, a panel for control, observed and each file's cells; or say why not."""
     cells = evaluation.cells
     if cells is None:
         return evaluation.missing.get("cells", "There are no projected cells.")
+    return _projection(evaluation, cells, cells.components, "projection", _CAPTION)
+
+
+def umap(evaluation: Evaluation) -> Drawing | str:
+    """The same by UMAP; or why not."""
+    cells = evaluation.cells
+    if cells is None or cells.umap is None:
+        return "No cells were placed by UMAP; evaluate --umap places some."
+    return _projection(evaluation, cells, cells.umap, "umap", _CAPTION_OF_UMAP)
+
+
+def _projection(evaluation: Evaluation, cells: Cells, plane: Plane, prefix: str, caption: tuple[str, ...]) -> Drawing:
+    table = cells.on(plane)
     files = looks(method.name for method in evaluation.of_kind("predicted"))
     sides = {CONTROLS: _CONTROL, OBSERVED: _OBSERVED, **files}
-    groups = {side: cells.table[cells.table["side"] == side] for side in sides}
+    groups = {side: table[table["side"] == side] for side in sides}
     groups = {side: group for side, group in groups.items() if len(group)}
-    x, y = _limits(cells.table)
-    real = cells.table[cells.table["side"].isin([CONTROLS, OBSERVED])]
-    behind = _drawn(real, MOST_BEHIND)
+    x, y = _limits(table)
+    behind = _drawn(table[table["side"].isin([CONTROLS, OBSERVED])], MOST_BEHIND)
     panels = []
     for number, (side, group) in enumerate(groups.items()):
         panel = Panel(320, 300)
         panel.view(x, y)
-        panel.labels(cells.axis(1), cells.axis(2))
-        panel.marks(behind["pc1"], behind["pc2"], _BEHIND, radius=1.6, above=2)
+        panel.labels(*plane.axes)
+        panel.marks(behind["x"], behind["y"], _BEHIND, radius=1.6, above=2)
         kept = _drawn(group, MOST)
-        panel.marks(kept["pc1"], kept["pc2"], sides[side], radius=1.9, opacity=0.7)
+        panel.marks(kept["x"], kept["y"], sides[side], radius=1.9, opacity=0.7)
         note = f"{len(kept):,} of {len(group):,} cells" if len(kept) < len(group) else f"{len(group):,} cells"
-        panels.append(Drawn(side, panel.write(f"projection{number}", f"Cells of {side} on two components."), note))
-    caption = (
-        "Components fitted on observed and control cells, which lie pale behind each panel; predicted cells were put "
-        "on them afterwards. Two components show where the bulk of the cells lies, not whether a prediction is right.",
-    )
+        label = f"Cells of {side} on {plane.axes[0]} and {plane.axes[1]}."
+        panels.append(Drawn(side, panel.write(f"{prefix}{number}", label), note))
     return Drawing(tuple(panels), (), caption)
 
 
 def condition_projection(cells: Cells, condition: tuple[str, str], files: list[str], prefix: str) -> Drawing | None:
     """Draw one condition: the control cells of its type, the observed cells, and each predicted file over them."""
-    table = cells.table
+    table, plane = cells.on(cells.components), cells.components
     own = table[(table["perturbation"] == condition[0]) & (table["cell_type"] == condition[1])]
     controls = table[(table["side"] == CONTROLS) & (table["cell_type"] == condition[1])]
     observed = own[own["side"] == OBSERVED]
@@ -63,10 +82,10 @@ def condition_projection(cells: Cells, condition: tuple[str, str], files: list[s
     for number, (name, look) in enumerate(zip(shown, FILES, strict=False)):
         panel = Panel(320, 260)
         panel.view(x, y)
-        panel.labels(cells.axis(1), cells.axis(2))
+        panel.labels(*plane.axes)
         for group, drawn in ((controls, CONTROL), (observed, _RING), (own[own["side"] == name], look)):
             kept = _drawn(group, MOST_OF_CONDITION)
-            panel.marks(kept["pc1"], kept["pc2"], drawn, radius=2.2, opacity=0.75)
+            panel.marks(kept["x"], kept["y"], drawn, radius=2.2, opacity=0.75)
         label = f"Control, observed and predicted cells ({name}) of {condition[0]} in {condition[1]} on two components."
         panels.append(Drawn(name, panel.write(f"{prefix}-cells{number}", label)))
     keys = [mark_key(CONTROL, "control"), mark_key(_RING, "observed")]
@@ -79,9 +98,9 @@ def _drawn(group: pd.DataFrame, most: int) -> pd.DataFrame:
 
 
 def _limits(table: pd.DataFrame) -> tuple[tuple[float, float], tuple[float, float]]:
-    """From the smallest to the largest of each component, with some room."""
+    """From the smallest to the largest place on either axis, with some room."""
     found = []
-    for name in ("pc1", "pc2"):
+    for name in ("x", "y"):
         values = table[name].to_numpy(dtype=np.float64)
         values = values[np.isfinite(values)]
         low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)

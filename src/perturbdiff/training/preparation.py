@@ -13,7 +13,7 @@ from perturbdiff.data.blocks import BLOCK, SLAB
 from perturbdiff.data.conditions import Conditions
 from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.genes import check_panel, measured_scale, select_panel
-from perturbdiff.data.moments import measure
+from perturbdiff.data.moments import Moments, measure
 from perturbdiff.data.pairing import SMALLEST_GROUP
 from perturbdiff.data.populations import Populations
 from perturbdiff.data.recipe import Recipe
@@ -69,12 +69,12 @@ def prepare(
             cells, or nothing is left to train on.
     """
     source, segments, training = split.source, split.of("train"), settings.training
-    given = None if recipe.genes is None else check_panel(source.genes, recipe.genes)
+    if recipe.genes is not None:
+        check_panel(source.genes, recipe.genes)  # before any label is read
     conditions = trained_conditions(split, recipe, settings, folder=folder, features=features)
     held_out, asked, notes = _sampleable(split, conditions, nulls=training.condition_dropout > 0)
     conditions = conditions.asking(asked)
-    moments = source.moments(split.hash) or measure(source, given, segments)
-    genes = select_panel(moments, recipe.n_genes) if given is None else given
+    genes, moments = panel(split, recipe)
     scale = settings.model.scale or measured_scale(moments, genes)
 
     def populations(part: Segments, *, control_share: float, controls: Segments | None = None) -> Populations:
@@ -97,6 +97,18 @@ def prepare(
         controls = None if source.control is None else segments.take(source.runs.is_control[segments.run])
         validation = populations(held_out, control_share=0.0, controls=controls)
     return Prepared(tuple(genes), scale, conditions, trained, validation, (*trained.notes, *notes), source.control)
+
+
+def panel(split: Split, recipe: Recipe) -> tuple[list[str], Moments]:
+    """The genes that the recipe names, or those that it has chosen by the training cells; and the moments of these.
+
+    Raises:
+        ValueError: a gene is not there, or too few vary.
+    """
+    source = split.source
+    given = None if recipe.genes is None else check_panel(source.genes, recipe.genes)
+    moments = source.moments(split.hash) or measure(source, given, split.of("train"))
+    return (select_panel(moments, recipe.n_genes) if given is None else given), moments
 
 
 def _sampleable(split: Split, conditions: Conditions, *, nulls: bool) -> tuple[Segments, list[str], tuple[str, ...]]:

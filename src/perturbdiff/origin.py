@@ -1,0 +1,130 @@
+"""What baselines are fitted to: the training cells of a run or of a recipe, their panel and their features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from perturbdiff.baselines import catalogue
+from perturbdiff.baselines.predictor import Predictor
+from perturbdiff.checkpoint import Checkpoint, load_checkpoint
+from perturbdiff.config import Settings, settings_of
+from perturbdiff.data.cells import Cells
+from perturbdiff.data.composition import grammar_of
+from perturbdiff.data.conditions import PERTURBATION, Conditions
+from perturbdiff.data.features import FeatureTable
+from perturbdiff.data.opening import open_source
+from perturbdiff.data.recipe import Recipe, read_recipe
+from perturbdiff.data.split import Split, split_cells
+from perturbdiff.training.encoders import trained_conditions
+from perturbdiff.training.preparation import panel
+
+TRAINING_CELLS = 1 << 20
+"""So many training cells are read for the baselines, at most: of more, an even share of every group."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the training cells of trained baselines come from.
+
+    Attributes:
+        recipe: of the data.
+        folder: that its files are relative to; None where the data were in memory.
+        seed: of the split.
+        split_hash: that the split must have; None where any will do.
+        run: the folder of the run; None where there is none.
+        checkpoint: the trained model of the run.
+    """
+
+    recipe: Recipe
+    folder: Path | None
+    seed: int
+    split_hash: str | None
+    run: Path | None = None
+    checkpoint: Checkpoint | None = None
+
+    @classmethod
+    def of_run(cls, run: Path) -> "Origin":
+        """The data that a run was trained on."""
+        checkpoint = load_checkpoint(run)
+        folder = None if checkpoint.folder is None else Path(checkpoint.folder)
+        return cls(checkpoint.recipe, folder, checkpoint.split["seed"], checkpoint.split["hash"], run, checkpoint)
+
+    @classmethod
+    def of_recipe(cls, path: Path) -> "Origin":
+        """The data that a recipe names."""
+        recipe = read_recipe(path)
+        return cls(recipe, path.resolve().parent, settings_of(recipe).training.seed, None)
+
+    def training_cells(self) -> Cells:
+        """The training part, perturbed and control cells.
+
+        Raises:
+            ValueError: the data were in memory only, or are no longer those that the run was trained on.
+        """
+        split = self.split
+        return split.source.in_memory(split.of("train"), at_most=TRAINING_CELLS)
+
+    @cached_property
+    def split(self) -> Split:
+        """The split of the data.
+
+        Raises:
+            ValueError: as `training_cells`.
+        """
+        if self.folder is None:
+            raise ValueError(
+                "this run was trained on data in memory, so its training cells cannot be read again; give --recipe."
+            )
+        m = self._settings.training.cells_per_population
+        source = open_source(self.recipe, self.folder)
+        split = split_cells(source, self.recipe.hold_out, seed=self.seed, cells_per_population=m)
+        if self.split_hash is not None and split.hash != self.split_hash:
+            raise ValueError(
+                f"the files of {self.recipe.name!r} in {str(self.folder)!r} give another split than the run was "
+                "trained with, so they have changed since; restore them, or give --recipe."
+            )
+        return split
+
+    @cached_property
+    def conditions(self) -> Conditions:
+        """The labels of the training cells, and features where the run has or the recipe names some.
+
+        Raises:
+            FileNotFoundError: a file of features that the recipe names is not there.
+            ValueError: as `training_cells`; or as `training.encoders.trained_conditions`.
+        """
+        if self.checkpoint is not None:
+            return self.checkpoint.conditions
+        return trained_conditions(self.split, self.recipe, self._settings, folder=self.folder)
+
+    @property
+    def features(self) -> FeatureTable | None:
+        """Of the agents of perturbations; None where there are none. Raises as `conditions`."""
+        return self.conditions.features.get(PERTURBATION)
+
+    @cached_property
+    def genes(self) -> tuple[str, ...]:
+        """The panel of the run, or the one that a training by the recipe would choose. Raises as `training_cells`."""
+        return tuple(panel(self.split, self.recipe)[0]) if self.checkpoint is None else self.checkpoint.genes
+
+    def baseline(self, name: str, conditions: Sequence[tuple[str, str]]) -> Predictor:
+        """A baseline, fitted to the training cells for these (perturbation, cell type).
+
+        Raises:
+            ValueError: there is no such baseline; as `training_cells`; or as `baselines.catalogue.Fit`.
+        """
+        catalogue.check_names([name])
+        found, _ = catalogue.fitted(
+            (name,),
+            self.training_cells(),
+            self.genes,
+            conditions=conditions,
+            grammar=grammar_of(self.recipe),
+            features=self.features,
+        )
+        return found[name]
+
+    @property
+    def _settings(self) -> Settings:
+        return settings_of(self.recipe)
