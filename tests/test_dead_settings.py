@@ -150,6 +150,7 @@ DIFFERENCES = {
         "coins": ("minibatch", "population", {}, outcome),
         "validate_every": (3, 4, {}, outcome),
         "validate_start": (False, True, {"training": {"learning_rate": 10.0}}, outcome),
+        "shrink_shifts": (False, True, {}, outcome),
         "novelty": (0.0, 1.0, {"training": {"coins": "population"}}, with_features),
         "validation_populations": (4, 1, {}, outcome),
         "seed": (0, 1, {}, outcome),

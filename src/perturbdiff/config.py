@@ -157,6 +157,8 @@ class TrainingSettings(Table):
         control_share: share of control -> control populations.
         novelty: share of populations whose label is taken, in each covariate, as if training had not seen it; of use
             where labels have features, doses, modalities or several members.
+        shrink_shifts: whether the mean shifts that a residual target begins at are shrunk by their sampling noise, see
+            `training.preparation.mean_shifts`; of use where perturbations have few cells.
         pairing: which control cells stand beside which perturbed cells, see `data.pairing`.
         validate_every: steps between validations.
         validate_start: whether the weights of step 0 are judged too, and kept where none are found that are better.
@@ -185,6 +187,7 @@ class TrainingSettings(Table):
     novelty: float = Field(default=0.5, ge=0, le=1)
     validate_every: int = Field(default=100, ge=1)
     validate_start: bool = True
+    shrink_shifts: bool = False
     validation_populations: int = Field(default=32, ge=1)
     seed: int = Field(default=0, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

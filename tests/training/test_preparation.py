@@ -98,3 +98,50 @@ def test_a_mean_shift_is_the_mean_change_of_the_perturbations_training_groups(ma
         control = control + mean * len(cells) / len(rows)
     found = mean_shifts(prepared)[index]
     np.testing.assert_allclose(found * prepared.scale, perturbed - control, atol=1e-5)
+
+
+def _kept(prepared):
+    """The share of each label's mean shift that is kept."""
+    known = prepared.conditions.trained["perturbation"]
+    mean, shrunk = (np.linalg.norm(mean_shifts(prepared, shrink=shrink), axis=1) for shrink in (False, True))
+    return {
+        label: shrunk[known.index(label)] / mean[known.index(label)] for label in known.labels if label != "control"
+    }
+
+
+def test_a_shift_is_shrunk_by_its_variance_as_a_mean_of_so_many_cells(make_model):
+    model = make_model()
+    prepared, split = prepared_of(model)
+    labels = model.source.labels.iloc[split.rows("train")].reset_index(drop=True)
+    cells = model.source.log_expression(prepared.genes, split.rows("train")).toarray() / prepared.scale
+    known, shifts = prepared.conditions.trained["perturbation"], mean_shifts(prepared)
+    groups = labels.groupby(["perturbation", "cell_type", "assay_batch"], observed=True).indices
+    spread = np.mean([cells[rows].var(axis=0, ddof=1).sum() for rows in groups.values()])
+    for label, kept in _kept(prepared).items():
+        own = {key[1:]: len(rows) for key, rows in groups.items() if key[0] == label}
+        n = sum(own.values())
+        beside = sum((size / n) ** 2 / len(groups["control", *context]) for context, size in own.items())
+        variance = spread * (1 / n + beside)
+        assert kept == pytest.approx(1 - variance / np.square(shifts[known.index(label)]).sum(), abs=0.05)
+
+
+def test_the_shift_of_a_perturbation_that_does_nothing_is_shrunk_to_little_and_others_stay(make_model, adata):
+    changed = adata.copy()
+    label = changed.obs["perturbation"].astype(str).to_numpy()
+    controls = np.flatnonzero(label == "control")
+    label[controls[::4]] = "placebo"
+    changed.obs["perturbation"] = label
+    prepared, _ = prepared_of(make_model(of=changed))
+    kept = _kept(prepared)
+    assert kept.pop("placebo") < 0.4
+    assert min(kept.values()) > 0.6
+
+
+def test_shrinking_never_turns_a_shift_round_and_leaves_null_and_control_at_zero(make_model):
+    prepared, _ = prepared_of(make_model())
+    mean, shrunk = (mean_shifts(prepared, shrink=shrink) for shrink in (False, True))
+    share = np.divide(shrunk, mean, out=np.zeros_like(mean), where=mean != 0)
+    assert (share >= 0).all()
+    assert (share <= 1).all()
+    assert not shrunk[0].any()
+    assert not shrunk[prepared.conditions.trained["perturbation"].index("control")].any()

@@ -151,11 +151,22 @@ CELLS_PER_LABEL = 1 << 14
 """Cells that a mean shift is measured on, at most; of each group the first of its share, which are random ones."""
 
 
-def mean_shifts(prepared: Prepared) -> FloatTable:
-    """The mean change of each perturbation label over training cells; 0 for nulls and controls.
+SPREAD_GROUPS, SPREAD_CELLS = 1 << 13, 16
+"""Groups that the spread of cells is measured on, and cells of each, at most."""
+
+
+def mean_shifts(prepared: Prepared, *, shrink: bool = False) -> FloatTable:
+    r"""The mean change of each perturbation label over training cells; 0 for nulls and controls.
 
     A group's change is the mean of its cells less the mean of its control cells, both in units of the training scale;
     groups count by their cells.
+
+    Args:
+        prepared: populations and labels.
+        shrink: whether a label's shift s is multiplied by max(0, 1 - V / |s|^2), V its variance as a mean of finitely
+            many cells, summed over genes: the positive part of James and Stein's estimator. With n cells, of which a
+            share a_p has the n_p control cells of pool p beside it, V = tr(Sigma) (1 / n + sum_p a_p^2 / n_p), Sigma
+            the covariance of cells within a group.
 
     Returns:
         [labels + 1, genes], row 0 the null.
@@ -175,8 +186,30 @@ def mean_shifts(prepared: Prepared) -> FloatTable:
     control = controls.positions(stretched(pools[:, 0], beside))
     means = _sums(populations, control, np.repeat(np.arange(len(pools)), beside), len(pools)) / beside[:, None]
     sums -= sp.csr_matrix((taken.astype(np.float64), (label, pool.ravel())), shape=(n_labels, len(pools))) @ means
-    weights = np.bincount(label, weights=taken, minlength=n_labels)
-    return (sums / np.maximum(weights, 1)[:, None]).astype(np.float32)
+    weights = np.maximum(np.bincount(label, weights=taken, minlength=n_labels), 1)
+    shifts = sums / weights[:, None]
+    if shrink:
+        shares = sp.csr_matrix((taken / weights[label], (label, pool.ravel())), shape=(n_labels, len(pools)))
+        variance = _spread_within(populations) * (1 / weights + shares.power(2) @ (1 / beside))
+        size = np.maximum(np.square(shifts).sum(axis=1), np.finfo(np.float64).tiny)
+        shifts *= np.maximum(0.0, 1.0 - variance / size)[:, None]
+    return shifts.astype(np.float32)
+
+
+def _spread_within(populations: Populations) -> float:
+    """The trace of the covariance of cells within groups: half the mean squared distance of two cells of a group.
+
+    Cells of a group are drawn in its order, which is a random one, and each is held against the next.
+    """
+    groups = populations.groups
+    chosen = np.unique(np.linspace(0, len(groups.sizes) - 1, SPREAD_GROUPS).astype(np.int64))
+    taken = np.minimum(groups.sizes[chosen], SPREAD_CELLS)
+    rows = groups.positions(stretched(groups.offsets[:-1][chosen], taken))
+    cells = populations.reader.load(np.unique(rows)).rows(rows).astype(np.float64)
+    owner = np.repeat(chosen, taken)
+    apart: sp.csr_matrix[np.float64] = (cells[1:] - cells[:-1])[owner[1:] == owner[:-1]]
+    squares: float = apart.power(2).sum()
+    return squares / (2 * max(apart.shape[0], 1))
 
 
 def _sums(populations: Populations, rows: Integers, owner: Integers, n_owners: int) -> npt.NDArray[np.float64]:

@@ -84,7 +84,9 @@ def train(
     )
 
     def begin() -> Beginning:
-        shifts = torch.from_numpy(mean_shifts(prepared)) if settings.model.target == "residual" else None
+        shifts = None
+        if settings.model.target == "residual":
+            shifts = torch.from_numpy(mean_shifts(prepared, shrink=settings.training.shrink_shifts))
         conditions = prepared.conditions if shifts is None else prepared.conditions.fitted(shifts)
         fitted = replace(described, fit=conditions.fit)
         denoiser = initial(fitted, conditions)
