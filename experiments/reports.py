@@ -71,7 +71,7 @@ def reported(name: str, recipe: Recipe, seeds: list[int], jobs: int) -> pd.DataF
     perturbdiff("evaluate", *files, observed, *options, "--out", folder / "eval", "--overwrite")
     perturbdiff("report", folder / "eval", "--out", folder / "report.html", "--overwrite")
     scores = pd.read_csv(folder / "eval" / "metrics.csv")
-    seed = scores["method"].str.extract(rf"^{MODEL}-(\d+)$")[0]
+    seed = pd.to_numeric(scores["method"].str.extract(rf"^{MODEL}-(\d+)$")[0])
     methods = scores["method"].where(seed.isna(), MODEL)
     return scores.assign(data=name, method=methods, seed=seed.fillna(-1).astype(int))
 

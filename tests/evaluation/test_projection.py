@@ -122,10 +122,10 @@ def test_umap_gives_the_same_places_again_and_leaves_the_components_alone(by_uma
 
 
 def test_umap_places_an_even_share_of_each_side_where_there_are_many(monkeypatch):
-    monkeypatch.setattr(projection, "UMAP_CELLS", 12)
+    monkeypatch.setattr(projection, "UMAP_CELLS", 20)
     table = project(align({"model": PREDICTED}, OBSERVED), {"model": PREDICTED}, seed=0, umap=True).table
     placed = table[table["umap1"].notna()]
-    assert placed.groupby("side").size().to_dict() == {"observed": 12, "control": 12, "model": 12}
+    assert placed.groupby("side").size().to_dict() == {"observed": 20, "control": 20, "model": 20}
     assert set(placed.loc[placed["side"] == "model", "perturbation"]) == {"a", "b"}
 
 

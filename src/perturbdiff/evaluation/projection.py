@@ -31,11 +31,12 @@ _NOTHING = 1e-12
 COLUMNS = ("side", "perturbation", "cell_type", "pc1", "pc2")
 UMAP_COLUMNS = ("umap1", "umap2")
 
-UMAP_CELLS, UMAP_COMPONENTS = 2_000, 50
+UMAP_CELLS, UMAP_COMPONENTS = 1_000, 50
 """So many cells of a side are placed by UMAP, on so many components, at most."""
 
-_NEIGHBOURS = 15
-"""UMAP's own default; fewer cells than twice as many are not placed."""
+_NEIGHBOURS = 30
+"""More than one control cell's predictions under several conditions, which are alike and would else be a group of their
+own. Fewer cells than twice as many are not placed."""
 
 
 @dataclass(frozen=True)
