@@ -121,7 +121,7 @@ def test_umap_gives_the_same_places_again_and_leaves_the_components_alone(by_uma
     pd.testing.assert_frame_equal(project(pairs, FILES, seed=0).table, by_umap[list(COLUMNS)])
 
 
-def test_umap_places_an_even_share_of_each_side_where_there_are_many(monkeypatch):
+def test_umap_places_some_cells_of_each_side_where_there_are_many(monkeypatch):
     monkeypatch.setattr(projection, "UMAP_CELLS", 20)
     table = project(align({"model": PREDICTED}, OBSERVED), {"model": PREDICTED}, seed=0, umap=True).table
     placed = table[table["umap1"].notna()]

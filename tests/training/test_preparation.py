@@ -138,7 +138,7 @@ def test_the_shift_of_a_perturbation_that_does_nothing_is_shrunk_to_little_and_o
 
 
 def test_shrinking_never_turns_a_shift_round_and_leaves_null_and_control_at_zero(make_model):
-    prepared, _ = prepared_of(make_model())
+    prepared, _ = prepared_of(make_model(training={"control_share": 0.2}))
     mean, shrunk = (mean_shifts(prepared, shrink=shrink) for shrink in (False, True))
     share = np.divide(shrunk, mean, out=np.zeros_like(mean), where=mean != 0)
     assert (share >= 0).all()

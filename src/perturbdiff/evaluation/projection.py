@@ -79,18 +79,15 @@ def project(pairs: Pairs, predicted: Mapping[str, File], *, seed: int, umap: boo
 
 def _with_umap(tables: list[pd.DataFrame], cells: list["sp.csr_matrix[np.float32]"], seed: int) -> list[pd.DataFrame]:
     """The table of each side with `UMAP_COLUMNS`."""
-    shown = [_spread(len(table), UMAP_CELLS) for table in tables]
+    # at random: every n-th cell might be the same few control cells' predictions under all conditions
+    rng = np.random.default_rng([seed, 5])
+    shown = [np.sort(rng.permutation(len(table))[:UMAP_CELLS]) for table in tables]
     placed = _by_umap(_below([own[rows] for own, rows in zip(cells, shown, strict=True)]), seed)
     of_side = np.split(placed, np.cumsum([len(rows) for rows in shown])[:-1])
     return [
         table.join(pd.DataFrame(places, index=rows, columns=list(UMAP_COLUMNS)))
         for table, rows, places in zip(tables, shown, of_side, strict=True)
     ]
-
-
-def _spread(n: int, most: int) -> NDArray[np.intp]:
-    """At most so many of n places, evenly taken."""
-    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(np.intp))
 
 
 def _by_umap(cells: "sp.csr_matrix[np.float32]", seed: int) -> NDArray[Any]:

@@ -191,8 +191,9 @@ def mean_shifts(prepared: Prepared, *, shrink: bool = False) -> FloatTable:
     if shrink:
         shares = sp.csr_matrix((taken / weights[label], (label, pool.ravel())), shape=(n_labels, len(pools)))
         variance = _spread_within(populations) * (1 / weights + shares.power(2) @ (1 / beside))
-        size = np.maximum(np.square(shifts).sum(axis=1), np.finfo(np.float64).tiny)
-        shifts *= np.maximum(0.0, 1.0 - variance / size)[:, None]
+        size = np.square(shifts).sum(axis=1)
+        noise = np.divide(variance, size, out=np.ones_like(size), where=size > 0)
+        shifts *= np.maximum(0.0, 1.0 - noise)[:, None]
     return shifts.astype(np.float32)
 
 
