@@ -1,7 +1,6 @@
 """What the experiments share: predicted cells of held-out conditions, baselines from shifts, tables over seeds."""
 
 import argparse
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -175,5 +174,5 @@ def record(name: str, text: str, rows: pd.DataFrame, folder: Path) -> None:
     """Write a page of results, and the rows that it is made of."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text(text.rstrip() + "\n")
-    rows = rows.assign(value=rows["value"].round(6))
-    (folder / f"{name}.json").write_text(json.dumps(rows.to_dict(orient="records"), indent=0) + "\n")
+    lines = rows.assign(value=rows["value"].round(6)).to_json(orient="records", lines=True).splitlines()
+    (folder / f"{name}.json").write_text("[\n" + ",\n".join(lines) + "\n]\n")

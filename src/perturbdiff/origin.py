@@ -114,7 +114,6 @@ class Origin:
         Raises:
             ValueError: there is no such baseline; as `training_cells`; or as `baselines.catalogue.Fit`.
         """
-        catalogue.check_names([name])
         found, _ = catalogue.fitted(
             (name,),
             self.training_cells(),
