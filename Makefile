@@ -73,7 +73,7 @@ demo: $(STAMP)
 	$(VENV)/bin/perturbdiff demo --out $(DEMO)
 
 test: $(STAMP)
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses auto --dist loadfile
 
 # pytest exits with 5 where no test is selected
 test-slow: $(STAMP)

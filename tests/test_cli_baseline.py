@@ -75,8 +75,8 @@ def test_the_panel_and_the_features_that_a_recipe_names_are_used(screen, adata, 
     assert list(origin.features.labels) == agents
     model = PerturbDiff.from_recipe(tmp_path / "recipe.toml")
     model.train(run=tmp_path / "run", max_steps=1, device="cpu", show_progress=False)
-    assert origin.genes == model.trained.genes == Origin.of_run(tmp_path / "run").genes
-    assert len(origin.genes) == 12
+    assert origin.panel == model.trained.genes == Origin.of_run(tmp_path / "run").panel
+    assert len(origin.panel) == 12
 
 
 def test_what_cannot_be_done_is_one_sentence_before_anything_is_written(cli, screen, changed, tmp_path):

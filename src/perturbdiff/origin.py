@@ -17,7 +17,7 @@ from perturbdiff.data.opening import open_source
 from perturbdiff.data.recipe import Recipe, read_recipe
 from perturbdiff.data.split import Split, split_cells
 from perturbdiff.training.encoders import trained_conditions
-from perturbdiff.training.preparation import panel
+from perturbdiff.training.preparation import panel_of
 
 TRAINING_CELLS = 1 << 20
 """So many training cells are read for the baselines, at most: of more, an even share of every group."""
@@ -104,9 +104,9 @@ class Origin:
         return self.conditions.features.get(PERTURBATION)
 
     @cached_property
-    def genes(self) -> tuple[str, ...]:
-        """The panel of the run, or the one that a training by the recipe would choose. Raises as `training_cells`."""
-        return tuple(panel(self.split, self.recipe)[0]) if self.checkpoint is None else self.checkpoint.genes
+    def panel(self) -> tuple[str, ...]:
+        """The genes of the run, or those that a training by the recipe would choose. Raises as `training_cells`."""
+        return tuple(panel_of(self.split, self.recipe)[0]) if self.checkpoint is None else self.checkpoint.genes
 
     def baseline(self, name: str, conditions: Sequence[tuple[str, str]]) -> Predictor:
         """A baseline, fitted to the training cells for these (perturbation, cell type).
@@ -117,7 +117,7 @@ class Origin:
         found, _ = catalogue.fitted(
             (name,),
             self.training_cells(),
-            self.genes,
+            self.panel,
             conditions=conditions,
             grammar=grammar_of(self.recipe),
             features=self.features,

@@ -92,10 +92,10 @@ def _with_umap(tables: list[pd.DataFrame], cells: list["sp.csr_matrix[np.float32
 
 def _by_umap(cells: "sp.csr_matrix[np.float32]", seed: int) -> NDArray[Any]:
     """The places of cells [cells, 2]; NaN where they are too few."""
-    from umap import UMAP  # compiles itself, which takes longer than all else here
-
     if cells.shape[0] < 2 * _NEIGHBOURS:
         return np.full((cells.shape[0], 2), np.nan)
+    from umap import UMAP  # compiles itself, which takes longer than all else here
+
     mean, components, _ = _components(cells, min(UMAP_COMPONENTS, *(size - 1 for size in cells.shape)))
     scores = np.asarray(cells @ components.T - mean @ components.T, dtype=np.float32)
     # a seed needs one job; a start from the components always exists, a spectral one fails where groups lie apart

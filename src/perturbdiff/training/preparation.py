@@ -74,7 +74,7 @@ def prepare(
     conditions = trained_conditions(split, recipe, settings, folder=folder, features=features)
     held_out, asked, notes = _sampleable(split, conditions, nulls=training.condition_dropout > 0)
     conditions = conditions.asking(asked)
-    genes, moments = panel(split, recipe)
+    genes, moments = panel_of(split, recipe)
     scale = settings.model.scale or measured_scale(moments, genes)
 
     def populations(part: Segments, *, control_share: float, controls: Segments | None = None) -> Populations:
@@ -99,7 +99,7 @@ def prepare(
     return Prepared(tuple(genes), scale, conditions, trained, validation, (*trained.notes, *notes), source.control)
 
 
-def panel(split: Split, recipe: Recipe) -> tuple[list[str], Moments]:
+def panel_of(split: Split, recipe: Recipe) -> tuple[list[str], Moments]:
     """The genes that the recipe names, or those that it has chosen by the training cells; and the moments of these.
 
     Raises:
