@@ -1,6 +1,7 @@
 """What the experiments share: predicted cells of held-out conditions, baselines from shifts, tables over seeds."""
 
 import argparse
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -171,8 +172,9 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def record(name: str, text: str, rows: pd.DataFrame, folder: Path) -> None:
-    """Write a page of results, and the rows that it is made of."""
+    """Write a page of results, and the rows that it is made of: a JSON table, as `pandas.read_json` reads "split"."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text(text.rstrip() + "\n")
-    lines = rows.assign(value=rows["value"].round(6)).to_json(orient="records", lines=True).splitlines()
-    (folder / f"{name}.json").write_text("[\n" + ",\n".join(lines) + "\n]\n")
+    table = json.loads(rows.assign(value=rows["value"].round(6)).to_json(orient="split", index=False))
+    lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in table["data"])
+    (folder / f"{name}.json").write_text(f'{{"columns":{json.dumps(table["columns"])},"data":[\n{lines}\n]}}\n')

@@ -3,7 +3,6 @@
 python experiments/pretraining_figure.py --out docs/images/pretraining.png"""
 
 import argparse
-import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -53,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    rows = pd.DataFrame(json.loads((HERE / "results" / "pretraining.json").read_text()))
+    rows = pd.read_json(HERE / "results" / "pretraining.json", orient="split", dtype={"cells": str, "step": str})
     figure, axes = plt.subplots(2, 2, figsize=(9.6, 7.6), layout="constrained")
     over_steps(axes[0, 0], rows, "r2_of_means", "R2 of means")
     over_steps(axes[0, 1], rows, "energy_distance", "energy distance")

@@ -112,7 +112,7 @@ class Origin:
         """A baseline, fitted to the training cells for these (perturbation, cell type).
 
         Raises:
-            ValueError: there is no such baseline; as `training_cells`; or as `baselines.catalogue.Fit`.
+            ValueError: there is no such baseline; as `training_cells`; or as `baselines.catalogue.Baseline.fit`.
         """
         found, _ = catalogue.fitted(
             (name,),

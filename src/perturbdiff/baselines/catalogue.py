@@ -10,7 +10,6 @@ alone. `control_prediction` are control cells under the labels to predict, see `
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
@@ -31,10 +30,51 @@ PLAIN = Grammar()
 """Every label is one agent."""
 
 
-class Fit(Protocol):
-    """Fits a baseline."""
+class NoResponse:
+    """No change under any condition."""
 
-    def __call__(
+    def refusal(self, perturbation: str, cell_type: str) -> str:  # noqa: ARG002 - it always has an answer
+        """It can say something of everything."""
+        return ""
+
+    def shift(self, perturbation: str, cell_type: str, given: Vector) -> Vector:  # noqa: ARG002
+        """Zeros [genes]."""
+        return np.zeros_like(given)
+
+    def remarks(self, perturbations: Sequence[str]) -> list[str]:  # noqa: ARG002
+        """Nothing."""
+        return []
+
+
+@dataclass(frozen=True, eq=False)
+class Unchanged(Predictor):
+    """Control cells as they are."""
+
+    def predict(self, control_prediction: Cells) -> Cells:
+        """The same cells."""
+        return control_prediction
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A simple predictor.
+
+    Attributes:
+        name: in the tables.
+        about: what it predicts.
+        response: what it expects of conditions, once fitted to training cells; None for control cells, unchanged.
+    """
+
+    name: str
+    about: str
+    response: Callable[[Training], Response] | None = field(default=None, repr=False)
+
+    @property
+    def needs_training(self) -> bool:
+        """Whether it is fitted to training cells."""
+        return self.response is not None
+
+    def fit(
         self,
         training: Cells | None,
         genes: Sequence[str],
@@ -56,100 +96,36 @@ class Fit(Protocol):
             ValueError: there are no training cells, or none that are perturbed beside control cells of their cell type;
                 a gene is not there; a label cannot be read.
         """
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """A simple predictor.
-
-    Attributes:
-        name: in the tables.
-        about: what it predicts.
-        needs_training: whether it is fitted to training cells.
-        fit: fits it, see `Fit`.
-    """
-
-    name: str
-    about: str
-    needs_training: bool
-    fit: Fit = field(repr=False)
-
-
-@dataclass(frozen=True, eq=False)
-class Unchanged(Predictor):
-    """Control cells as they are."""
-
-    def predict(self, control_prediction: Cells) -> Cells:
-        """The same cells."""
-        return control_prediction
-
-
-def _control(
-    training: Cells | None,  # noqa: ARG001 - it needs none of it
-    genes: Sequence[str],
-    *,
-    conditions: Collection[tuple[str, str]],  # noqa: ARG001
-    grammar: Grammar = PLAIN,  # noqa: ARG001
-    features: FeatureTable | None = None,  # noqa: ARG001
-) -> Predictor:
-    return Unchanged("control", tuple(genes), NoResponse())
-
-
-class NoResponse:
-    """No change under any condition."""
-
-    def refusal(self, perturbation: str, cell_type: str) -> str:  # noqa: ARG002 - it always has an answer
-        """It can say something of everything."""
-        return ""
-
-    def shift(self, perturbation: str, cell_type: str, given: Vector) -> Vector:  # noqa: ARG002
-        """Zeros [genes]."""
-        return np.zeros_like(given)
-
-    def remarks(self, perturbations: Sequence[str]) -> list[str]:  # noqa: ARG002
-        """Nothing."""
-        return []
-
-
-def _trained(name: str, about: str, response: Callable[[Training], Response]) -> Baseline:
-    def fit(
-        training: Cells | None,
-        genes: Sequence[str],
-        *,
-        conditions: Collection[tuple[str, str]],
-        grammar: Grammar = PLAIN,
-        features: FeatureTable | None = None,
-    ) -> Predictor:
+        if self.response is None:
+            return Unchanged(self.name, tuple(genes), NoResponse())
         if training is None:
-            raise ValueError(f"the baseline {name!r} is fitted to training cells, and none are given; give some.")
+            raise ValueError(f"the baseline {self.name!r} is fitted to training cells, and none are given; give some.")
         asked = tuple(dict.fromkeys(str(perturbation) for perturbation, _ in conditions))
         data = Training(pseudobulks(training, genes), training.control, grammar, features, asked)
-        return predictor(name, response(data), data, conditions)
-
-    return Baseline(name, about, True, fit)  # noqa: FBT003
+        return predictor(self.name, self.response(data), data, conditions)
 
 
 BASELINES = (
-    Baseline("control", "control cells, unchanged", False, _control),  # noqa: FBT003
-    _trained("control + mean shift", "control cells, moved by the mean change that training saw", Shifted),
-    _trained("perturbed mean", "control cells, moved by the mean change of all trained perturbations", PerturbedMean),
-    _trained(
+    Baseline("control", "control cells, unchanged"),
+    Baseline("control + mean shift", "control cells, moved by the mean change that training saw", Shifted),
+    Baseline("perturbed mean", "control cells, moved by the mean change of all trained perturbations", PerturbedMean),
+    Baseline(
         "context mean",
         "control cells, moved by the mean change of their cell type and the perturbation's departure from it",
         ContextMean,
     ),
-    _trained("additive", "control cells, moved by the sum of what the members of a combination do alone", Additive),
-    _trained(
+    Baseline("additive", "control cells, moved by the sum of what the members of a combination do alone", Additive),
+    Baseline(
         "ridge",
         "control cells, moved by ridge regression from embeddings of perturbations to components of genes",
         Ridge,
     ),
-    _trained(
+    Baseline(
         "kernel ridge",
         "control cells, moved by kernel ridge regression over control pseudobulks and embeddings of perturbations",
         KernelRidge,
     ),
-    _trained("nearest cell type", "control cells, moved by the change of the nearest cell type", NearestCellType),
+    Baseline("nearest cell type", "control cells, moved by the change of the nearest cell type", NearestCellType),
 )
 """All baselines, in the order of the tables."""
 
@@ -178,10 +154,10 @@ def fitted(
 ) -> tuple[dict[str, Predictor], list[str]]:
     """The baselines of these names that can be fitted, in the order of the tables, and what is to be said of them.
 
-    Those that need training cells are left out without them, and a note names them. The others as in `Fit`.
+    Those that need training cells are left out without them, and a note names them. The others as in `Baseline.fit`.
 
     Raises:
-        ValueError: there is no baseline of a name; or as in `Fit`.
+        ValueError: there is no baseline of a name; or as in `Baseline.fit`.
     """
     check_names(names)
     chosen = [one for one in BASELINES if one.name in names]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from perturbdiff.baselines.catalogue import PLAIN
 from perturbdiff.comparison.methods import BASELINES, CONTROL, MEAN_SHIFT, Methods, fitted
-from perturbdiff.comparison.result import Comparison, Method
+from perturbdiff.comparison.result import Comparison
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.recipe import Grammar
@@ -29,6 +29,7 @@ from perturbdiff.evaluation.projection import project
 from perturbdiff.evaluation.scores import CEILING, OBSERVED, REPLICATES, Contexts, Judged, Judging, Track
 from perturbdiff.evaluation.suites import Suite
 from perturbdiff.evaluation.tables import OURS, long_table, overall_table, undefined_notes
+from perturbdiff.report.reading import Method
 
 __all__ = ["BASELINES", "CEILING", "CONTROL", "MEAN_SHIFT", "REPLICATES", "Comparison", "Depth", "Method", "compare"]
 

@@ -31,20 +31,9 @@ from perturbdiff.evaluation.projection import Projection
 from perturbdiff.evaluation.scores import Test
 from perturbdiff.evaluation.suites import Legend
 from perturbdiff.evaluation.tables import COLUMNS, OURS, wide_table
+from perturbdiff.report.reading import KINDS, Method
 
 _PYARROW: Any = pyarrow
-
-KINDS = ("predicted", "baseline", "ceiling")
-"""The kinds of methods, in the order of the tables."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method of the tables: its name, its kind (one of `KINDS`), and what it does."""
-
-    name: str
-    kind: str
-    about: str
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from perturbdiff.report.drawing import Drawing
 from perturbdiff.report.genes import SIGNIFICANT, Genes
 from perturbdiff.report.projection import condition_projection
 from perturbdiff.report.reading import Evaluation
+from perturbdiff.report.sampling import evenly
 from perturbdiff.report.volcano import FILES_SHOWN, MOST_GREY, MOST_MARKED, GeneTable, gene_tables, volcano
 
 MOST = 24
@@ -84,9 +85,7 @@ def shown_conditions(evaluation: Evaluation, chosen: str | None) -> ShownConditi
 
 def _places(genes: Genes, chosen: int | None) -> list[int]:
     """All conditions, most DE genes first; of very many an even sample of that order; the chosen one before all."""
-    order = [int(place) for place in np.argsort(-genes.n_true, kind="stable")]
-    if len(order) > MOST:
-        order = [order[i] for i in np.linspace(0, len(order) - 1, MOST).round().astype(int)]
+    order: list[int] = np.argsort(-genes.n_true, kind="stable")[evenly(len(genes.n_true), MOST)].tolist()
     if chosen is None:
         return order
     return [chosen, *(place for place in order if place != chosen)][:MOST]

@@ -7,7 +7,8 @@ from perturbdiff.report.drawing import Drawing, Drawn
 from perturbdiff.report.looks import FILES
 from perturbdiff.report.numbers import short
 from perturbdiff.report.reading import Evaluation
-from perturbdiff.report.svg import Panel
+from perturbdiff.report.sampling import evenly
+from perturbdiff.report.svg import Panel, padded
 
 MOST_PANELS = 6
 MOST_STEPS = 1_000
@@ -35,18 +36,15 @@ def _known(history: pd.DataFrame, name: str) -> pd.DataFrame:
     """The steps at which a quantity was recorded, evenly thinned where there are very many."""
     rows = pd.DataFrame({key: pd.to_numeric(history[key], errors="coerce") for key in ("step", name)})
     rows = rows[np.isfinite(rows).all(axis=1)].sort_values("step", kind="stable")
-    if len(rows) <= MOST_STEPS:
-        return rows
-    return rows.iloc[np.linspace(0, len(rows) - 1, MOST_STEPS).round().astype(int)]
+    return rows.iloc[evenly(len(rows), MOST_STEPS)]
 
 
 def _panel(history: pd.DataFrame, name: str, number: int) -> Drawn:
     rows = _known(history, name)
     steps, values = rows["step"].to_numpy(dtype=np.float64), rows[name].to_numpy(dtype=np.float64)
     low, high = float(values.min()), float(values.max())
-    pad = 0.06 * (high - low) or 0.05 * max(abs(high), 1e-6)
     panel = Panel(320, 220, margins=(10, 14, 40, 56))
-    panel.view((float(steps.min()), float(steps.max())), (low - pad, high + pad))
+    panel.view((float(steps.min()), float(steps.max())), padded(low, high))
     panel.grid("y")
     panel.labels("step", "")
     panel.axes.plot(steps, values, color=FILES[0].hex, linewidth=1.6, zorder=3)

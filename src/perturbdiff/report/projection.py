@@ -8,8 +8,9 @@ from perturbdiff.report.drawing import Drawing, Drawn, looks, mark_key
 from perturbdiff.report.genes import OBSERVED
 from perturbdiff.report.looks import CONTROL, FILES, Look
 from perturbdiff.report.reading import Evaluation
+from perturbdiff.report.sampling import sampled
 from perturbdiff.report.svg import Panel
-from perturbdiff.report.volcano import FILES_SHOWN, sampled
+from perturbdiff.report.volcano import FILES_SHOWN
 
 CONTROLS = "control"
 MOST, MOST_BEHIND, MOST_OF_CONDITION = 1_500, 1_500, 120

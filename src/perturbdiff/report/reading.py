@@ -31,12 +31,13 @@ _TABLES = {
     "overall.csv": ("suite", "method", "metric", *_SCORES),
     "contexts.csv": ("suite", "method", "cell_type", "metric", *_SCORES),
 }
-_KINDS = ("predicted", "baseline", "ceiling")
+KINDS = ("predicted", "baseline", "ceiling")
+"""The kinds of methods, in the order of the tables."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the tables: its name, whether it is predicted, baseline or ceiling, and what it does."""
+    """A method of the tables: its name, its kind (one of `KINDS`), and what it does."""
 
     name: str
     kind: str
@@ -269,15 +270,15 @@ def _methods(folder: Path, content: dict[str, Any], overall: pd.DataFrame) -> tu
             f"overall.csv in {str(folder)!r} has the method {unnamed[0]!r}, which metrics.json does not name; "
             "run evaluate again."
         )
-    strange = [method for method in methods if method.kind not in _KINDS]
+    strange = [method for method in methods if method.kind not in KINDS]
     if strange:
         raise ValueError(
             f"the method {strange[0].name!r} in {str(folder)!r} is of the kind {strange[0].kind!r}, which is none of "
-            f"{list(_KINDS)}; run evaluate again."
+            f"{list(KINDS)}; run evaluate again."
         )
     if not any(method.kind == "predicted" for method in methods):
         raise ValueError(f"{str(folder)!r} holds no predicted file; give evaluate at least one.")
-    return tuple(method for kind in _KINDS for method in methods if method.kind == kind)
+    return tuple(method for kind in KINDS for method in methods if method.kind == kind)
 
 
 def _metrics(legend: Mapping[str, Any], overall: pd.DataFrame) -> tuple[Metric, ...]:

@@ -6,7 +6,7 @@ from perturbdiff.report.drawing import Drawing, Drawn, looks, mark_key
 from perturbdiff.report.looks import COLOURS, Look
 from perturbdiff.report.reading import LAST, Evaluation, Metric
 from perturbdiff.report.standing import Comparer, Differences, directed
-from perturbdiff.report.svg import Panel
+from perturbdiff.report.svg import Panel, padded
 
 MOST_PANELS = 6
 TITLED = 250
@@ -47,9 +47,7 @@ def scatter(evaluation: Evaluation, comparer: Comparer, against: str | None) -> 
 def _draw(metric: Metric, found: dict[str, Differences], shown: dict[str, Look], against: str) -> Panel:
     panel = Panel(320, 300, margins=(10, 12, 44, 56))
     values = np.concatenate([np.concatenate([one.model, one.other]) for one in found.values()])
-    low, high = float(values.min()), float(values.max())
-    pad = 0.06 * (high - low) or 0.05 * max(abs(high), 1e-6)
-    limits = (low - pad, high + pad)
+    limits = padded(float(values.min()), float(values.max()))
     panel.view(limits, limits)
     ends = np.array(limits)
     if metric.better in {"higher", "lower"}:

@@ -6,6 +6,7 @@ from perturbdiff.report.drawing import Drawing, Drawn, Key, look_of, mark_key
 from perturbdiff.report.looks import CEILING, REFERENCE, Look
 from perturbdiff.report.numbers import short
 from perturbdiff.report.reading import Evaluation, Metric, Score
+from perturbdiff.report.sampling import evenly
 from perturbdiff.report.svg import Panel
 
 _ROW = 40
@@ -72,7 +73,7 @@ def _row(panel: Panel, place: int, name: str, values: np.ndarray, score: Score, 
 
 def _thinned(values: np.ndarray) -> np.ndarray:
     known = np.sort(values[np.isfinite(values)])
-    return known if len(known) <= MOST else known[np.linspace(0, len(known) - 1, MOST).round().astype(int)]
+    return np.asarray(known[evenly(len(known), MOST)])
 
 
 def _limits(values: dict[str, np.ndarray], scores: list[Score]) -> tuple[float, float]:

@@ -179,6 +179,12 @@ class Panel:
         return [group]
 
 
+def padded(low: float, high: float) -> tuple[float, float]:
+    """Limits with some room around values, also where these are all the same."""
+    pad = 0.06 * (high - low) or 0.05 * max(abs(high), 1e-6)
+    return low - pad, high + pad
+
+
 def tick(value: float) -> str:
     """The number at a tick, without trailing zeros."""
     if abs(value) < 1e-12:

@@ -9,6 +9,7 @@ from perturbdiff.report.drawing import Drawing, Drawn, Key, mark_key
 from perturbdiff.report.genes import EVIDENCE, OBSERVED, SIGNIFICANT, THRESHOLD, Genes
 from perturbdiff.report.looks import COLOURS, Look
 from perturbdiff.report.numbers import NONE, fixed, power, signed
+from perturbdiff.report.sampling import sampled
 from perturbdiff.report.svg import Panel
 
 FILES_SHOWN = 3
@@ -27,7 +28,6 @@ _BOTH, _MISSED = Look("blue", "circle"), Look("purple", "triangle", hollow=True)
 _FALSE, _NEITHER = Look("vermillion", "cross"), Look("grey", "circle")
 
 type Mask = NDArray[np.bool_]
-type Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,6 @@ def volcano(genes: Genes, place: int, prefix: str) -> tuple[Drawing, int]:
             )
         )
     return Drawing(tuple(panels), (), ()), most
-
-
-def sampled(places: Places, most: int) -> Places:
-    """So many of some places at most, drawn with a fixed seed, in their order."""
-    if len(places) <= most:
-        return places
-    return np.sort(np.random.default_rng(0).choice(places, most, replace=False))
 
 
 def _name(panel: Panel, genes: Genes, change: np.ndarray, evidence: np.ndarray, top: float) -> None:
