@@ -16,9 +16,9 @@ from perturbdiff.building import (
     build_times,
 )
 from perturbdiff.config import _PRESETS, Guidance, ModelSettings, SamplingSettings, Settings, settings_of
+from perturbdiff.core.choices import COVARIATES as CORE_COVARIATES
 from perturbdiff.core.guidance import Guided
 from perturbdiff.core.kernel import EnergyKernel, GaussianKernel
-from perturbdiff.core.population import COVARIATES as CORE_COVARIATES
 from perturbdiff.core.sampler import DDIM, DDPM
 from perturbdiff.data.recipe import COVARIATES, recipe_from_mapping
 from perturbdiff.prediction.inputs import with_sampling

@@ -17,7 +17,8 @@ from perturbdiff.config import (
     TrainingSettings,
     settings_of,
 )
-from perturbdiff.core.population import COVARIATES, Condition, Noised
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.core.population import Condition, Noised
 from perturbdiff.data.recipe import HoldOut, recipe_from_mapping
 from perturbdiff.pretraining import pretrain
 

@@ -9,13 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from perturbdiff.core.block import Joint
-from perturbdiff.core.conditioning import Null
-from perturbdiff.core.denoiser import ModulateBy, Target
-from perturbdiff.core.guidance import Of
-from perturbdiff.core.objective import Coins
-from perturbdiff.core.population import COVARIATES
-from perturbdiff.core.sampler import Variance
+from perturbdiff.core.choices import COVARIATES, Coins, Joint, ModulateBy, Null, Of, Target, Variance
 from perturbdiff.data.mixing import Mixture
 from perturbdiff.data.pairing import Pairing
 from perturbdiff.data.recipe import Recipe

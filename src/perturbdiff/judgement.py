@@ -9,11 +9,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.comparison import Comparison, Depth, compare
 from perturbdiff.data.audit import find_leaks
 from perturbdiff.data.cells import Cells
@@ -26,6 +25,9 @@ from perturbdiff.evaluation.files import DECLARATION, IN_MEMORY, declared_by, op
 from perturbdiff.evaluation.pairs import Condition, File, has_controls
 from perturbdiff.evaluation.suites import versions
 from perturbdiff.origin import Origin
+
+if TYPE_CHECKING:
+    from perturbdiff.checkpoint import Checkpoint
 
 LEAK = "leak"
 """The kind of a warning that judged cells may have been trained on."""
@@ -153,7 +155,7 @@ def audit(
     return facts, [Caution(LEAK, text) for text in leaks]
 
 
-def history_of(run: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+def history_of(run: Path, checkpoint: "Checkpoint") -> dict[str, Any]:
     """What a run recorded, step by step, and the settings that its model was trained with."""
     from perturbdiff.training.resuming import LOGS  # brings all that trains, which files alone do not need
 

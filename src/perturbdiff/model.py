@@ -13,25 +13,19 @@ from typing import TYPE_CHECKING, Any, Self
 import anndata
 import pandas as pd
 
-from perturbdiff.checkpoint import Checkpoint, load_checkpoint
 from perturbdiff.config import settings_of
 from perturbdiff.data.cells import Cells
+from perturbdiff.data.feature_files import Features, tables_of
 from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.opening import open_source, recipe_at
 from perturbdiff.data.recipe import HoldOut, Recipe, hold_outs_of, recipe_from_mapping
 from perturbdiff.data.source import Source
 from perturbdiff.data.split import Split, split_cells
-from perturbdiff.prediction.conditions import check_columns, conditions_of
-from perturbdiff.prediction.coverage import coverage
-from perturbdiff.prediction.dose_response import check_doses, dose_table, falls_sentence
-from perturbdiff.prediction.inputs import control_cells, no_cells, torch_device, with_sampling
-from perturbdiff.prediction.predict import Say, Track, predict
-from perturbdiff.training.encoders import Features, tables_of
-from perturbdiff.training.trainer import train
-from perturbdiff.training.transfer import fine_tuned
 
 if TYPE_CHECKING:
+    from perturbdiff.checkpoint import Checkpoint
+    from perturbdiff.prediction.predict import Say, Track
     from perturbdiff.training.fitting import Outcome
 
 _LOG = logging.getLogger(__name__)
@@ -52,7 +46,7 @@ class PerturbDiff:
         *,
         source: Source | None = None,
         folder: Path | None = None,
-        checkpoint: Checkpoint | None = None,
+        checkpoint: "Checkpoint | None" = None,
         features: Mapping[str, FeatureTable] | None = None,
     ) -> None:
         """Hold a recipe with its cells, or with a trained model; use `from_anndata`, `from_recipe` or `load`."""
@@ -178,6 +172,8 @@ class PerturbDiff:
             FileNotFoundError: there is none.
             ValueError: it is damaged, or a newer version wrote it.
         """
+        from perturbdiff.checkpoint import load_checkpoint
+
         checkpoint = load_checkpoint(Path(folder))
         return cls(checkpoint.recipe, checkpoint=checkpoint)
 
@@ -186,7 +182,7 @@ class PerturbDiff:
         self.trained.save(Path(folder))
 
     @property
-    def trained(self) -> Checkpoint:
+    def trained(self) -> "Checkpoint":
         """The trained model.
 
         Raises:
@@ -225,7 +221,7 @@ class PerturbDiff:
         overwrite: bool = False,
         device: str = "auto",
         show_progress: bool = True,
-        say: Say = _LOG.info,
+        say: "Say" = _LOG.info,
     ) -> Self:
         """Train, keeping the weights with the best validation energy; Ctrl-C ends it early and keeps the model.
 
@@ -244,6 +240,9 @@ class PerturbDiff:
             ValueError: a rule or a setting does not fit, `run` holds another run, or the pretrained model has seen
                 cells that are held out here.
         """
+        from perturbdiff.checkpoint import load_checkpoint
+        from perturbdiff.prediction.inputs import torch_device
+
         torch_device(device)
         recipe = self.recipe
         if hold_out is not None:
@@ -255,9 +254,14 @@ class PerturbDiff:
         if start is None:
             settings = settings_of(recipe, training=changed)
         else:
+            from perturbdiff.training.transfer import fine_tuned
+
             settings = fine_tuned(recipe, start, training=changed)
         m = settings.training.cells_per_population
         split = split_cells(self.source, recipe.hold_out, seed=settings.training.seed, cells_per_population=m)
+        # not before the input has proved sound: Lightning takes seconds
+        from perturbdiff.training.trainer import train
+
         self.outcome = train(
             split,
             recipe,
@@ -291,7 +295,7 @@ class PerturbDiff:
         seed: int = 0,
         device: str = "auto",
         sampling: Mapping[str, Any] | None = None,
-        say: Say = _LOG.info,
+        say: "Say" = _LOG.info,
     ) -> anndata.AnnData:
         """Predict one cell for each control cell of each condition.
 
@@ -320,6 +324,9 @@ class PerturbDiff:
         Raises:
             ValueError: a label is unknown (the nearest is named), genes do not match, or there are no control cells.
         """
+        from perturbdiff.prediction.conditions import check_columns, conditions_of
+        from perturbdiff.prediction.inputs import control_cells, no_cells
+
         one = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
         rows: list[dict[Any, Any]] = [one | {"dose": dose, "dose_unit": dose_unit, "modality": modality}]
         if conditions is not None:
@@ -360,10 +367,13 @@ class PerturbDiff:
         seed: int = 0,
         device: str = "auto",
         sampling: Mapping[str, Any] | None = None,
-        say: Say = _LOG.info,
-        track: Track = iter,
+        say: "Say" = _LOG.info,
+        track: "Track" = iter,
     ) -> anndata.AnnData:
         """As `predict`, from cells that are read already; `track` wraps the list of minibatches, to show progress."""
+        from perturbdiff.prediction.inputs import torch_device, with_sampling
+        from perturbdiff.prediction.predict import predict
+
         checkpoint = self.trained
         return predict(
             checkpoint,
@@ -387,7 +397,7 @@ class PerturbDiff:
         cell_type: str | None = None,
         assay_batch: str | None = None,
         modality: str | None = None,
-        say: Say = _LOG.warning,
+        say: "Say" = _LOG.warning,
         **options: Any,  # noqa: ANN401 - those of `predict`
     ) -> pd.DataFrame:
         """The predicted response over doses, trained or not; see `prediction.dose_response` for the columns.
@@ -406,6 +416,8 @@ class PerturbDiff:
         Raises:
             ValueError: as `predict`; or a dose is not above 0 or occurs twice.
         """
+        from perturbdiff.prediction.dose_response import check_doses, dose_table, falls_sentence
+
         check_doses(doses)
         options |= {"cell_type": cell_type, "assay_batch": assay_batch, "modality": modality, "dose_unit": unit}
         predicted = [self.predict(controls, perturbation=perturbation, dose=dose, **options) for dose in doses]
@@ -425,4 +437,6 @@ class PerturbDiff:
 
     def conditions(self) -> pd.DataFrame:
         """What the trained model can be asked, a row a label; see `prediction.coverage`."""
+        from perturbdiff.prediction.coverage import coverage
+
         return coverage(self.trained.conditions)

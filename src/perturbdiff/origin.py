@@ -4,20 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perturbdiff.baselines import catalogue
 from perturbdiff.baselines.predictor import Predictor
-from perturbdiff.checkpoint import Checkpoint, load_checkpoint
 from perturbdiff.config import Settings, settings_of
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.composition import grammar_of
-from perturbdiff.data.conditions import PERTURBATION, Conditions
 from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.opening import open_source
 from perturbdiff.data.recipe import Recipe, read_recipe
 from perturbdiff.data.split import Split, split_cells
-from perturbdiff.training.encoders import trained_conditions
-from perturbdiff.training.preparation import panel_of
+
+if TYPE_CHECKING:
+    from perturbdiff.checkpoint import Checkpoint
+    from perturbdiff.data.conditions import Conditions
 
 TRAINING_CELLS = 1 << 20
 """So many training cells are read for the baselines, at most: of more, an even share of every group."""
@@ -41,11 +42,13 @@ class Origin:
     seed: int
     split_hash: str | None
     run: Path | None = None
-    checkpoint: Checkpoint | None = None
+    checkpoint: "Checkpoint | None" = None
 
     @classmethod
     def of_run(cls, run: Path) -> "Origin":
         """The data that a run was trained on."""
+        from perturbdiff.checkpoint import load_checkpoint
+
         checkpoint = load_checkpoint(run)
         folder = None if checkpoint.folder is None else Path(checkpoint.folder)
         return cls(checkpoint.recipe, folder, checkpoint.split["seed"], checkpoint.split["hash"], run, checkpoint)
@@ -87,7 +90,7 @@ class Origin:
         return split
 
     @cached_property
-    def conditions(self) -> Conditions:
+    def conditions(self) -> "Conditions":
         """The labels of the training cells, and features where the run has or the recipe names some.
 
         Raises:
@@ -96,17 +99,25 @@ class Origin:
         """
         if self.checkpoint is not None:
             return self.checkpoint.conditions
+        from perturbdiff.training.encoders import trained_conditions
+
         return trained_conditions(self.split, self.recipe, self._settings, folder=self.folder)
 
     @property
     def features(self) -> FeatureTable | None:
         """Of the agents of perturbations; None where there are none. Raises as `conditions`."""
+        from perturbdiff.data.conditions import PERTURBATION
+
         return self.conditions.features.get(PERTURBATION)
 
     @cached_property
     def panel(self) -> tuple[str, ...]:
         """The genes of the run, or those that a training by the recipe would choose. Raises as `training_cells`."""
-        return tuple(panel_of(self.split, self.recipe)[0]) if self.checkpoint is None else self.checkpoint.genes
+        if self.checkpoint is not None:
+            return self.checkpoint.genes
+        from perturbdiff.training.preparation import panel_of
+
+        return tuple(panel_of(self.split, self.recipe)[0])
 
     def baseline(self, name: str, conditions: Sequence[tuple[str, str]]) -> Predictor:
         """A baseline, fitted to the training cells for these (perturbation, cell type).

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from perturbdiff.config import settings_of
+from perturbdiff.data.feature_files import Features, tables_of
 from perturbdiff.data.mixing import Member, Mixture, SourceRule, read_mixture
 from perturbdiff.data.opening import open_source
 from perturbdiff.data.recipe import HoldOut, hold_outs_of
@@ -21,7 +22,6 @@ from perturbdiff.data.vocabulary import nearest
 from perturbdiff.model import PerturbDiff
 from perturbdiff.prediction.inputs import torch_device
 from perturbdiff.prediction.predict import Say
-from perturbdiff.training.encoders import Features, tables_of
 from perturbdiff.training.pretraining import Given
 from perturbdiff.training.pretraining import pretrain as pretrain_on
 

@@ -1,11 +1,14 @@
 """What a user sees of a command: results on standard output, notes, progress and errors on standard error."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Screen:
@@ -21,7 +24,7 @@ class Screen:
         if not self.quiet:
             self.err.print(sentence, markup=False)
 
-    def table(self, table: pd.DataFrame, *, as_json: bool) -> None:
+    def table(self, table: "pd.DataFrame", *, as_json: bool) -> None:
         """A result: a table, or JSON records."""
         if as_json:
             self.out.print_json(table.to_json(orient="records"))

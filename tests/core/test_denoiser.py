@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from perturbdiff.core.choices import Target
 from perturbdiff.core.conditioning import Conditioning
-from perturbdiff.core.denoiser import Denoiser, DenoiserContract, Head, Target, TimeEmbedding
+from perturbdiff.core.denoiser import Denoiser, DenoiserContract, Head, TimeEmbedding
 from perturbdiff.core.objective import Objective
 from perturbdiff.core.population import NULL, Condition, Noised, PopulationBatch
 from perturbdiff.core.process import Process, linear_betas

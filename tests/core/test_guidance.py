@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from perturbdiff.core.denoiser import DenoiserContract, Target
+from perturbdiff.core.choices import COVARIATES, Target
+from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.guidance import Guided
-from perturbdiff.core.population import COVARIATES, Condition, Noised
+from perturbdiff.core.population import Condition, Noised
 from perturbdiff.core.process import Process, linear_betas
 
 ALL = (True, True, True)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.conditioning import Covariate, Novelty
-from perturbdiff.core.population import COVARIATES
 from perturbdiff.data.conditions import NARROWEST, Conditions
 from perturbdiff.data.dosage import Quantity
 from perturbdiff.data.features import FeatureTable, features_from

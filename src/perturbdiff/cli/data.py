@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import typer
 
 from perturbdiff.options import Json, OptionalSeed, Overwrite, Quiet
@@ -22,6 +21,8 @@ def recipes(
     overwrite: Overwrite = False,
 ) -> None:
     """List the recipes that come with the package, print one, or copy it beside your data."""
+    import pandas as pd
+
     from perturbdiff.data import catalogue
     from perturbdiff.data.export import check_writable, whole_file
     from perturbdiff.data.recipe import read_recipe

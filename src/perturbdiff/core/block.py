@@ -17,15 +17,14 @@ The last block of a network whose control stream is not read has no control part
 without a gradient.
 """
 
-from typing import Literal
-
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-Joint = Literal["tokens", "features"]
+from perturbdiff.core.choices import Joint
+
 Stream = Float[Tensor, "batch cells width"]
 Vector = Float[Tensor, "batch _ width"]  # one vector a population (1) or a cell
 EPS = 1e-6

@@ -30,15 +30,14 @@ to the width of the network. Where conditions are dropped, `null` says what stan
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from perturbdiff.core.choices import Null
 from perturbdiff.core.population import NULL, Condition
-
-Null = Literal["covariate", "joint"]
 
 
 class Novelty(IntEnum):

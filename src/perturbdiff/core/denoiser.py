@@ -16,20 +16,19 @@ The two maps that read cells are shared, or each source of a mixture has its own
 """
 
 import math
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from perturbdiff.core.block import Block, Joint, Modulation, modulate
+from perturbdiff.core.block import Block, Modulation, modulate
+from perturbdiff.core.choices import Joint, ModulateBy, Target
 from perturbdiff.core.conditioning import Conditioning
 from perturbdiff.core.population import NULL, Noised, measured
 from perturbdiff.core.shift import Shift
 
-Target = Literal["cell", "change", "residual"]
-ModulateBy = Literal["population", "cell"]
 Expression = Float[Tensor, "batch cells genes"]
 
 

@@ -18,17 +18,15 @@ clamping. `of` says what it is applied to:
   it.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from perturbdiff.core.choices import COVARIATES, Of
 from perturbdiff.core.denoiser import DenoiserContract
-from perturbdiff.core.population import COVARIATES, Noised
+from perturbdiff.core.population import Noised
 
-Of = Literal["x_0", "change"]
 ALL = (True, True, True)
 
 

@@ -15,20 +15,19 @@ way.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from perturbdiff.core.choices import Coins
 from perturbdiff.core.conditioning import Novelty
 from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.kernel import EnergyKernel, Kernel, mmd_squared
 from perturbdiff.core.population import Condition, Noised, PopulationBatch, measured
 from perturbdiff.core.process import Process
 from perturbdiff.core.randomness import PopulationNoise, stream
-
-Coins = Literal["population", "minibatch"]
 
 
 class Loss(NamedTuple):

@@ -11,9 +11,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-COVARIATES = ("perturbation", "cell_type", "assay_batch")
-"""The covariates of a condition, in the order of every table, coin and index."""
-
 NULL = 0
 """The index of a covariate's trained null: the label is unknown, absent, or dropped."""
 

@@ -14,18 +14,18 @@ the release's way, which starts from N(0, I) where the chain's marginal is not y
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from perturbdiff.core.choices import Variance
 from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.population import Condition, Noised
 from perturbdiff.core.process import Process, factor
 from perturbdiff.core.randomness import PopulationNoise
 
-Variance = Literal["small", "large"]
 NoiseSource = Callable[[Float[Tensor, "batch cells genes"]], Float[Tensor, "batch cells genes"]]
 
 

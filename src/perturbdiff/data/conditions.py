@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.conditioning import Covariate, Members
 from perturbdiff.core.expectation import NOTHING_FITTED, Expectation, Fit, Part, Parts
-from perturbdiff.core.population import COVARIATES
 from perturbdiff.core.shift import Shift
 from perturbdiff.data.composition import Member, is_plain, members_of
 from perturbdiff.data.dosage import Quantity

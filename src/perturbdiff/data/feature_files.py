@@ -5,7 +5,7 @@ Files are tables (.parquet, .csv) with a column `label` and a column for each fe
 """
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.data.export import whole_file
 from perturbdiff.data.features import (
     LABEL,
@@ -25,11 +26,32 @@ from perturbdiff.data.features import (
 )
 from perturbdiff.data.vocabulary import nearest
 
+type Features = pd.DataFrame | str | Path
+"""Features of labels: a table whose index is the labels, or a file of one."""
+
 _UNREADABLE = (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile)
 """What pandas, pyarrow and numpy raise for a file that they cannot read."""
 
 _NO_NUMBER = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
 """What stands in a .csv for a number that is missing."""
+
+
+def tables_of(features: Mapping[str, Features] | None, called: str = "features") -> dict[str, FeatureTable]:
+    """Features by covariate, from tables in memory (`called` so in sentences) or from files.
+
+    Raises:
+        ValueError: a name is no covariate (the nearest is named), or as in `data.features`.
+        FileNotFoundError: a file is not there.
+    """
+    found = {}
+    for name, given in (features or {}).items():
+        if name not in COVARIATES:
+            raise ValueError(f"features are given of {name!r}, which is no covariate; {nearest(name, COVARIATES)}.")
+        if isinstance(given, pd.DataFrame):
+            found[name] = features_of_frame(given, f"the {called} of {name}")
+        else:
+            found[name] = read_features(Path(given))
+    return found
 
 
 def read_features(path: Path) -> FeatureTable:

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import ot
 
 from perturbdiff.data.source import Flags, Integers, Runs, Segments
 
@@ -28,9 +27,6 @@ SMALLEST_GROUP = 2
 
 CANDIDATES = 4
 """So many times as many control cells as perturbed ones compete to be the nearest."""
-
-
-_POT: Any = ot  # without types of its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,17 +123,25 @@ def match_controls(runs: Runs, groups: Groups, controls: Groups, *, any_batch: b
 
 def nearest_controls(perturbed: Expression, candidates: Expression) -> Integers:
     """The candidate nearest to each perturbed cell [cells]; the first of several equally near."""
-    found: Integers = np.argmin(_POT.dist(perturbed, candidates), axis=1).astype(np.int64)
+    pot = _transport()
+    found: Integers = np.argmin(pot.dist(perturbed, candidates), axis=1).astype(np.int64)
     return found
 
 
 def transported_controls(perturbed: Expression, controls: Expression) -> Integers:
     """The permutation of as many control cells that has the smallest sum of squared distances [cells]."""
-    n_cells = len(perturbed)
+    pot, n_cells = _transport(), len(perturbed)
     share: npt.NDArray[np.float64] = np.full(n_cells, 1 / n_cells)
-    plan = _POT.emd(share, share, _POT.dist(perturbed, controls).astype(np.float64))
+    plan = pot.emd(share, share, pot.dist(perturbed, controls).astype(np.float64))
     found: Integers = np.argmax(plan, axis=1).astype(np.int64)
     return found
+
+
+def _transport() -> Any:  # noqa: ANN401 - POT is without types of its own
+    """POT, which takes seconds to import, where cells are compared."""
+    import ot
+
+    return ot
 
 
 def divided(segments: Segments, is_control: Flags) -> tuple[Segments, Segments]:

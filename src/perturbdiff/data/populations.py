@@ -23,7 +23,8 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
-from perturbdiff.core.population import COVARIATES, Condition, PopulationBatch
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.core.population import Condition, PopulationBatch
 from perturbdiff.data.blocks import SLAB, Blocks, Streams, block_size, window
 from perturbdiff.data.pairing import (
     CANDIDATES,

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from perturbdiff.checkpoint import Checkpoint
-from perturbdiff.core.population import COVARIATES
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.data.conditions import PERTURBATION, Conditions
 from perturbdiff.data.dosage import Quantity
 

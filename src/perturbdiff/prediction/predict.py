@@ -23,8 +23,9 @@ import torch
 from perturbdiff.building import build_guided, build_process, build_step, build_times
 from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.config import Settings
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.denoiser import DenoiserContract
-from perturbdiff.core.population import COVARIATES, Condition
+from perturbdiff.core.population import Condition
 from perturbdiff.core.randomness import stream
 from perturbdiff.core.sampler import sample
 from perturbdiff.data.cells import Cells

@@ -4,20 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from perturbdiff.config import EncoderSettings, Settings
-from perturbdiff.core.population import COVARIATES
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.data.composition import grammar_of
 from perturbdiff.data.conditions import PERTURBATION, Conditions
 from perturbdiff.data.feature_files import read_features
-from perturbdiff.data.features import FeatureTable, features_of_frame
+from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.recipe import Recipe
 from perturbdiff.data.split import Split
-from perturbdiff.data.vocabulary import Vocabulary, nearest
-
-type Features = pd.DataFrame | str | Path
-"""Features of labels: a table whose index is the labels, or a file of one."""
+from perturbdiff.data.vocabulary import Vocabulary
 
 
 def trained_conditions(
@@ -105,21 +101,3 @@ def _features(name: str, encoder: EncoderSettings, split: Split | None, folder: 
     if encoder.kind == "smiles":
         return fingerprints(read_smiles(path), f"fingerprints of {path.name}", radius=encoder.radius, size=encoder.size)
     return read_features(path)
-
-
-def tables_of(features: Mapping[str, Features] | None, called: str = "features") -> dict[str, FeatureTable]:
-    """Features by covariate, from tables in memory (`called` so in sentences) or from files.
-
-    Raises:
-        ValueError: a name is no covariate (the nearest is named), or as in `data.features`.
-        FileNotFoundError: a file is not there.
-    """
-    found = {}
-    for name, given in (features or {}).items():
-        if name not in COVARIATES:
-            raise ValueError(f"features are given of {name!r}, which is no covariate; {nearest(name, COVARIATES)}.")
-        if isinstance(given, pd.DataFrame):
-            found[name] = features_of_frame(given, f"the {called} of {name}")
-        else:
-            found[name] = read_features(Path(given))
-    return found

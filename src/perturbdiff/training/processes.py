@@ -9,9 +9,6 @@ Lightning's environments know the ranks; nothing else has to be said.
 import os
 from typing import NamedTuple
 
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-
 
 class Processes(NamedTuple):
     """This process among those of the training.
@@ -38,6 +35,12 @@ def processes() -> Processes:
     Raises:
         ValueError: the processes are not spread evenly over the machines, or srun was not told how many each runs.
     """
+    # what the environments look for first: without it, Lightning need not be imported to know that nobody did
+    if not {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"} & os.environ.keys():
+        return Processes()
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
     if TorchElasticEnvironment.detect():
         rank, world = TorchElasticEnvironment().global_rank(), TorchElasticEnvironment().world_size()
         nodes = max(1, world // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

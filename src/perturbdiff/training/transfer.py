@@ -22,8 +22,8 @@ from torch import Tensor
 
 from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.config import Settings, settings_of
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.denoiser import Denoiser
-from perturbdiff.core.population import COVARIATES
 from perturbdiff.data.recipe import Recipe
 from perturbdiff.data.split import Split
 from perturbdiff.data.vocabulary import nearest

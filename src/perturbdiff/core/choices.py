@@ -1,0 +1,27 @@
+"""Names that the science goes by and settings choose from; no torch, so that settings are read without it."""
+
+from typing import Literal
+
+COVARIATES = ("perturbation", "cell_type", "assay_batch")
+"""The covariates of a condition, in the order of every table, coin and index."""
+
+Joint = Literal["tokens", "features"]
+"""How the two streams attend, see `core.block`."""
+
+Null = Literal["covariate", "joint"]
+"""What stands for labels that are dropped, see `core.conditioning`."""
+
+Target = Literal["cell", "change", "residual"]
+"""What the network's output is, see `core.denoiser`."""
+
+ModulateBy = Literal["population", "cell"]
+"""What the blocks' modulation looks at, see `core.denoiser`."""
+
+Of = Literal["x_0", "change"]
+"""What guidance is applied to, see `core.guidance`."""
+
+Coins = Literal["population", "minibatch"]
+"""Whether each population's labels are dropped by coins of its own, see `core.objective`."""
+
+Variance = Literal["small", "large"]
+"""The variance of a step of DDPM, see `core.sampler`."""
