@@ -163,10 +163,12 @@ def test_a_judged_condition_that_was_trained_on_is_the_first_warning(screen, ada
     path = tmp_path / "trained.h5ad"
     model = PerturbDiff.load(screen.run)
     write_h5ad(model.predict(adata, perturbation="stimulus_2", cell_type="type_1", device="cpu"), path)
-    found = compare_files({"model": path}, screen.data, source=Origin.of_run(screen.run))
+    with pytest.raises(ValueError, match=r"all observed cells .* trained, so nothing is left to judge by"):
+        compare_files({"model": path}, screen.data, source=Origin.of_run(screen.run))
+    found = compare_files({"model": path}, screen.data, source=Origin.of_run(screen.run), with_training_cells=True)
     assert found.warnings[0].kind == LEAK
     assert found.warnings[0].text.startswith("1 of the 1 judged conditions were in training, such as 'stimulus_2 in")
-    assert found.audit["in_training"] == [{"perturbation": "stimulus_2", "cell_type": "type_1"}]
+    assert found.audit["in_training"] == [{"perturbation": "stimulus_2", "cell_type": "type_1", "assay_batch": ""}]
     validation = tmp_path / "validation.h5ad"
     write_h5ad(model.predict(adata, perturbation="stimulus_2", cell_type="type_3", device="cpu"), validation)
     found = compare_files({"model": validation}, screen.data, source=Origin.of_run(screen.run))
@@ -227,7 +229,7 @@ BAD = {
     "no controls": (
         lambda adata: _only(adata, perturbed=True),
         lambda adata: _only(adata, perturbed=True),
-        "neither the predicted nor the observed file holds control cells",
+        "the observed file holds no control cells",
     ),
     "only controls": (lambda adata: _only(adata, perturbed=False), None, "'p' holds no predicted cells"),
     "NaN predicted": (lambda adata: _with_value(adata, np.nan), None, "'p.h5ad' holds the value nan"),
@@ -278,4 +280,5 @@ def test_a_leak_is_said_however_quiet(cli, screen, adata, tmp_path):
     model = PerturbDiff.load(screen.run)
     write_h5ad(model.predict(adata, perturbation="stimulus_2", cell_type="type_1", device="cpu"), path)
     line = ["evaluate", path, screen.data, "--run", screen.run, "--out", tmp_path / "e", "--suites", "ours"]
+    line.append("--with-training-cells")
     assert cli(*line, "--quiet").err.startswith("LEAK: 1 of the 1 judged conditions were in training")

@@ -35,7 +35,7 @@ def _table(values):
     rows = [
         (method, f"p{i}", "T", metric, value) for (method, metric), own in values.items() for i, value in enumerate(own)
     ]
-    return pd.DataFrame(rows, columns=["method", "perturbation", "cell_type", "metric", "value"])
+    return pd.DataFrame(rows, columns=["method", "perturbation", "cell_type", "metric", "value"]).assign(assay_batch="")
 
 
 def _carried(table, every):

@@ -118,6 +118,15 @@ def evaluate(
     total_counts: Annotated[str | None, typer.Option(help="Column of total counts, for a partial panel.")] = None,
     scale: Annotated[str | None, typer.Option(help="counts or log1p, of the observed file.")] = None,
     predicted_scale: Annotated[str | None, typer.Option(help="Of predicted files that do not declare it.")] = None,
+    pool_batches: Annotated[
+        bool, typer.Option("--pool-batches", help="Judge conditions over all assay batches together.")
+    ] = False,
+    with_training_cells: Annotated[
+        bool, typer.Option("--with-training-cells", help="Judge by observed cells that trained, too.")
+    ] = False,
+    predicted_controls: Annotated[
+        bool, typer.Option("--predicted-controls", help="Control cells of the predicted file, not the observed one.")
+    ] = False,
     suites: Annotated[
         str | None, typer.Option(help="Of metrics, with commas: ours, paper, vcc2026; ours and paper when absent.")
     ] = None,
@@ -190,6 +199,9 @@ def evaluate(
         control=control,
         seed=seed,
         depth=depth,
+        pool_batches=pool_batches,
+        with_training_cells=with_training_cells,
+        predicted_controls=predicted_controls,
         cache=out / "cache" if cache is None else cache,
     )
     comparison.save(out)

@@ -1,9 +1,9 @@
 """What was computed of the observed cells, kept between evaluations: their tests of differential expression.
 
 A file of the cache is named by a hash of all that its numbers depend on: the content of the observed file (and of the
-one that the control cells come from), how it is read, the judged genes and conditions, the seed, the version of the
-tests. So it is found where nothing has changed, and is never out of date. It is written whole or not at all; one that
-cannot be read is made again.
+one that the control cells come from), how it is read, the judged genes, conditions and cells, the seed, the version of
+the tests. So it is found where nothing has changed, and is never out of date. It is written whole or not at all; one
+that cannot be read is made again.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from perturbdiff.data.export import whole_file
 from perturbdiff.evaluation.differential_expression import RankSum
 from perturbdiff.evaluation.pairs import Condition, Pairs
 
-VERSION = 1
+VERSION = 2
 """Raised with every change of the tests."""
 
 _AT_ONCE = 1 << 22
@@ -61,7 +61,10 @@ class Cache:
     def key(self, pairs: Pairs) -> str:
         """The name under which the tests of these conditions, genes and control cells are kept."""
         said = [VERSION, self.identity, pairs.seed, pairs.genes, pairs.conditions]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+        digest = hashlib.sha256(json.dumps(said).encode())
+        for rows in pairs.observed_rows.values():  # not all cells of a condition need take part
+            digest.update(rows.tobytes())
+        return digest.hexdigest()[:32]
 
     def path(self, pairs: Pairs, suffix: str = ".npz") -> Path:
         """The file of these tests."""
