@@ -99,7 +99,8 @@ class Resampling:
 
     @property
     def _n_pairs(self) -> int:
-        return int(np.unique(self.pair).size)
+        highest: int = self.pair.max(initial=-1)
+        return highest + 1
 
     def _of_pairs(self, values: Draws) -> Draws:
         """The mean over the assay batches of each (perturbation, cell type) [pairs, columns]."""

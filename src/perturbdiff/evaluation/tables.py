@@ -33,10 +33,17 @@ def overall_table(table: pd.DataFrame) -> pd.DataFrame:
     """Means over conditions: method, metric, value, conditions (how many), undefined (how many of them)."""
     keys = ["method", "metric"]
     counts = table.groupby(keys, sort=False, observed=True)["value"].agg(conditions="size", defined="count")
-    means = table.groupby([*keys, *LABELS[:2]], sort=False, observed=True)["value"].mean()
-    overall = means.groupby(level=keys, sort=False).mean().to_frame("value").join(counts).reset_index()
+    means = over_batches(table, keys).groupby(keys, sort=False, observed=True)["value"].mean()
+    overall = means.to_frame("value").join(counts).reset_index()
     overall["undefined"] = overall["conditions"] - overall["defined"]
     return overall.drop(columns="defined")
+
+
+def over_batches(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Means over the assay batches of each (perturbation, cell type): the keys, perturbation, cell_type and value."""
+    every = list(dict.fromkeys([*keys, *LABELS[:2]]))
+    groups = table.groupby(every, sort=False, observed=True, dropna=False)
+    return groups["value"].mean().reset_index()
 
 
 def wide_table(overall: pd.DataFrame) -> pd.DataFrame:
