@@ -95,12 +95,11 @@ class Resampling:
     @property
     def clusters(self) -> int:
         """How many units are drawn from."""
-        return self.weights.shape[1]
+        return int(self.weights.shape[1])
 
     @property
     def _n_pairs(self) -> int:
-        highest: int = self.pair.max(initial=-1)
-        return highest + 1
+        return len(np.unique(self.pair))
 
     def _of_pairs(self, values: Draws) -> Draws:
         """The mean over the assay batches of each (perturbation, cell type) [pairs, columns]."""
