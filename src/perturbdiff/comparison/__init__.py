@@ -127,7 +127,7 @@ def compare(
         contexts=contexts,
         ranges=ranges,
         notes=(*pairs.notes, *notes, *more, *undefined_notes(overall[overall["method"] != REPLICATES], left_out)),
-        warnings=tuple(_warnings(table, judged, ranges, list(predicted), baseline, depth, seed)),
+        warnings=cautions.in_order(_warnings(table, judged, ranges, list(predicted), baseline, depth, seed)),
         methods=tuple(named),
         tests=tuple((one.condition, one.tests) for one in judged),
         genes=pairs.genes,
@@ -246,9 +246,11 @@ def _warnings(
     yield from cautions.off_scale({name: totals[name] for name in predicted}, totals[OBSERVED])
     if OURS in depth.suites:
         ours = table[table["suite"] == OURS]
+        yield from cautions.behind(ours, predicted, CONTROL, resamples=depth.resamples, seed=seed)
         between = overall_table(ours[ours["metric"] == CONTEXT_METRICS[0].name]).set_index("method")["value"]
         spreads = {str(method): float(value) for method, value in between.items()}
         yield from cautions.collapsed(spreads, spreads.get(CEILING, float("nan")), predicted)
+        yield from cautions.scattered(spreads, spreads.get(CEILING, float("nan")), predicted)
         every = long_table(
             (method, one.condition, scores) for one in judged for method, scores in one.all_genes.items()
         )
