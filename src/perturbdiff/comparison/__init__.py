@@ -171,7 +171,7 @@ def compare(
         contexts=contexts,
         ranges=ranges,
         notes=(*pairs.notes, *notes, *more, *undefined_notes(overall[overall["method"] != REPLICATES], left_out)),
-        warnings=tuple(_warnings(table, judged, ranges, list(predicted), baseline, depth, seed)),
+        warnings=cautions.in_order(_warnings(table, judged, ranges, list(predicted), baseline, depth, unit, seed)),
         methods=tuple(named),
         tests=tuple((one.condition, one.tests) for one in judged),
         genes=pairs.genes,
@@ -283,20 +283,25 @@ def _warnings(
     predicted: list[str],
     baseline: str,
     depth: Depth,
+    unit: str,
     seed: int,
 ) -> Iterator[Caution]:
-    yield from cautions.few(one.condition.perturbation for one in judged)
+    yield from cautions.few((getattr(one.condition, unit) for one in judged), unit)
     totals = {side: sum(one.total[side] for one in judged) / len(judged) for side in (OBSERVED, *predicted)}
     yield from cautions.off_scale({name: totals[name] for name in predicted}, totals[OBSERVED])
     if OURS in depth.suites:
         ours = table[table["suite"] == OURS]
+        yield from cautions.behind(ours, predicted, CONTROL, resamples=depth.resamples, seed=seed, unit=unit)
         between = overall_table(ours[ours["metric"] == CONTEXT_METRICS[0].name]).set_index("method")["value"]
         spreads = {str(method): float(value) for method, value in between.items()}
         yield from cautions.collapsed(spreads, spreads.get(CEILING, float("nan")), predicted)
+        yield from cautions.scattered(spreads, spreads.get(CEILING, float("nan")), predicted)
         every = long_table(
             (method, one.condition, scores) for one in judged for method, scores in one.all_genes.items()
         )
-        yield from cautions.carried_by_targets(ours, every, predicted, baseline, resamples=depth.resamples, seed=seed)
+        yield from cautions.carried_by_targets(
+            ours, every, predicted, baseline, resamples=depth.resamples, seed=seed, unit=unit
+        )
     yield from cautions.indistinct(ranges, baseline, CEILING)
 
 

@@ -26,7 +26,7 @@ import pyarrow.parquet
 
 from perturbdiff.comparison.methods import BASELINES, CONTROL, MEAN_SHIFT
 from perturbdiff.data.export import whole_file
-from perturbdiff.evaluation.cautions import Caution
+from perturbdiff.evaluation.cautions import Caution, in_order, step_zero
 from perturbdiff.evaluation.conditions import LABELS, Condition
 from perturbdiff.evaluation.projection import Projection
 from perturbdiff.evaluation.scores import Test
@@ -126,7 +126,7 @@ class Comparison:
         self, audit: Mapping[str, Any] | None, run: Mapping[str, Any] | None, leaks: tuple[Caution, ...]
     ) -> "Comparison":
         """The same with what is known of the run that made the predictions; leaks come before all other warnings."""
-        return replace(self, audit=audit, run=run, warnings=(*leaks, *self.warnings))
+        return replace(self, audit=audit, run=run, warnings=in_order((*leaks, *self.warnings, *step_zero(run))))
 
     def save(self, folder: Path) -> None:
         """Write the folder of results (see the module), each file whole or not at all."""

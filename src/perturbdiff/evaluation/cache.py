@@ -51,7 +51,7 @@ class Cache:
     """A folder of tests of observed cells.
 
     Attributes:
-        folder: made where it is not there.
+        folder: made where it is not there, when the first file is kept.
         identity: of the files and of how they are read, as text.
     """
 
@@ -98,7 +98,6 @@ class Cache:
                 return import_module("polars").from_arrow(found) if kind == "polars" else found.to_pandas()
             found = made()
             kind = "polars" if hasattr(found, "write_parquet") else "pandas"
-            self.folder.mkdir(parents=True, exist_ok=True)
             with whole_file(paths[kind]) as partial:
                 if kind == "polars":
                     found.write_parquet(partial)
@@ -110,7 +109,6 @@ class Cache:
 
     def save(self, pairs: Pairs, tests: Mapping[Condition, RankSum]) -> None:
         """Keep the tests of all conditions."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {
             "p_value": np.stack([tests[condition].p_value for condition in pairs.conditions]),
             "effect": np.stack([tests[condition].effect for condition in pairs.conditions]),

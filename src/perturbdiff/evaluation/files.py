@@ -4,11 +4,12 @@ A predicted file of this library declares its columns, its control label and its
 any other file the caller names them. A file that is larger than `IN_MEMORY` stays on disk, where it can.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import pandas as pd
 
 from perturbdiff.data.cells import Cells
@@ -23,6 +24,11 @@ DECLARATION = "perturbdiff"
 
 IN_MEMORY = 1 << 28
 """A matrix of more bytes is read a condition at a time."""
+
+MOST_COLUMNS = 12
+"""So many columns of a file are listed where none is named."""
+
+_LIBRARY: Any = h5py
 
 
 class Description(NamedTuple):
@@ -50,7 +56,7 @@ def open_file(
     chosen = expression or Expression(scale="log1p")
     if not rows_can_be_read(path, chosen) or size_in_memory(path, chosen) <= in_memory:
         return read_file(path, columns=columns, expression=expression, control=control)
-    said = _described(declaration(path, DECLARATION), path, columns, expression, control)
+    said = _described(declaration(path, DECLARATION), path, _columns(path), columns, expression, control)
     file = Disk.opened(path, said.columns, said.expression, lambda obs: _present(obs, said, path))
     return replace(file, head=replace(file.head, control=said.control))
 
@@ -71,8 +77,8 @@ def read_file(
         FileNotFoundError: there is no such file.
     """
     adata = read_h5ad(path)
-    said = _described(adata.uns.get(DECLARATION, {}), path, columns, expression, control)
     obs: Any = adata.obs
+    said = _described(adata.uns.get(DECLARATION, {}), path, list(obs.columns), columns, expression, control)
     present = _present(obs, said, path)
     try:
         cells = cells_from_anndata(adata, columns=said.columns, expression=said.expression, control=present)
@@ -89,23 +95,55 @@ def declared_by(path: Path, key: str = DECLARATION) -> Mapping[str, Any]:
 def _described(
     declared: Mapping[str, Any],
     path: Path,
+    found: Sequence[object],
     columns: Columns | None,
     expression: Expression | None,
     control: str | None,
 ) -> Description:
-    """What the file and the caller say together; the caller has the last word."""
+    """What the file, with the columns that are found in it, and the caller say together; the caller has the last word.
+
+    Raises:
+        ValueError: neither says all that is needed.
+    """
+    said = {"columns": columns, "control": control, "scale": expression}
+    missing = [key for key, known in said.items() if known is None and key not in declared]
+    if missing:
+        named = " and ".join([", ".join(missing[:-1]), missing[-1]] if len(missing) > 1 else missing)
+        raise ValueError(
+            f"{path.name!r} does not declare its {named} in uns[{DECLARATION!r}], and nothing is guessed; "
+            f"{_options(found)}."
+        )
     if columns is None:
-        named = _declared(declared, "columns", path).items()
-        columns = Columns(**{str(key): str(value) for key, value in named if value})
-    if expression is None:
-        expression = Expression(scale=_declared(declared, "scale", path))
-    if control is None:
-        control = str(_declared(declared, "control", path))
+        columns = Columns(**{str(key): str(value) for key, value in declared["columns"].items() if value})
     if columns.perturbation is None:
         raise ValueError(
-            f"no perturbation column is named for {path.name!r}, and its conditions are read there; name it."
+            f"no perturbation column is named for {path.name!r}, and its conditions are read there; {_options(found)}."
         )
-    return Description(columns, expression, control)
+    return Description(
+        columns,
+        Expression(scale=declared["scale"]) if expression is None else expression,
+        str(declared["control"]) if control is None else control,
+    )
+
+
+def _options(found: Sequence[object]) -> str:
+    """All that a caller can say of a file, by the options of the command line, and the columns that there are to name.
+
+    A command takes all columns from its options or none, so they are never named one by one.
+    """
+    known = [repr(str(name)) for name in found]
+    more = f" and {len(known) - MOST_COLUMNS} more" if len(known) > MOST_COLUMNS else ""
+    listed = f"of its columns {', '.join(known[:MOST_COLUMNS])}{more}" if known else "though it has no columns"
+    return (
+        "name them by --perturbation COLUMN --control LABEL --cell-type COLUMN --assay-batch COLUMN, with --scale counts "
+        f"or log1p for the observed file and --predicted-scale for predicted ones, {listed}"
+    )
+
+
+def _columns(path: Path) -> list[str]:
+    """The columns of the cells of an .h5ad, in their order."""
+    with _LIBRARY.File(path) as file:
+        return [str(name) for name in file["obs"].attrs.get("column-order", [])]
 
 
 def _present(obs: pd.DataFrame, said: Description, path: Path) -> str:
@@ -115,11 +153,3 @@ def _present(obs: pd.DataFrame, said: Description, path: Path) -> str:
     if (labels == said.control).any() or not len(labels):
         return said.control
     return str(labels.iloc[0])
-
-
-def _declared(declared: Mapping[str, Any], key: str, path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
-    if key not in declared:
-        raise ValueError(
-            f"{path.name!r} does not declare its {key} in uns[{DECLARATION!r}], and nothing is guessed; name it."
-        )
-    return declared[key]
