@@ -143,6 +143,7 @@ def behind(
         control: the name of the baseline that predicts control cells; nothing is said where the table lacks it.
         resamples: draws for the interval.
         seed: of the draws.
+        unit: what is drawn.
     """
     found = []
     for method in predicted:
@@ -210,6 +211,7 @@ def carried_by_targets(
         baseline: what a gain is over.
         resamples: draws of perturbations.
         seed: of the draws.
+        unit: what is drawn.
     """
     if all_genes.empty:
         return []
@@ -253,7 +255,7 @@ def off_scale(totals: Mapping[str, float], observed: float) -> list[Caution]:
 
 
 def few(labels: Iterable[str], unit: str = UNITS[0]) -> list[Caution]:
-    """A warning where there are few of what the intervals draw: the labels of the conditions, and of which covariate."""
+    """A warning where there are few of what the intervals draw: the conditions' labels of a covariate."""
     n, name = len(set(labels)), unit.replace("_", " ")
     if n >= FEW:
         return []
