@@ -9,7 +9,7 @@ from perturbdiff.comparison import MEAN_SHIFT
 from perturbdiff.data.audit import find_leaks
 from perturbdiff.data.export import write_h5ad
 from perturbdiff.data.reading import read_h5ad
-from perturbdiff.data.recipe import Columns, Expression, hold_outs_from, write_recipe
+from perturbdiff.data.recipe import Columns, Expression, Grammar, hold_outs_from, write_recipe
 from perturbdiff.evaluation.cache import Cache
 from perturbdiff.evaluation.disk import Disk
 from perturbdiff.judgement import LEAK, compare_files
@@ -282,3 +282,20 @@ def test_a_leak_is_said_however_quiet(cli, screen, adata, tmp_path):
     line = ["evaluate", path, screen.data, "--run", screen.run, "--out", tmp_path / "e", "--suites", "ours"]
     line.append("--with-training-cells")
     assert cli(*line, "--quiet").err.startswith("LEAK: 1 of the 1 judged conditions were in training")
+
+
+def test_labels_of_other_programs_that_mean_the_same_perturbation_are_judged_as_one(screen, tmp_path):
+    observed, predicted = read_h5ad(screen.data), read_h5ad(screen.data)
+    there = {"stimulus_1": "A+B", "stimulus_2": "C", "stimulus_3": "ctrl+ctrl"}
+    other = {"stimulus_1": "B+A", "stimulus_2": "ctrl+C", "stimulus_3": "control"}
+    for adata, names in ((observed, there), (predicted, other)):
+        labels = adata.obs["perturbation"].astype(str)
+        adata.obs["perturbation"] = labels.map(lambda label, names=names: names.get(label, label))
+    grammar = Grammar(separator="+", nothing=("ctrl",))
+    predicted.uns["perturbdiff"] = {"grammar": grammar.model_dump_json()}
+    write_h5ad(observed, tmp_path / "observed.h5ad")
+    write_h5ad(predicted, tmp_path / "p.h5ad")
+    counts = Expression(scale="counts")
+    found = compare_files({"p": tmp_path / "p.h5ad"}, tmp_path / "observed.h5ad", predicted_expression=counts, **NAMED)
+    assert {one.perturbation for one in found.conditions()} == {"A+B", "C"}
+    assert sum("mean the same as others and are read as these" in note for note in found.notes) == 2

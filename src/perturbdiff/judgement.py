@@ -18,14 +18,14 @@ import pandas as pd
 from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.comparison import Comparison, Depth, Scope, compare
 from perturbdiff.data.audit import find_leaks
-from perturbdiff.data.composition import grammar_of
-from perturbdiff.data.recipe import Columns, Expression
+from perturbdiff.data.composition import grammar_of, same_as
+from perturbdiff.data.recipe import Columns, Expression, Grammar
 from perturbdiff.data.source import Flags, name_hashes
 from perturbdiff.data.split import HELD_OUT, Split
 from perturbdiff.evaluation.cache import Cache, content_hash
 from perturbdiff.evaluation.cautions import Caution
 from perturbdiff.evaluation.conditions import LABELS, TOGETHER, Condition, File, Pooling, perturbed_rows
-from perturbdiff.evaluation.files import DECLARATION, IN_MEMORY, declared_by, open_file
+from perturbdiff.evaluation.files import DECLARATION, IN_MEMORY, declared_by, open_file, renamed
 from perturbdiff.evaluation.suites import versions
 from perturbdiff.origin import Origin
 
@@ -84,6 +84,7 @@ def compare_files(
         for name, path in predicted.items()
     }
     seen = open_file(observed, columns=columns, expression=expression, control=control, in_memory=in_memory)
+    files, seen, named = _named_alike(files, seen, source, [*predicted.values()])
     depth = depth or Depth()
     if cache is not None:
         parts = [observed, *(predicted.values() if predicted_controls else [])]
@@ -97,7 +98,7 @@ def compare_files(
     scope = Scope(pooling, predicted_controls=predicted_controls)
     if source is None:
         comparison = compare(files, seen, training=None, seed=seed, scope=scope, depth=depth)
-        return comparison.with_settings(settings)
+        return comparison.with_settings(settings).with_notes(*named)
     apart, note = _trained(source.split, files, seen)
     if not with_training_cells:
         scope = replace(scope, apart=apart)
@@ -113,8 +114,8 @@ def compare_files(
         grammar=grammar_of(source.recipe),
         features=source.features,
     ).with_settings(settings | {"training cells": f"{training.n_cells} of {source.recipe.name}"})
-    if note and not with_training_cells:
-        comparison = comparison.with_notes(note)
+    named += [note] if note and not with_training_cells else []
+    comparison = comparison.with_notes(*named)
     facts, leaks = audit(source.split, comparison.conditions(), seen, apart, judged=with_training_cells)
     leaks += _other_splits(predicted, source.split)
     run = None if source.run is None or source.checkpoint is None else history_of(source.run, source.checkpoint)
@@ -179,6 +180,32 @@ def audit(
         "trained_cells_judged": shared,
     }
     return facts, [Caution(LEAK, text) for text in leaks]
+
+
+def _named_alike(
+    files: Mapping[str, File], observed: File, source: Origin | None, paths: Sequence[Path]
+) -> tuple[dict[str, File], File, list[str]]:
+    """The files with one name for each perturbation, the training cells' before others; and sentences on changes."""
+    declared = (declared_by(path).get("grammar") for path in paths)
+    written = next((Grammar.model_validate_json(str(one)) for one in declared if one is not None), Grammar())
+    grammar = written if source is None else grammar_of(source.recipe)
+    known: list[str] = []
+    if source is not None:
+        known += map(str, source.split.source.runs.labels["perturbation"].cat.categories)
+    notes, found = [], {}
+    for name, file in {"observed": observed, **files}.items():
+        labels = [str(label) for label in file.labels["perturbation"].cat.categories]
+        names = same_as(labels, [*known, *labels], grammar, file.control)
+        known += [names.get(label, label) for label in labels]
+        found[name] = renamed(file, names)
+        if names:
+            one, other = next(iter(names.items()))
+            notes.append(
+                f"{len(names)} labels of {name!r} mean the same as others and are read as these, such as {one!r} as "
+                f"{other!r}."
+            )
+    observed = found.pop("observed")
+    return found, observed, notes
 
 
 def _trained(split: Split, predicted: Mapping[str, File], observed: File) -> tuple[Flags, str]:

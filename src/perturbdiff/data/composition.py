@@ -80,6 +80,33 @@ def members_of(label: str, grammar: Grammar, control: str | None) -> Members:
     return tuple(sorted(kept, key=_place))
 
 
+def same_as(labels: Iterable[str], known: Iterable[str], grammar: Grammar, control: str | None) -> dict[str, str]:
+    """The known label that means the same, of those labels of which there is another one.
+
+    Two labels mean the same where their members are equal: ``B+A`` is ``A+B``, ``A+ctrl`` is A where ctrl is nothing,
+    and a label of nothing only is the control label. What the grammar can't read means itself alone.
+
+    Args:
+        labels: of some cells.
+        known: labels to be named by, the first of equals before the others.
+        grammar: what labels are made of.
+        control: label of the control cells.
+    """
+    if is_plain(grammar):
+        return {}
+    places: dict[Members, str] = {} if control is None else {(): control}
+    for label in known:
+        members = _read(label, grammar, control)
+        if members is not None:
+            places.setdefault(members, label)
+    found = {}
+    for label in labels:
+        members = _read(label, grammar, control)
+        if members is not None and (other := places.get(members, label)) != label:
+            found[label] = other
+    return found
+
+
 def identity(label: str, grammar: Grammar, control: str | None) -> str:
     """A text that is equal for labels that mean the same perturbation, or differ in spelling only."""
     members = _read(label, grammar, control)

@@ -7,7 +7,7 @@ any other file the caller names them. A file that is larger than `IN_MEMORY` sta
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import h5py
 import pandas as pd
@@ -85,6 +85,21 @@ def read_file(
     except ValueError as error:
         raise ValueError(str(error).replace("the data ", f"{path.name!r} ", 1)) from None
     return replace(cells, control=said.control)
+
+
+def renamed(file: File, names: Mapping[str, str]) -> File:
+    """A file of whose perturbations some have other names; nothing is read or copied but the labels."""
+    cells = file.head if isinstance(file, Disk) else cast("Cells", file)
+    labels = cells.labels["perturbation"]
+    old = [str(label) for label in labels.cat.categories]
+    new = [names.get(label, label) for label in old]
+    if new == old:
+        return file
+    known = pd.Index(sorted(set(new)), dtype=str)
+    codes = known.get_indexer(pd.Index(new, dtype=str))[labels.cat.codes]
+    named = cells.labels.assign(perturbation=pd.Categorical.from_codes(codes, known))
+    changed = replace(cells, labels=named)
+    return replace(file, head=changed) if isinstance(file, Disk) else changed
 
 
 def declared_by(path: Path, key: str = DECLARATION) -> Mapping[str, Any]:

@@ -28,7 +28,7 @@ from perturbdiff.core.population import COVARIATES, Condition
 from perturbdiff.core.randomness import stream
 from perturbdiff.core.sampler import sample
 from perturbdiff.data.cells import Cells
-from perturbdiff.data.composition import beside, parts_of
+from perturbdiff.data.composition import beside, grammar_of, parts_of
 from perturbdiff.data.conditions import Conditions
 from perturbdiff.data.export import PREDICTIONS
 from perturbdiff.data.genes import align_genes
@@ -131,6 +131,7 @@ def predict(
         "sampling": settings.sampling.model_dump_json(),
         "missing_genes": json.dumps(missing),
         "zero_shot": checkpoint.pretraining is not None,
+        "grammar": grammar_of(checkpoint.recipe).model_dump_json(),
     }
     return _described(checkpoint, cells, conditions, control, (chunks, predicted), facts)
 
