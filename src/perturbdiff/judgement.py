@@ -116,14 +116,21 @@ def compare_files(
     ).with_settings(settings | {"training cells": f"{training.n_cells} of {source.recipe.name}"})
     named += [note] if note and not with_training_cells else []
     comparison = comparison.with_notes(*named)
-    facts, leaks = audit(source.split, comparison.conditions(), seen, apart, judged=with_training_cells)
+    facts, leaks = audit(
+        source.split,
+        comparison.conditions(),
+        seen,
+        apart,
+        judged=with_training_cells,
+        grammar=grammar_of(source.recipe),
+    )
     leaks += _other_splits(predicted, source.split)
     run = None if source.run is None or source.checkpoint is None else history_of(source.run, source.checkpoint)
     return comparison.with_run(facts | {"leaks": [leak.text for leak in leaks]}, run, tuple(leaks))
 
 
 def audit(
-    split: Split, conditions: Sequence[Condition], observed: File, trained: Flags, *, judged: bool
+    split: Split, conditions: Sequence[Condition], observed: File, trained: Flags, *, judged: bool, grammar: Grammar
 ) -> tuple[dict[str, Any], list[Caution]]:
     """What of the judged conditions a split held out, and every way that is looked for in which they were trained on.
 
@@ -133,6 +140,7 @@ def audit(
         observed: the observed file.
         trained: which of its cells trained, by their names [n].
         judged: whether these are judged all the same.
+        grammar: what labels of perturbation are made of.
 
     Returns:
         Facts for the record, and a warning for each leak.
@@ -169,7 +177,7 @@ def audit(
             f"{len(validated)} of the {len(conditions)} judged conditions are of the validation part, such as "
             f"{str(validated[0])!r}: the kept weights were chosen by them."
         )
-    leaks += find_leaks(split)
+    leaks += find_leaks(split, grammar)
     facts = {
         "split": split.hash,
         "judged": len(conditions),
