@@ -16,6 +16,7 @@ import pandas as pd
 from perturbdiff.checkpoint import Checkpoint, load_checkpoint
 from perturbdiff.config import settings_of
 from perturbdiff.data.cells import Cells
+from perturbdiff.data.composition import grammar_of
 from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.opening import open_source, recipe_at
@@ -69,7 +70,7 @@ class PerturbDiff:
         adata: anndata.AnnData,
         *,
         perturbation: str,
-        control: str,
+        control: str | Sequence[str],
         cell_type: str | None = None,
         assay_batch: str | None = None,
         dose: str | None = None,
@@ -94,7 +95,7 @@ class PerturbDiff:
         Args:
             adata: control and perturbed cells.
             perturbation: column of `obs`.
-            control: label of the control cells in it.
+            control: label of the control cells in it; of several labels the first is the name of all.
             cell_type: column of `obs`, where there is one.
             assay_batch: column of `obs` (donor, plate, gem group), where there is one.
             dose: column of `obs` with the doses of perturbations.
@@ -120,7 +121,7 @@ class PerturbDiff:
         """
         mapping = {
             "name": name,
-            "control": control,
+            "control": control if isinstance(control, str) else list(control),
             "n_genes": None if genes is not None else n_genes,
             "genes": None if genes is None else list(genes),
             "columns": {
@@ -141,7 +142,14 @@ class PerturbDiff:
         }
         recipe = recipe_from_mapping(mapping, "the arguments")
         settings_of(recipe)
-        cells = cells_from_anndata(adata, columns=recipe.columns, expression=recipe.expression, control=recipe.control)
+        cells = cells_from_anndata(
+            adata,
+            columns=recipe.columns,
+            expression=recipe.expression,
+            control=recipe.control,
+            controls=recipe.controls,
+            grammar=grammar_of(recipe),
+        )
         return cls(recipe, source=cells, features=tables_of(features))
 
     @classmethod

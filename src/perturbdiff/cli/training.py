@@ -33,7 +33,9 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command resumes it.")],
     *,
     perturbation: Annotated[str | None, typer.Option(help="Column of perturbations (.h5ad).")] = None,
-    control: Annotated[str | None, typer.Option(help="Label of control cells (.h5ad).")] = None,
+    control: Annotated[
+        list[str] | None, typer.Option(help="Label of control cells; several: the first names them all (.h5ad).")
+    ] = None,
     cell_type: Annotated[str | None, typer.Option(help="Column of cell types (.h5ad).")] = None,
     assay_batch: Annotated[str | None, typer.Option(help="Column of donors, plates, lanes (.h5ad).")] = None,
     dose: Annotated[str | None, typer.Option(help="Column of doses (.h5ad).")] = None,
@@ -75,7 +77,11 @@ def train(
         "modality": modality,
         "total_counts": total_counts,
     }
-    described: dict[str, Any] = {"control": control, "n_genes": n_genes, "columns": columns}
+    described: dict[str, Any] = {
+        "control": control[0] if control and len(control) == 1 else control,
+        "n_genes": n_genes,
+        "columns": columns,
+    }
     described["perturbation"] = {"separator": separator, "modality_separator": modality_separator}
     if features is not None:
         described["encoders"] = {"perturbation": {"kind": "table", "file": str(features.resolve())}}

@@ -14,12 +14,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbdiff.baselines.catalogue import PLAIN
 from perturbdiff.comparison.methods import BASELINES, CONTROL, MEAN_SHIFT, Methods, fitted
 from perturbdiff.comparison.result import Comparison
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.features import FeatureTable
-from perturbdiff.data.recipe import Grammar
+from perturbdiff.data.recipe import PLAIN, Grammar
 from perturbdiff.evaluation import cautions, suites
 from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.cache import Cache

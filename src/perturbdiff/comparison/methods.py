@@ -13,12 +13,11 @@ from typing import cast
 import numpy as np
 
 from perturbdiff.baselines import catalogue
-from perturbdiff.baselines.catalogue import PLAIN
 from perturbdiff.baselines.control import GROUP, groups_of, predict_control
 from perturbdiff.baselines.predictor import Predictor
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.features import FeatureTable
-from perturbdiff.data.recipe import Grammar
+from perturbdiff.data.recipe import PLAIN, Grammar
 from perturbdiff.evaluation.metrics import Population
 from perturbdiff.evaluation.pairs import Condition, File, Pairs
 

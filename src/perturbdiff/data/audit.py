@@ -118,10 +118,10 @@ def _other_spellings(split: Split, grammar: Grammar) -> Iterator[str]:
     drawn = ~runs.is_control
     for i, rule in enumerate(split.hold_out):
         place = f"hold_out[{i}]"
-        literal = matches(runs.labels, rule, place)
+        literal = matches(runs.labels, rule, place, runs.grammar, runs.control)
         meant = np.ones(len(runs), dtype=bool)
         for name, wanted in rule.named().items():
-            own = matches(runs.labels, Match(**{name: wanted}), place)
+            own = matches(runs.labels, Match(**{name: wanted}), place, runs.grammar, runs.control)
             meant &= np.isin(folded[name], np.unique(folded[name][own]))
         drawn &= ~literal
         if not rule.hold_out_controls:
@@ -213,7 +213,7 @@ def _held_out_groups_in_training(split: Split) -> Iterator[str]:
     stray = held & ~runs.is_control & (split.cells_of_runs("train") > 0)
     for i, rule in enumerate(split.hold_out):
         if rule.keeps:
-            stray &= ~matches(runs.labels, rule, f"hold_out[{i}]")
+            stray &= ~matches(runs.labels, rule, f"hold_out[{i}]", runs.grammar, runs.control)
     if stray.any():
         n_cells = int(split.cells_of_runs("train")[stray].sum())
         yield (

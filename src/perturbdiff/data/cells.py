@@ -14,13 +14,14 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
-from perturbdiff.data.composition import at_any_dose
+from perturbdiff.data.composition import at_any_dose, same_as
 from perturbdiff.data.duplicates import profile_hashes
+from perturbdiff.data.labels import NO_LABEL, is_missing, plain
 from perturbdiff.data.reading import (
     Matrix,
     Scale,
 )
-from perturbdiff.data.recipe import COVARIATES, Match
+from perturbdiff.data.recipe import COVARIATES, PLAIN, Grammar, Match
 from perturbdiff.data.source import (
     Hashes,
     Integers,
@@ -54,6 +55,7 @@ class Cells:
             do not have holds the single label "".
         control: the control cells' label of perturbation; None where no cell is perturbed.
         notes: sentences on what was done to the data on the way in.
+        grammar: what labels of perturbation are made of.
     """
 
     values: Matrix
@@ -64,6 +66,7 @@ class Cells:
     labels: pd.DataFrame
     control: str | None
     notes: tuple[str, ...] = ()
+    grammar: Grammar = PLAIN
 
     def __repr__(self) -> str:
         """One line: how many cells and genes, and on which scale."""
@@ -147,7 +150,7 @@ class Cells:
 
     @cached_property
     def _arranged(self) -> tuple[Integers, Runs]:
-        return arrange(self.labels, self._hashes, self.control)
+        return arrange(self.labels, self._hashes, self.control, self.grammar)
 
     @cached_property
     def _profiles(self) -> tuple[Hashes, Integers]:
@@ -196,8 +199,20 @@ class Held:
         return self.loaded
 
 
-def matches(labels: pd.DataFrame, rule: Match, place: str) -> npt.NDArray[np.bool_]:
-    """Which cells a rule matches [n]; `place` ("hold_out[0]") opens the sentence of an error.
+def matches(
+    labels: pd.DataFrame, rule: Match, place: str | None, grammar: Grammar = PLAIN, control: str | None = None
+) -> npt.NDArray[np.bool_]:
+    """Which cells a rule matches [n].
+
+    A label is found as it is written, else by what it means; a drug without its dose is meant at every dose, and a
+    missing label ("", "nan") is that of the cells without one.
+
+    Args:
+        labels: a row a cell (or a run), categories.
+        rule: what to look for.
+        place: opens the sentence of an error ("hold_out[0]"); None where a label that no cell has matches none.
+        grammar: what labels of perturbation are made of.
+        control: label of the control cells.
 
     Raises:
         ValueError: the rule names a label that no cell has; the nearest is named.
@@ -205,17 +220,19 @@ def matches(labels: pd.DataFrame, rule: Match, place: str) -> npt.NDArray[np.boo
     found = np.ones(len(labels), dtype=bool)
     for covariate, wanted in rule.named().items():
         categories = labels[covariate].cat.categories
+        known = list(map(str, categories))
+        meant = same_as(wanted, known, grammar, control) if covariate == "perturbation" else {}
         named: list[str] = []
         for label in wanted:
-            # a drug without its dose is meant at every dose
-            one = [label] if label in categories else at_any_dose(label, categories)
-            if not one:
+            spelt = (label, plain(label), NO_LABEL if is_missing(label) else label, meant.get(label, label))
+            one = [text for text in spelt if text in known][:1] or at_any_dose(label, known)
+            if not one and place is not None:
                 raise ValueError(
                     f"{place} names {covariate} {label!r}, which no cell has; "
                     f"{nearest(label, categories)}; mend the label or leave it out."
                 )
             named += one
-        found &= np.isin(labels[covariate].cat.codes, categories.get_indexer(pd.Index(named)))
+        found &= np.isin(labels[covariate].cat.codes, categories.get_indexer(pd.Index(named, dtype=str)))
     return found
 
 

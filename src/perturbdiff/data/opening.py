@@ -8,7 +8,7 @@ from perturbdiff.data.recipe import Recipe, read_recipe
 from perturbdiff.data.source import Source
 from perturbdiff.data.store.stored import Store
 
-BOUND = ("kind", "control", "columns", "expression", "exclude")
+BOUND = ("kind", "control", "controls", "columns", "expression", "exclude")
 """What a store has been made with, and a recipe that reads it must agree on."""
 
 

@@ -228,7 +228,7 @@ def missing_labels(column: str, source: str, n_cells: int, example: str) -> Valu
     """The error of a column that has no label for some cells."""
     return ValueError(
         f"column {column!r} of {source} has no label for {n_cells} cells, such as {example!r}, and every cell needs "
-        "one; fill in the labels or remove these cells."
+        'one; fill in the labels, remove these cells, or exclude them in a recipe by the label "".'
     )
 
 

@@ -90,6 +90,10 @@ class Grammar(Table):
         return self
 
 
+PLAIN = Grammar()
+"""Every label is one agent."""
+
+
 class Expression(Table):
     """Where the expression is and its scale.
 
@@ -187,7 +191,8 @@ class Recipe(Table):
     """A data set: its files (relative to the recipe), its columns, its panel of genes, what is held out.
 
     Attributes:
-        control: the control cells' label of perturbation.
+        control: the control cells' label of perturbation; given as a list, the first one, under which all are read.
+        controls: the further labels of control cells, which are the rest of such a list.
         join: how files with different genes are put together: their genes must be the "same" (in any order), or their
             "intersection" or "union" is taken.
         cell_names: names of cells are "unique" over all files, or each is made so "with_file": its file's name.
@@ -202,6 +207,7 @@ class Recipe(Table):
     about: str = ""
     kind: Literal["perturb-seq", "rna-seq"] = "perturb-seq"
     control: str | None = None
+    controls: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     join: Literal["same", "intersection", "union"] = "same"
     cell_names: Literal["unique", "with_file"] = "unique"
@@ -217,6 +223,17 @@ class Recipe(Table):
     sampling: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
     finetuning: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_control(cls, table: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+        """A list of control labels, as the first one and the others."""
+        listed = table.get("control") if isinstance(table, Mapping) else None
+        if not isinstance(listed, list | tuple):
+            return table
+        if not listed or not all(isinstance(label, str) for label in listed):
+            raise ValueError(f"control = {list(listed)!r} is no label and no list of them; write texts in quotes")
+        return {**table, "control": listed[0], "controls": tuple(listed[1:])}
 
     @model_validator(mode="after")
     def _check(self) -> Self:

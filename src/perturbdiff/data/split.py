@@ -167,7 +167,7 @@ def _any(chosen: Sequence[Flags], runs: Runs) -> Flags:
 
 
 def _matched(runs: Runs, rule: HoldOut, i: int) -> Flags:
-    found = matches(runs.labels, rule, f"hold_out[{i}]")
+    found = matches(runs.labels, rule, f"hold_out[{i}]", runs.grammar, runs.control)
     controls = found & runs.is_control
     if not rule.hold_out_controls:
         found &= ~runs.is_control

@@ -12,7 +12,7 @@ import torch
 from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.config import Settings
 from perturbdiff.data.cells import Cells
-from perturbdiff.data.composition import is_unit
+from perturbdiff.data.composition import grammar_of, is_unit
 from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.recipe import Columns, Expression, Recipe
 from perturbdiff.data.table import validated
@@ -54,7 +54,14 @@ def control_cells(
             "cell's total count; add it, since a sum over a panel of genes would be another unit."
         )
     control = recipe.control if used.perturbation is not None else None
-    return cells_from_anndata(adata, columns=used, expression=expression, control=control)
+    return cells_from_anndata(
+        adata,
+        columns=used,
+        expression=expression,
+        control=control,
+        controls=recipe.controls if control is not None else (),
+        grammar=grammar_of(recipe),
+    )
 
 
 def with_sampling(settings: Settings, sampling: Mapping[str, Any] | None) -> Settings:

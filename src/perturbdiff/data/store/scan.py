@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from perturbdiff.data.composition import labels_from
-from perturbdiff.data.reading import check_label_texts, check_totals_fit, column_of, missing_labels
+from perturbdiff.data.labels import NO_LABEL, is_missing, text_of
+from perturbdiff.data.reading import check_label_texts, check_totals_fit, column_of
 from perturbdiff.data.recipe import COVARIATES, Recipe
 from perturbdiff.data.source import Hashes, Integers, mixed, name_hashes
 from perturbdiff.data.store.checks import check_integers, checked_rows
@@ -67,7 +68,7 @@ def scan(path: Path, recipe: Recipe, folder: Path, *, suffix: str, room: int) ->
         room: bytes of memory there are.
 
     Raises:
-        ValueError: a column, layer or gene names are not there; labels are missing or hold control characters; values
+        ValueError: a column, layer or gene names are not there; labels hold control characters; values
             in a sample of its cells are not what the recipe says; a matrix stored by genes is too large;
             parts of a .zarr are missing.
     """
@@ -104,6 +105,7 @@ class _Conditions:
 
     def __init__(self, recipe: Recipe) -> None:
         self.columns, self.control = recipe.columns, recipe.control
+        self.declared = (recipe.control, *recipe.controls)
         self.codes: dict[str, dict[str, int]] = {key: {} for key in COVARIATES}
         self.keys = pd.Index([], dtype=np.int64)
         self.cells, self.values = np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -149,12 +151,10 @@ class _Conditions:
         own = covariate == "perturbation"
         labels = labels_from(read, self.columns, self.control) if own else read(column, f"columns.{covariate}")
         codes, unique = pd.factorize(labels)
-        texts = [str(label) for label in unique]
-        blank = np.array([not text.strip() for text in texts] + [True])
-        if blank[codes].any():
-            missing = blank[codes]
-            i = start + int(np.argmax(missing))
-            raise missing_labels(column, found.source, int(missing.sum()), str(found.names(i, i + 1)[0]))
+        kept = self.declared if own else ()
+        texts = [NO_LABEL if is_missing(text, kept) else text for text in map(text_of, unique)]
+        if (codes < 0).any():
+            texts.append(NO_LABEL)  # where code -1 points
         check_label_texts(texts, column, found.source)
         place = [known.setdefault(text, len(known)) for text in texts]
         if len(known) >= 1 << _BITS:

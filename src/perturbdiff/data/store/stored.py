@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from perturbdiff.data.composition import grammar_of
 from perturbdiff.data.recipe import COVARIATES, Recipe
 from perturbdiff.data.source import Flags, Hashes, Integers, Loaded, Runs, Segments, thinned_note
 from perturbdiff.data.store.layout import GENES, MOMENTS, OBS, PARTS, RUNS
@@ -65,7 +66,9 @@ class Store:
         offsets = np.append(table["start"].to_numpy(), manifest.n_cells).astype(np.int64)
         digests = np.stack([table[f"digest_{i}"].to_numpy(dtype=np.uint64) for i in range(2)], axis=1)
         genes = pd.Index(pd.read_parquet(path / GENES, columns=["name"])["name"], name=None, dtype=str)
-        return cls(path, manifest, genes, Runs(pd.DataFrame(labels), offsets, manifest.control), digests, parts)
+        grammar = grammar_of(manifest.read_recipe())
+        runs = Runs(pd.DataFrame(labels), offsets, manifest.control, grammar)
+        return cls(path, manifest, genes, runs, digests, parts)
 
     def __repr__(self) -> str:
         """One line: how many cells and genes, and where."""
