@@ -1,18 +1,20 @@
 """The split: which cells train, validate and test, by one rule for every data set and every source.
 
-A cell is held out where all covariates that a rule names match. `keep_fraction` and `keep_cells` leave so many of a
-rule's cells in training, drawn by seed. Control cells are held out by `hold_out_controls` only. Where no rule names a
+A cell is held out where all covariates that a rule names match. `keep_fraction`, `keep_cells` and `keep_populations`
+leave so many cells of each group that a rule matches in training, `keep_total` so many of all of them together, drawn by
+seed. Control cells are held out by `hold_out_controls` only. Where no rule names a
 validation part, a seeded tenth of the training groups of perturbed cells becomes it, a group being the cells of one
 (perturbation, cell type, assay batch).
 
 Rules match whole runs, so a split costs as much as there are runs. Only the runs of which some cells are kept are cut:
 the kept cells are those that follow a random word among the hashes of their names, taken as a ring, which is one
-stretch of each run. A split depends on cell names, labels, rules and seed, not on the cells' order or files.
+stretch of each run; the word is the rule's, and how far it reaches is a matter of each group. A split depends on cell names, labels, rules
+and seed, not on the cells' order or files.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +23,7 @@ import pandas as pd
 
 from perturbdiff.data.cells import matches
 from perturbdiff.data.recipe import HoldOut
-from perturbdiff.data.source import Flags, Hashes, Integers, Runs, Segments, Source, digested, mixed
+from perturbdiff.data.source import Flags, Hashes, Integers, Runs, Segments, Source, chunks, digested, mixed
 
 PARTS = ("train", "validation", "test")
 HELD_OUT = PARTS[1:]
@@ -60,8 +62,7 @@ class Split:
         Raises:
             ValueError: there is no such part.
         """
-        if part not in PARTS:
-            raise ValueError(f"there is no part {part!r}; choose one of {', '.join(PARTS)}.")
+        check_part(part)
         return self.segments.take(self.part == PARTS.index(part))
 
     def rows(self, part: str) -> Integers:
@@ -73,6 +74,14 @@ class Split:
         cells = self.cells_of_runs(part)
         chosen = (cells > 0) & ~self.source.runs.is_control
         return self.source.runs.labels[chosen].assign(cells=cells[chosen]).reset_index(drop=True)
+
+    def cells(self, part: str) -> Iterator[pd.DataFrame]:
+        """The cells of a part in the canonical order, some at a time: cell (its name) and its three labels."""
+        runs = self.source.runs
+        for start, stop in chunks(self.of(part)):
+            run = runs.of(np.arange(start, stop, dtype=np.int64))
+            labels = {name: runs.labels[name].array[run].astype(object) for name in runs.labels}
+            yield pd.DataFrame({"cell": self.source.names_at(start, stop), **labels})
 
     def cells_of_runs(self, part: str) -> Integers:
         """How many cells of each run are in a part [runs]."""
@@ -99,6 +108,16 @@ class Split:
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
 
 
+def check_part(part: str) -> None:
+    """Refuse what is no part.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if part not in PARTS:
+        raise ValueError(f"there is no part {part!r}; choose one of {', '.join(PARTS)}.")
+
+
 def _populations(sizes: Integers, m: int | None) -> dict[str, int]:
     if m is None:
         return {}
@@ -118,18 +137,17 @@ def split_cells(
 
     Raises:
         ValueError: a rule names a label that no cell has (the nearest is named), or matches no cell; a test and a
-            validation rule match the same cell; as many cells are to be kept as there are; nothing is left to train.
+            validation rule match the same cell; of a group none or all cells would be kept; nothing is left to train.
     """
     runs = source.runs
     matched = [_matched(runs, rule, i) for i, rule in enumerate(hold_out)]
     _refuse_overlap(runs, hold_out, matched)
     part = np.zeros(len(runs), dtype=np.int8)
-    rings: list[tuple[Flags, Ring]] = []
+    rings: list[Ring] = []
     for i, (rule, found) in enumerate(zip(hold_out, matched, strict=True)):
         part[found] = PARTS.index(rule.part)
-        n_kept = _n_kept(rule, int(runs.sizes[found].sum()), i, cells_per_population)
-        if n_kept:
-            rings.append((found, Ring.of(_hashes(source, runs.whole(found)), n_kept, (seed, i))))
+        if rule.keeps:
+            rings.append(Ring.of(source, found, _n_kept(rule, runs, found, i, cells_per_population), (seed, i)))
     whole = [found for i, found in enumerate(matched) if not hold_out[i].keeps]
     shared = _any(matched, runs) & ~_any(whole, runs)
     if not ((part == TRAIN) | shared).any():
@@ -143,23 +161,42 @@ def split_cells(
     return Split(source, segments, parts, tuple(hold_out), seed, _hash(source, segments, parts), notes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ring:
-    """The cells that follow a random word among the hashes of names, up to a distance: so many of those matched."""
+    """The cells that follow a random word among the hashes of names, up to a distance: so many of those matched.
+
+    Attributes:
+        word: of the rule.
+        matched: the runs that the rule matches [runs].
+        distance: how far the ring reaches in each run [runs].
+    """
 
     word: np.uint64
-    distance: np.uint64
+    matched: Flags
+    distance: Hashes
 
     @classmethod
-    def of(cls, hashes: Hashes, n_kept: int, key: tuple[int, int]) -> "Ring":
-        """The ring that holds `n_kept` of these cells; more only where names repeat."""
+    def of(cls, source: Source, matched: Flags, n_kept: Integers | int, key: tuple[int, int]) -> "Ring":
+        """The ring that holds `n_kept` cells of each run, or so many of all together where it is one number.
+
+        More only where names repeat.
+        """
+        runs = source.runs
         seed, rule = (np.array([number], dtype=np.uint64) for number in key)
         word = mixed(rule + mixed(seed + np.uint64(1)))[0]
-        return cls(word, np.partition(hashes - word, n_kept - 1)[n_kept - 1])
+        distance = np.zeros(len(runs), dtype=np.uint64)
+        if isinstance(n_kept, int):
+            away = _hashes(source, runs.whole(matched)) - word
+            distance[matched] = np.partition(away, n_kept - 1)[n_kept - 1]
+            return cls(word, matched, distance)
+        for run in np.flatnonzero(matched).tolist():
+            away = source.hashes(int(runs.offsets[run]), int(runs.offsets[run + 1])) - word
+            distance[run] = np.partition(away, n_kept[run] - 1)[n_kept[run] - 1]
+        return cls(word, matched, distance)
 
-    def holds(self, hashes: Hashes) -> Flags:
-        """Which cells it holds."""
-        return np.asarray(hashes - self.word <= self.distance)
+    def leaves(self, hashes: Hashes, run: Integers) -> Flags:
+        """Which cells stay in training: those that the rule does not match, and those that the ring holds."""
+        return np.asarray(~self.matched[run] | (hashes - self.word <= self.distance[run]))
 
 
 def _any(chosen: Sequence[Flags], runs: Runs) -> Flags:
@@ -196,13 +233,39 @@ def _refuse_overlap(runs: Runs, hold_out: Sequence[HoldOut], matched: list[Flags
                 )
 
 
-def _n_kept(rule: HoldOut, n_matched: int, i: int, cells_per_population: int | None) -> int:
-    """How many of a rule's cells stay in training."""
-    if not rule.keeps:
-        return 0
-    if rule.keep_cells is not None:
-        n_kept, asked = rule.keep_cells, f"keep_cells = {rule.keep_cells}"
-    elif rule.keep_populations is not None:
+def _n_kept(rule: HoldOut, runs: Runs, matched: Flags, i: int, cells_per_population: int | None) -> Integers | int:
+    """How many cells of each run that a rule matches stay in training [runs]; one number where it is of all together.
+
+    Raises:
+        ValueError: of a group, or of all cells, none would stay or none be held out.
+    """
+    if rule.keep_total is not None:
+        n_matched = int(runs.sizes[matched].sum())
+        if rule.keep_total >= n_matched:
+            raise ValueError(
+                f"keep_total = {rule.keep_total} of hold_out[{i}] keeps all of the {n_matched} cells it matches in "
+                "training, and some must be held out; lower it."
+            )
+        return rule.keep_total
+    n_kept, asked = _n_kept_of_groups(rule, runs, i, cells_per_population)
+    wrong = np.flatnonzero(matched & ((n_kept < 1) | (n_kept >= runs.sizes)))
+    if len(wrong):
+        first = int(wrong[0])
+        more = f" ({len(wrong)} of {int(matched.sum())} groups are like that)" if matched.sum() > 1 else ""
+        raise ValueError(
+            f"{asked} of hold_out[{i}] counts in each group, and would keep {n_kept[first]} of the "
+            f"{runs.sizes[first]} cells of {runs.name(first)}{more}, where some must stay in training and some be held "
+            "out; change it, narrow the rule, or give keep_total for a number over all its groups."
+        )
+    return n_kept
+
+
+def _n_kept_of_groups(rule: HoldOut, runs: Runs, i: int, cells_per_population: int | None) -> tuple[Integers, str]:
+    """How many cells of each run would stay, matched or not [runs], and what asks for it."""
+    if rule.keep_fraction is not None:
+        return np.rint(rule.keep_fraction * runs.sizes).astype(np.int64), f"keep_fraction = {rule.keep_fraction}"
+    n_kept, asked = rule.keep_cells or 0, f"keep_cells = {rule.keep_cells}"
+    if rule.keep_populations is not None:
         if cells_per_population is None:
             raise ValueError(
                 f"hold_out[{i}] keeps {rule.keep_populations} populations, and how many cells one has is not said; "
@@ -210,14 +273,7 @@ def _n_kept(rule: HoldOut, n_matched: int, i: int, cells_per_population: int | N
             )
         n_kept = rule.keep_populations * cells_per_population
         asked = f"keep_populations = {rule.keep_populations}"
-    else:
-        n_kept, asked = round((rule.keep_fraction or 0) * n_matched), f"keep_fraction = {rule.keep_fraction}"
-    if not 0 < n_kept < n_matched:
-        raise ValueError(
-            f"{asked} of hold_out[{i}] keeps {n_kept} of the {n_matched} cells it matches in training, and some must "
-            "stay and some be held out; change it, or leave it out to hold out all."
-        )
-    return n_kept
+    return np.full(len(runs), n_kept, dtype=np.int64), asked
 
 
 def _draw_validation(runs: Runs, part: Parts, touched: Flags, shared: Flags, seed: int) -> str:
@@ -264,7 +320,7 @@ def _spare(candidates: list[tuple[int, str]], n_groups: Counter[str], n_drawn: i
     return (drawn + others)[:n_drawn]
 
 
-def _segments(source: Source, part: Parts, shared: Flags, rings: list[tuple[Flags, Ring]]) -> tuple[Segments, Parts]:
+def _segments(source: Source, part: Parts, shared: Flags, rings: list[Ring]) -> tuple[Segments, Parts]:
     """The stretches of every part: whole runs, but for those of which some cells train."""
     runs = source.runs
     found = [(runs.whole(~shared), part[~shared])]
@@ -273,8 +329,8 @@ def _segments(source: Source, part: Parts, shared: Flags, rings: list[tuple[Flag
         positions, hashes = whole.positions(), _hashes(source, whole)
         run = np.repeat(whole.run, whole.sizes)
         trains = np.ones(len(positions), dtype=bool)
-        for matched, ring in rings:
-            trains &= ~matched[run] | ring.holds(hashes)
+        for ring in rings:
+            trains &= ring.leaves(hashes, run)
         kept, held = Segments.of(runs, positions[trains]), Segments.of(runs, positions[~trains])
         found += [(kept, np.full(len(kept), TRAIN, dtype=np.int8)), (held, part[held.run])]
     joined = found[0][0]
