@@ -1,10 +1,9 @@
-import subprocess
-import sys
-
 """A resumed run ends where an undisturbed one does; no other run is ever taken up or overwritten unasked."""
 
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -172,8 +171,10 @@ def test_a_run_folder_in_which_another_process_trains_is_refused_and_left_as_it_
     )
     try:
         assert other.stdout.readline() == "held\n"
+        ended = cli("train", screen.recipe, "--out", run)
+        assert ended.status == 2
         sentence = f"another process trains in {str(run)!r}; wait until it has ended, or choose another folder."
-        assert cli("train", screen.recipe, "--out", run).refused(sentence)
+        assert ended.err == f"error: {sentence}\n"
         model = PerturbDiff.from_recipe(screen.recipe)
         with pytest.raises(ValueError, match="another process trains in"):
             model.train(run=run, device="cpu", show_progress=False)

@@ -1,15 +1,12 @@
 """The split: which cells train, validate and test, by one rule for every data set and every source.
 
-A cell is held out where all covariates that a rule names match. `keep_fraction`, `keep_cells` and `keep_populations`
-leave so many cells of each group that a rule matches in training, `keep_total` so many of all of them together, drawn by
-seed. Control cells are held out by `hold_out_controls` only. Where no rule names a
-validation part, a seeded tenth of the training groups of perturbed cells becomes it, a group being the cells of one
-(perturbation, cell type, assay batch).
+A cell is held out where all covariates that a rule names match, but for those that the rule keeps in training (see
+`data.keeping`). Control cells are held out by `hold_out_controls` only. Where no rule names a validation part, a seeded
+tenth of the training groups of perturbed cells becomes it, a group being the cells of one (perturbation, cell type,
+assay batch).
 
-Rules match whole runs, so a split costs as much as there are runs. Only the runs of which some cells are kept are cut:
-the kept cells are those that follow a random word among the hashes of their names, taken as a ring, which is one
-stretch of each run; the word is the rule's, and how far it reaches is a matter of each group. A split depends on cell names, labels, rules
-and seed, not on the cells' order or files.
+Rules match whole runs, so a split costs as much as there are runs. Only the runs of which some cells are kept are cut.
+A split depends on cell names, labels, rules and seed, not on the cells' order or files.
 """
 
 import hashlib
@@ -22,8 +19,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from perturbdiff.data.cells import matches
+from perturbdiff.data.keeping import Ring, hashes_of, n_kept
 from perturbdiff.data.recipe import HoldOut
-from perturbdiff.data.source import Flags, Hashes, Integers, Runs, Segments, Source, chunks, digested, mixed
+from perturbdiff.data.source import Flags, Integers, Runs, Segments, Source, chunks, digested
 
 PARTS = ("train", "validation", "test")
 HELD_OUT = PARTS[1:]
@@ -147,7 +145,7 @@ def split_cells(
     for i, (rule, found) in enumerate(zip(hold_out, matched, strict=True)):
         part[found] = PARTS.index(rule.part)
         if rule.keeps:
-            rings.append(Ring.of(source, found, _n_kept(rule, runs, found, i, cells_per_population), (seed, i)))
+            rings.append(Ring.of(source, found, n_kept(rule, runs, found, i, cells_per_population), (seed, i)))
     whole = [found for i, found in enumerate(matched) if not hold_out[i].keeps]
     shared = _any(matched, runs) & ~_any(whole, runs)
     if not ((part == TRAIN) | shared).any():
@@ -159,44 +157,6 @@ def split_cells(
         notes = (_draw_validation(runs, part, _any(matched, runs), shared, seed),)
     segments, parts = _segments(source, part, shared, rings)
     return Split(source, segments, parts, tuple(hold_out), seed, _hash(source, segments, parts), notes)
-
-
-@dataclass(frozen=True, eq=False)
-class Ring:
-    """The cells that follow a random word among the hashes of names, up to a distance: so many of those matched.
-
-    Attributes:
-        word: of the rule.
-        matched: the runs that the rule matches [runs].
-        distance: how far the ring reaches in each run [runs].
-    """
-
-    word: np.uint64
-    matched: Flags
-    distance: Hashes
-
-    @classmethod
-    def of(cls, source: Source, matched: Flags, n_kept: Integers | int, key: tuple[int, int]) -> "Ring":
-        """The ring that holds `n_kept` cells of each run, or so many of all together where it is one number.
-
-        More only where names repeat.
-        """
-        runs = source.runs
-        seed, rule = (np.array([number], dtype=np.uint64) for number in key)
-        word = mixed(rule + mixed(seed + np.uint64(1)))[0]
-        distance = np.zeros(len(runs), dtype=np.uint64)
-        if isinstance(n_kept, int):
-            away = _hashes(source, runs.whole(matched)) - word
-            distance[matched] = np.partition(away, n_kept - 1)[n_kept - 1]
-            return cls(word, matched, distance)
-        for run in np.flatnonzero(matched).tolist():
-            away = source.hashes(int(runs.offsets[run]), int(runs.offsets[run + 1])) - word
-            distance[run] = np.partition(away, n_kept[run] - 1)[n_kept[run] - 1]
-        return cls(word, matched, distance)
-
-    def leaves(self, hashes: Hashes, run: Integers) -> Flags:
-        """Which cells stay in training: those that the rule does not match, and those that the ring holds."""
-        return np.asarray(~self.matched[run] | (hashes - self.word <= self.distance[run]))
 
 
 def _any(chosen: Sequence[Flags], runs: Runs) -> Flags:
@@ -231,49 +191,6 @@ def _refuse_overlap(runs: Runs, hold_out: Sequence[HoldOut], matched: list[Flags
                     f"hold_out[{i}] ({first.part}) and hold_out[{j}] ({hold_out[j].part}) both match "
                     f"{int(runs.sizes[both].sum())} cells, and a cell has one part; narrow one of the two rules."
                 )
-
-
-def _n_kept(rule: HoldOut, runs: Runs, matched: Flags, i: int, cells_per_population: int | None) -> Integers | int:
-    """How many cells of each run that a rule matches stay in training [runs]; one number where it is of all together.
-
-    Raises:
-        ValueError: of a group, or of all cells, none would stay or none be held out.
-    """
-    if rule.keep_total is not None:
-        n_matched = int(runs.sizes[matched].sum())
-        if rule.keep_total >= n_matched:
-            raise ValueError(
-                f"keep_total = {rule.keep_total} of hold_out[{i}] keeps all of the {n_matched} cells it matches in "
-                "training, and some must be held out; lower it."
-            )
-        return rule.keep_total
-    n_kept, asked = _n_kept_of_groups(rule, runs, i, cells_per_population)
-    wrong = np.flatnonzero(matched & ((n_kept < 1) | (n_kept >= runs.sizes)))
-    if len(wrong):
-        first = int(wrong[0])
-        more = f" ({len(wrong)} of {int(matched.sum())} groups are like that)" if matched.sum() > 1 else ""
-        raise ValueError(
-            f"{asked} of hold_out[{i}] counts in each group, and would keep {n_kept[first]} of the "
-            f"{runs.sizes[first]} cells of {runs.name(first)}{more}, where some must stay in training and some be held "
-            "out; change it, narrow the rule, or give keep_total for a number over all its groups."
-        )
-    return n_kept
-
-
-def _n_kept_of_groups(rule: HoldOut, runs: Runs, i: int, cells_per_population: int | None) -> tuple[Integers, str]:
-    """How many cells of each run would stay, matched or not [runs], and what asks for it."""
-    if rule.keep_fraction is not None:
-        return np.rint(rule.keep_fraction * runs.sizes).astype(np.int64), f"keep_fraction = {rule.keep_fraction}"
-    n_kept, asked = rule.keep_cells or 0, f"keep_cells = {rule.keep_cells}"
-    if rule.keep_populations is not None:
-        if cells_per_population is None:
-            raise ValueError(
-                f"hold_out[{i}] keeps {rule.keep_populations} populations, and how many cells one has is not said; "
-                "add training.cells_per_population, or write keep_cells."
-            )
-        n_kept = rule.keep_populations * cells_per_population
-        asked = f"keep_populations = {rule.keep_populations}"
-    return np.full(len(runs), n_kept, dtype=np.int64), asked
 
 
 def _draw_validation(runs: Runs, part: Parts, touched: Flags, shared: Flags, seed: int) -> str:
@@ -326,7 +243,7 @@ def _segments(source: Source, part: Parts, shared: Flags, rings: list[Ring]) -> 
     found = [(runs.whole(~shared), part[~shared])]
     if shared.any():
         whole = runs.whole(shared)
-        positions, hashes = whole.positions(), _hashes(source, whole)
+        positions, hashes = whole.positions(), hashes_of(source, whole)
         run = np.repeat(whole.run, whole.sizes)
         trains = np.ones(len(positions), dtype=bool)
         for ring in rings:
@@ -338,11 +255,6 @@ def _segments(source: Source, part: Parts, shared: Flags, rings: list[Ring]) -> 
         joined = joined.union(more)
     by_start = np.argsort(np.concatenate([segments.start for segments, _ in found]), kind="stable")
     return joined, np.concatenate([parts for _, parts in found])[by_start]
-
-
-def _hashes(source: Source, segments: Segments) -> Hashes:
-    """The hashes of the names of some stretches' cells, in their order."""
-    return np.concatenate([source.hashes(start, stop) for start, stop in segments.spans()])
 
 
 def _hash(source: Source, segments: Segments, part: Parts) -> str:
