@@ -1,8 +1,8 @@
 """Few-shot: the cells of what is held out that stay in training.
 
-`keep_fraction`, `keep_cells` and `keep_populations` of a rule count in each group (perturbation, cell type, assay batch)
-that it matches, `keep_total` over all of them together. The kept cells are those that follow a random word, the rule's,
-among the hashes of their names, taken as a ring, which is one stretch of each run: more are the fewer and others.
+`keep_fraction`, `keep_cells` and `keep_populations` of a rule count in each group (perturbation, cell type, assay
+batch) that it matches, `keep_total` over all of them together. The kept cells are those that follow a random word, the
+rule's, among the hashes of their names, taken as a ring, which is one stretch of each run: fewer are some of more.
 """
 
 from dataclasses import dataclass
