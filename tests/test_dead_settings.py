@@ -244,4 +244,4 @@ def test_what_a_hold_out_rule_says_is_used(make_model):
     # what other_doses says is heard by the audit of a split
     assert {*HoldOut.model_fields} == {"part", "perturbation", "cell_type", "assay_batch", "other_doses", *fields}
     hashes = {make_model(hold_out=[rule | {key: value}]).split().hash for key, value in fields.items()}
-    assert len(hashes | {plain}) == 5
+    assert len(hashes | {plain}) == 6
