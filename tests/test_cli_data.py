@@ -81,3 +81,15 @@ def test_what_prepare_cannot_do_is_one_sentence(cli, recipe, tmp_path):
     (store / "runs.parquet").write_bytes(b"damaged")
     assert cli("split", store).refused("runs.parquet' is missing or is not what was written; make the store again")
     assert list(tmp_path.glob(".*")) == []
+
+
+def test_the_cells_of_a_part_are_listed_as_csv_from_memory_and_from_a_store_alike(cli, screen, tmp_path):
+    listed = cli("split", screen.recipe, "--cells", "test").out
+    lines = listed.splitlines()
+    assert lines[0] == "cell,perturbation,cell_type,assay_batch"
+    assert len(lines) == 1 + 16
+    assert all(",stimulus_1,type_3," in line for line in lines[1:])
+    store = tmp_path / "made.store"
+    cli("prepare", screen.recipe, "--out", store, "--quiet")
+    assert cli("split", store, "--cells", "test").out == listed
+    assert cli("split", screen.recipe, "--cells", "tset").refused("there is no part 'tset'; choose one of train,")

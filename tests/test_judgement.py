@@ -41,8 +41,8 @@ def test_a_run_that_keeps_populations_brings_the_same_cells_again(changed, tmp_p
     model.train(run=tmp_path / "run", device="cpu", show_progress=False)
     split = model.split()
     kept = split.groups("train")["cells"].sum() + split.groups("validation")["cells"].sum()
-    assert split.groups("test")["cells"].sum() == 16 - 6
-    assert kept + 10 == 144
+    assert split.groups("test")["cells"].sum() == 16 - 2 * 6
+    assert kept + 4 == 144
     for source in (Origin.of_run(tmp_path / "run"), Origin.of_recipe(recipe)):
         assert sorted(source.training_cells().names) == sorted(model.source.names[split.rows("train")])
         assert find_leaks(source.split) == []

@@ -29,6 +29,7 @@ from perturbdiff.prediction.dose_response import check_doses, dose_table, falls_
 from perturbdiff.prediction.inputs import control_cells, no_cells, torch_device, with_sampling
 from perturbdiff.prediction.predict import Say, Track, predict
 from perturbdiff.training.encoders import Features, tables_of
+from perturbdiff.training.processes import one_at_a_time
 from perturbdiff.training.trainer import train
 from perturbdiff.training.transfer import fine_tuned
 
@@ -222,6 +223,7 @@ class PerturbDiff:
         m = training.cells_per_population
         return split_cells(self.source, rules, seed=training.seed if seed is None else seed, cells_per_population=m)
 
+    @one_at_a_time
     def train(
         self,
         *,

@@ -1,6 +1,7 @@
 """Commands on data: recipes, split, prepare."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from perturbdiff.options import Json, OptionalSeed, Overwrite, Quiet
 from perturbdiff.screen import Screen
 
 if TYPE_CHECKING:
+    from perturbdiff.data.split import Split
     from perturbdiff.data.store.prepare import Plan
 
 
@@ -75,6 +77,12 @@ def prepare(
 def split(
     recipe: Annotated[Path, typer.Argument(help="A recipe (.toml), or a store.")],
     *,
+    cells: Annotated[
+        str | None,
+        typer.Option(
+            help="List the cells of this part instead, as CSV: train, validation, test; no leak is looked for."
+        ),
+    ] = None,
     seed: OptionalSeed = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -83,11 +91,19 @@ def split(
     from perturbdiff.config import settings_of
     from perturbdiff.data.audit import LOOKED_FOR, find_leaks
     from perturbdiff.data.composition import grammar_of
+    from perturbdiff.data.split import check_part
     from perturbdiff.model import PerturbDiff
 
     screen = Screen(quiet=quiet)
+    if cells is not None:
+        if as_json:
+            raise ValueError("--cells lists cells as CSV, and --json prints the split; give one of them.")
+        check_part(cells)
     model = PerturbDiff.from_recipe(recipe)
     found = model.split(seed=seed)
+    if cells is not None:
+        _list_cells(found, cells)
+        return
     m = settings_of(model.recipe).training.cells_per_population
     leaks = find_leaks(found, grammar_of(model.recipe))
     if as_json:
@@ -117,6 +133,16 @@ def split(
         screen.say(f"{_found(leaks)}; looked for {', '.join(LOOKED_FOR[:-1])} and {LOOKED_FOR[-1]}.")
     if leaks:
         raise typer.Exit(1)
+
+
+def _list_cells(found: "Split", part: str) -> None:
+    """Write the cells of a part to standard output, in the canonical order."""
+    header = True
+    for table in found.cells(part):
+        table.to_csv(sys.stdout, index=False, header=header, lineterminator="\n")
+        header = False
+    if header:
+        sys.stdout.write("cell,perturbation,cell_type,assay_batch\n")
 
 
 def _found(leaks: list[str]) -> str:

@@ -60,7 +60,7 @@ def train(
 
     Under torchrun or srun all processes train one model together: torchrun --nproc-per-node 4 -m perturbdiff train ...
     """
-    from perturbdiff.data.export import check_writable
+    from perturbdiff.data.export import check_writable, run_lock
     from perturbdiff.data.opening import recipe_at
     from perturbdiff.data.recipe import recipe_from_mapping
     from perturbdiff.model import PerturbDiff
@@ -98,11 +98,12 @@ def train(
         "training": recipe.training | given({"max_steps": max_steps, "seed": seed}),
     }
     recipe = recipe.model_copy(update=changed)
-    check_writable(out / "model.json", overwrite=True)
-    model = PerturbDiff.from_recipe(recipe, folder=folder)
-    model.train(run=out, overwrite=overwrite, device=device, show_progress=not screen.quiet, say=screen.say)
-    if first:
-        keep_recipe(model.recipe, folder, out)
+    with run_lock(out, first=first):
+        check_writable(out / "model.json", overwrite=True)
+        model = PerturbDiff.from_recipe(recipe, folder=folder)
+        model.train(run=out, overwrite=overwrite, device=device, show_progress=not screen.quiet, say=screen.say)
+        if first:
+            keep_recipe(model.recipe, folder, out)
     finish(model, out, screen)
 
 

@@ -121,6 +121,10 @@ class Cells:
         """See `Source`."""
         return str(self.names[self.order[position]])
 
+    def names_at(self, start: int, stop: int) -> npt.NDArray[np.object_]:
+        """See `Source`."""
+        return self.names[self.order[start:stop]].astype(str).to_numpy(dtype=object)
+
     def rows(self, segments: Segments) -> Integers:
         """The rows of stretches of positions, ascending."""
         return np.sort(self.order[segments.positions()])

@@ -3,10 +3,13 @@
 A folder is made when the first file is written to it: what is refused before leaves none behind.
 """
 
+import errno
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +33,79 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+_LOCKED: ContextVar[frozenset[Path]] = ContextVar("_LOCKED", default=frozenset())
+_WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+@contextmanager
+def locked(lock: Path, refusal: str) -> Iterator[None]:
+    """Hold a file's lock for this process alone; the system lets go of it however the process ends.
+
+    Whoever holds it may take it again. The file, and the folders that had to be made for it, are removed in the end
+    where nothing else is in them. A file system that knows no locks gives none.
+
+    Raises:
+        ValueError: another process holds it, as `refusal` says; or the folder cannot be written to.
+    """
+    known = lock.resolve()
+    if known in _LOCKED.get():
+        yield
+        return
+    made = [folder for folder in known.parents if not folder.exists()]
+    handle = _taken(known, refusal)
+    token = _LOCKED.set(_LOCKED.get() | {known})
+    try:
+        yield
+    finally:
+        _LOCKED.reset(token)
+        # while it is held: whoever has opened the file that goes sees that it is no longer the one of that name
+        known.unlink(missing_ok=True)
+        os.close(handle)
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _taken(lock: Path, refusal: str) -> int:
+    """The open file of a lock that is held."""
+    while True:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise ValueError(
+                f"{str(lock.parent)!r} cannot be written ({error.strerror}); choose a folder that you may write to."
+            ) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock.exists() and os.fstat(handle).st_ino == lock.stat().st_ino:
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            raise ValueError(refusal) from None
+        except OSError as error:
+            if error.errno in _WITHOUT_LOCKS:
+                return handle
+            os.close(handle)
+            raise
+        # its owner removed it meanwhile
+        os.close(handle)
+
+
+def run_lock(run: Path | None, *, first: bool = True) -> AbstractContextManager[None]:
+    """The lock of a run folder, for the first process of a training; nothing for the others, or without a folder.
+
+    Raises:
+        ValueError: another process trains there.
+    """
+    if run is None or not first:
+        return nullcontext()
+    return locked(
+        Path(run) / ".lock",
+        f"another process trains in {str(run)!r}; wait until it has ended, or choose another folder.",
+    )
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:

@@ -151,8 +151,9 @@ class HoldOut(Match):
 
     Attributes:
         part: what they are held out for.
-        keep_fraction, keep_cells, keep_populations: so many of them stay in training, drawn by seed; a population has
-            training.cells_per_population cells.
+        keep_fraction, keep_cells, keep_populations: so many of each matching (perturbation, cell type, assay batch)
+            stay in training, drawn by seed; a population has training.cells_per_population cells.
+        keep_total: so many of all matching cells together, whichever groups they are of.
         hold_out_controls: whether control cells that match are held out too.
         other_doses: what training cells of the same drug in the same context at another dose are: a "leak", or meant
             to "train".
@@ -162,12 +163,13 @@ class HoldOut(Match):
     keep_fraction: float | None = None
     keep_cells: int | None = None
     keep_populations: int | None = None
+    keep_total: int | None = None
     hold_out_controls: bool = False
     other_doses: Literal["leak", "train"] = "leak"
 
     @model_validator(mode="after")
     def _check_keep(self) -> Self:
-        keys = ("keep_fraction", "keep_cells", "keep_populations")
+        keys = ("keep_fraction", "keep_cells", "keep_populations", "keep_total")
         both = [f"{key} = {getattr(self, key)}" for key in keys if getattr(self, key) is not None]
         if len(both) > 1:
             raise ValueError(f"{' and '.join(both)} both say how many cells stay in training; give one of them")
@@ -184,7 +186,8 @@ class HoldOut(Match):
     @property
     def keeps(self) -> bool:
         """Whether some of the matching cells stay in training."""
-        return any(kept is not None for kept in (self.keep_fraction, self.keep_cells, self.keep_populations))
+        kept = (self.keep_fraction, self.keep_cells, self.keep_populations, self.keep_total)
+        return any(number is not None for number in kept)
 
 
 class Recipe(Table):

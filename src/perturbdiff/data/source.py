@@ -286,6 +286,10 @@ class Source(Protocol):
         """The name of a cell."""
         ...
 
+    def names_at(self, start: int, stop: int) -> "npt.NDArray[np.object_]":
+        """The names of the cells at positions start to stop, as text."""
+        ...
+
     def rows(self, segments: Segments) -> Integers:
         """What the user knows the cells of these stretches by: rows of cells in memory, positions in a store."""
         ...

@@ -16,6 +16,7 @@ from perturbdiff.data.split import HELD_OUT, Split
 from perturbdiff.training.callbacks import Say
 from perturbdiff.training.fitting import Beginning, Outcome, check_processes, fit, initial
 from perturbdiff.training.preparation import mean_shifts, prepare
+from perturbdiff.training.processes import one_at_a_time
 from perturbdiff.training.transfer import begun_from, check_unseen, transferred
 
 MANY = 1 << 20
@@ -24,6 +25,7 @@ MANY = 1 << 20
 _LOG = logging.getLogger(__name__)
 
 
+@one_at_a_time
 def train(
     split: Split,
     recipe: Recipe,
@@ -54,8 +56,8 @@ def train(
         show_progress: whether to draw a progress bar.
 
     Raises:
-        ValueError: the run folder holds another run, the panel does not fit, or a group has no control cells; or the
-            pretrained model has seen held-out cells.
+        ValueError: another process trains in the run folder, or it holds another run; the panel does not fit, or a
+            group has no control cells; or the pretrained model has seen held-out cells.
     """
     if split.source.control is None:
         raise ValueError(

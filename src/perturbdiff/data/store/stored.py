@@ -134,6 +134,10 @@ class Store:
         """See `Source`."""
         return str(self.parts.names(np.array([position]))[0])
 
+    def names_at(self, start: int, stop: int) -> npt.NDArray[np.object_]:
+        """See `Source`."""
+        return np.asarray(self.parts.names(np.arange(start, stop, dtype=np.int64)), dtype=object)
+
     def rows(self, segments: Segments) -> Integers:
         """See `Source`: positions."""
         return segments.positions()
