@@ -124,7 +124,9 @@ def test_a_loss_within_the_interval_is_no_warning_and_one_without_an_interval_is
 
 def test_predictions_that_differ_by_twice_what_the_observed_ones_do_are_warned_of():
     text = _one(scattered({"m": 7.3, "x": 1.9, "absent": math.nan}, 1.02, ["m", "x", "absent", "none"]), "spread")
-    assert "predicted by 'm' differ from each other 7.3 times as much as the observed ones do (the ceiling: 1.02)" in text
+    assert (
+        "predicted by 'm' differ from each other 7.3 times as much as the observed ones do (the ceiling: 1.02)" in text
+    )
     assert len(scattered({"m": 2.0}, 0.4, ["m"])) == 1
     assert scattered({"m": 1.9}, 0.4, ["m"]) == []
     assert scattered({"m": 3.0}, 1.6, ["m"]) == []

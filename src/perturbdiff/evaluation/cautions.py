@@ -129,9 +129,7 @@ def scattered(spreads: Mapping[str, float], ceiling: float, predicted: Sequence[
     ]
 
 
-def behind(
-    table: pd.DataFrame, predicted: Sequence[str], control: str, *, resamples: int, seed: int
-) -> list[Caution]:
+def behind(table: pd.DataFrame, predicted: Sequence[str], control: str, *, resamples: int, seed: int) -> list[Caution]:
     """A warning for each predicted file that is worse than unchanged control cells, by the energy distance.
 
     Beyond the interval where there is one; without, by the means, where no interval is spoken of.

@@ -84,7 +84,7 @@ def _draw(metrics: list[Metric], lines: dict[str, np.ndarray], shown: dict[str, 
     for ring, look in RINGS.items():
         x, y = _polygon(angles, np.full(len(metrics), ring))
         style = {"color": COLOURS["grey"]} if look is None else {"color": look.hex, "linestyle": look.dash}
-        axes.plot(x, y, linewidth=0.8 if look is None else 1.3, zorder=2, gid=f"ring-{tick(ring)}", **style)
+        axes.plot(x, y, linewidth=0.8 if look is None else 1.3, zorder=2, **style)
         at = _radius(np.array([ring])) * np.cos(np.pi / len(metrics))
         place = float(at[0] * np.cos(between)), float(at[0] * np.sin(between))
         panel.text(*place, tick(ring), ha="center", va="center", fontsize=10, color=MUTED, zorder=2.5)
@@ -96,7 +96,8 @@ def _draw(metrics: list[Metric], lines: dict[str, np.ndarray], shown: dict[str, 
         titles = [f"{name}, {metric.title}: {value:.2f}" for metric, value in zip(metrics, values, strict=True)]
         panel.marks(x[:-1], y[:-1], look, radius=4, titles=titles, above=5)
         beyond = (values < CENTRE) | (values > RIM)
-        panel.marks(x[:-1][beyond], y[:-1][beyond], _BEYOND, radius=6, above=6)
+        if beyond.any():
+            panel.marks(x[:-1][beyond], y[:-1][beyond], _BEYOND, radius=6, above=6)
     return panel
 
 
