@@ -22,8 +22,9 @@ class Cells:
     """Placed cells.
 
     Attributes:
-        table: side ("observed", "control" or a predicted file's name), perturbation, cell_type, assay_batch, pc1, pc2, and
-            perhaps umap1, umap2.
+        table: side ("observed", "control" or a predicted file's name), perturbation, cell_type, assay_batch, pc1, pc2,
+            and perhaps umap1, umap2.
+
         variance: the share of variance of each component; empty where it is not known.
     """
 

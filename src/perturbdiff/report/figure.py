@@ -119,13 +119,14 @@ def save_figure(drawn: Figure, path: Path) -> None:
 def _names(table: pd.DataFrame) -> list[str]:
     """The name of each row's condition: what varies of perturbation, cell type and assay batch."""
     columns = [table[name].astype(str) for name in ("perturbation", "cell_type", "assay_batch") if name in table]
-    varying = [column for column in columns if column.nunique() > 1] or columns[:1]
+    varying = [column for column in columns if len(set(column)) > 1] or columns[:1]
     return [" · ".join(label for label in labels if label) for labels in zip(*varying, strict=True)]
 
 
-def _pairs(table: pd.DataFrame) -> list[tuple[str, str]]:
+def _pairs(table: pd.DataFrame) -> "pd.Series[Any]":
     """The perturbation and cell type of each row: a mean is first over the batches of such a pair."""
-    return list(zip(table["perturbation"].astype(str), table["cell_type"].astype(str), strict=True))
+    pairs: pd.Series[Any] = table["perturbation"].astype(str) + "\0" + table["cell_type"].astype(str)
+    return pairs
 
 
 def _means(table: pd.DataFrame, metric: str, methods: list[str]) -> "pd.Series[float]":

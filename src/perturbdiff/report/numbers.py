@@ -58,6 +58,6 @@ def quoted(name: str) -> str:
 
 
 def condition_name(condition: tuple[str, str, str]) -> str:
-    """A condition as one text: the perturbation, the cell type, and the assay batch where there is one, between bars."""
+    """A condition as one text: perturbation, cell type, and assay batch where there is one, with bars between them."""
     perturbation, cell_type, assay_batch = condition
     return " | ".join([perturbation, cell_type, *([assay_batch] if assay_batch else [])])

@@ -1,7 +1,7 @@
 r"""Who is ahead: directions of metrics, the best method, win rates, and paired intervals over what is independent.
 
-With d_pcb = g(model) - g(baseline) in perturbation p, cell type c and assay batch b, where g grows as a metric improves,
-the gain d_pc is the mean over the batches of (p, c), and D the mean over all (p, c). Units u are drawn again with
+With d_pcb = g(model) - g(baseline) in perturbation p, cell type c and batch b, where g grows as a metric improves, the
+gain d_pc is the mean over the batches of (p, c), and D the mean over all (p, c). Units u are drawn again with
 replacement, n ~ Multinomial(U, 1/U). Where these are perturbations or cell types, all (p, c) of a drawn one come along,
 
     D* = sum_u n_u sum_{pc in u} d_pc / sum_u n_u |u|;
@@ -162,7 +162,7 @@ class Comparer:
             return None
         one, two = both[model].to_numpy(dtype=np.float64), both[other].to_numpy(dtype=np.float64)
         gain = goodness(one, metric) - goodness(two, metric)
-        return Differences(one, two, tuple(tuple(map(str, key)) for key in both.index), gain)
+        return Differences(one, two, tuple((str(p), str(c), str(b)) for p, c, b in both.index), gain)
 
     def outcome(self, metric: Metric, model: str, other: str, cell_type: str | None = None) -> str:
         """Ahead, behind, or not told apart, by the paired interval."""

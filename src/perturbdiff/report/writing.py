@@ -55,7 +55,7 @@ def files_of(out: Path) -> tuple[Path, Path, Path]:
 
 
 def summary(report: Report) -> pd.DataFrame:
-    """A row per suite, metric and method: overall.csv, with the kind, whether it is ahead of all others, and the win rate."""
+    """A row per suite, metric and method: overall.csv, with the kind, whether it is ahead of all others, win rate."""
     evaluation = report.evaluation
     metrics = {(metric.suite, metric.name): metric for metric in evaluation.metrics}
     kinds = {method.name: method.kind for method in evaluation.methods}
