@@ -18,7 +18,8 @@ BASES = {
     "predict": (
         "predict RUN DATA --out NEW/p.h5ad --quiet --device cpu --perturbation stimulus_1 --cell-type type_3",
         "--perturbation none|--cell-type none|--steps 500|--steps 0|--guidance x|"
-        "--guidance perturbation=1,perturbation=2|--scale raw|--device abacus|--part test|--features NONE|--dose 1|--cells 3|--perturbation-column none",
+        "--guidance perturbation=1,perturbation=2"
+        "|--scale raw|--device abacus|--part test|--features NONE|--dose 1|--cells 3|--perturbation-column none",
     ),
     "baseline": (
         "baseline ridge DATA --out NEW/b.h5ad --quiet --recipe RECIPE",
