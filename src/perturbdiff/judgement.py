@@ -257,6 +257,7 @@ def history_of(run: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "history": list(_steps(run / LOGS)),
         "kept": dict(checkpoint.history),
+        "begun_from": checkpoint.begun_from,
         "settings": checkpoint.settings.model_dump(mode="json"),
         "recipe": checkpoint.recipe.name,
         "genes": len(checkpoint.genes),

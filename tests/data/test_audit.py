@@ -174,7 +174,7 @@ def test_part_of_a_held_out_group_in_training_is_a_leak_unless_asked_for():
     assert stop > start + 1
     split = replace(split, segments=cut, part=np.insert(split.part, first, 0))
     (leak,) = find_leaks(split)
-    assert leak.startswith("1 training cells are of held-out groups, such as ('A', 'B', 'd1'), and no keep_cells")
+    assert leak.startswith("1 training cells are of held-out groups, such as ('A', 'B', 'd1'), and no keep_* key")
 
 
 def test_cells_that_a_rule_keeps_in_training_are_no_leak():

@@ -54,8 +54,8 @@ def test_what_nobody_says_is_refused_by_name(tmp_path, key):
 
 
 OPTIONS = (
-    r"name them by --perturbation COLUMN --control LABEL --cell-type COLUMN --assay-batch COLUMN, with --scale counts or "
-    r"log1p for the observed file and --predicted-scale for predicted ones, of its columns 'drug', 'type'\.$"
+    r"name them by --perturbation COLUMN --control LABEL --cell-type COLUMN --assay-batch COLUMN, with --scale counts "
+    r"or log1p for the observed file and --predicted-scale for predicted ones, of its columns 'drug', 'type'\.$"
 )
 
 

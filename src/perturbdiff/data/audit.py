@@ -218,7 +218,7 @@ def _held_out_groups_in_training(split: Split) -> Iterator[str]:
         n_cells = int(split.cells_of_runs("train")[stray].sum())
         yield (
             f"{n_cells} training cells are of held-out groups, such as {runs.name(int(np.argmax(stray)))}, and no "
-            "keep_cells or keep_fraction asks for it; hold the whole group out."
+            "keep_* key of a rule asks for it; hold the whole group out."
         )
 
 

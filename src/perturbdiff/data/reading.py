@@ -224,11 +224,12 @@ def check_totals_fit(columns: Columns, scale: Scale, source: str) -> None:
         )
 
 
-def missing_labels(column: str, source: str, n_cells: int, example: str) -> ValueError:
-    """The error of a column that has no label for some cells."""
+def missing_labels(column: str, source: str, n_cells: int, example: str | None) -> ValueError:
+    """The error of a column that has no label for some cells, one of which is named where it is known."""
+    such = "" if example is None else f", such as {example!r}"
     return ValueError(
-        f"column {column!r} of {source} has no label for {n_cells} cells, such as {example!r}, and every cell needs "
-        'one; fill in the labels, remove these cells, or exclude them in a recipe by the label "".'
+        f"column {column!r} of {source} has no label for {n_cells} cells{such}, and every cell needs one; fill in the "
+        'labels, remove these cells, or exclude them in a recipe by the label "".'
     )
 
 

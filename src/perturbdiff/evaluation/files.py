@@ -150,8 +150,8 @@ def _options(found: Sequence[object]) -> str:
     more = f" and {len(known) - MOST_COLUMNS} more" if len(known) > MOST_COLUMNS else ""
     listed = f"of its columns {', '.join(known[:MOST_COLUMNS])}{more}" if known else "though it has no columns"
     return (
-        "name them by --perturbation COLUMN --control LABEL --cell-type COLUMN --assay-batch COLUMN, with --scale counts "
-        f"or log1p for the observed file and --predicted-scale for predicted ones, {listed}"
+        "name them by --perturbation COLUMN --control LABEL --cell-type COLUMN --assay-batch COLUMN, with --scale "
+        f"counts or log1p for the observed file and --predicted-scale for predicted ones, {listed}"
     )
 
 

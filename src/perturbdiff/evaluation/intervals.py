@@ -11,8 +11,8 @@ stand or fall together, or assay batches where these are what was held out. With
     of batches        v_pc of a draw = sum_b W_b v_pcb / sum_b W_b, and their mean over the (p, c) that have one;
 
 the 95 % interval is from the 2.5th to the 97.5th percentile. Where there is one of that unit only, the next of
-perturbation, assay batch and cell type is drawn; where there is one of all, there is no interval (NaN). Intervals are
-over conditions: they say nothing of another training or another split, and few units make them too narrow.
+perturbation, assay batch and cell type is drawn; of fewer than three there is no interval (NaN). Intervals are over
+conditions: they say nothing of another training or another split, and few units make them too narrow.
 
     scaled = (value - baseline) / (ceiling - baseline),     0 is the baseline, 1 the ceiling,
 
@@ -33,6 +33,9 @@ from perturbdiff.evaluation.distances import Vector
 
 RESAMPLES = 1000
 """How many draws."""
+
+LEAST = 3
+"""Fewer units than these have no interval: two of them say nothing of a third."""
 
 LEVEL = 0.95
 """The share of draws that lie within an interval."""
@@ -116,9 +119,9 @@ class Resampling:
         return found
 
     def interval(self, draws: Draws) -> tuple[Vector, Vector]:
-        """The percentiles of the draws of each column; NaN for one cluster, or where nothing is defined."""
+        """The percentiles of the draws of each column; NaN for fewer than `LEAST` units, or where none is defined."""
         edges = np.full((2, draws.shape[1]), np.nan)
-        if self.clusters > 1:
+        if self.clusters >= LEAST:
             for column in range(draws.shape[1]):
                 known = draws[np.isfinite(draws[:, column]), column]
                 if known.size:

@@ -8,8 +8,8 @@ Both ratios are of the genes that vary on either side: one that is constant in X
 doesn't count. One that varies on one side alone counts on that side: to the first ratio it adds its sd there, to the
 second infinity where it varies in X and 0 where it varies in Y. So either ratio turns into its inverse where X and Y
 change places, and half of some cells against the other half is at 1, also on a panel of genes that few cells express:
-such a gene is in one half or in the other by chance, and a mean of sd(X) / sd(Y) over the genes that vary in Y would see
-only those that the first half lost.
+such a gene is in one half or in the other by chance, and a mean of sd(X) / sd(Y) over the genes that vary in Y would
+see only those that the first half lost.
 
 Between the perturbations of a context, with x_c the mean of condition c [genes] and v_c the noise of that mean, the
 summed variance of its cells over their number,

@@ -1,7 +1,7 @@
 """The radar of the paper's metrics: each on its own axis, scaled so that 0 is the baseline and 1 the ceiling.
 
-All axes are one line: a scaled score s is drawn at the radius R (s - CENTRE) / (RIM - CENTRE), whatever the scores are, so
-that 0, 0.5 and 1 are rings that are always there. A score beyond either end is drawn at that end, with a mark of its own.
+A scaled score s is drawn at the radius R (s - CENTRE) / (RIM - CENTRE) on every axis, whatever the scores are, so that
+0, 0.5 and 1 are rings that are always there. A score beyond either end is drawn at that end, with a mark of its own.
 """
 
 import math
@@ -45,12 +45,13 @@ def radar(evaluation: Evaluation) -> Drawing | str:
     beyond = int(sum(((values < CENTRE) | (values > RIM)).sum() for values in lines.values()))
     caption = [
         f"Each axis is one metric, scaled: the dashed ring (0) is {evaluation.baseline or 'the baseline'}, the dotted "
-        f"ring (1) is {evaluation.ceiling or 'the ceiling'}; further out is better. The centre is {tick(CENTRE)}, the rim "
-        f"{tick(RIM)}."
+        f"ring (1) is {evaluation.ceiling or 'the ceiling'}; further out is better. The "
+        f"centre is {tick(CENTRE)}, the rim {tick(RIM)}."
     ]
     if beyond:
         said = "1 value lies" if beyond == 1 else f"{beyond} values lie"
-        caption.append(f"{said} beyond the centre or the rim and {'is' if beyond == 1 else 'are'} crossed there.")
+        crossed = "is" if beyond == 1 else "are"
+        caption.append(f"{said} beyond the centre or the rim and {crossed} crossed there.")
     if left_out:
         caption.append(f"Left out, since they have no scaled score here: {listed(left_out, at_most=14)}.")
     keys = [line_key(look, name) for name, look in shown.items()]
@@ -84,7 +85,7 @@ def _draw(metrics: list[Metric], lines: dict[str, np.ndarray], shown: dict[str, 
     for ring, look in RINGS.items():
         x, y = _polygon(angles, np.full(len(metrics), ring))
         style = {"color": COLOURS["grey"]} if look is None else {"color": look.hex, "linestyle": look.dash}
-        axes.plot(x, y, linewidth=0.8 if look is None else 1.3, zorder=2, gid=f"ring-{tick(ring)}", **style)
+        axes.plot(x, y, linewidth=0.8 if look is None else 1.3, zorder=2, **style)
         at = _radius(np.array([ring])) * np.cos(np.pi / len(metrics))
         place = float(at[0] * np.cos(between)), float(at[0] * np.sin(between))
         panel.text(*place, tick(ring), ha="center", va="center", fontsize=10, color=MUTED, zorder=2.5)
@@ -96,7 +97,8 @@ def _draw(metrics: list[Metric], lines: dict[str, np.ndarray], shown: dict[str, 
         titles = [f"{name}, {metric.title}: {value:.2f}" for metric, value in zip(metrics, values, strict=True)]
         panel.marks(x[:-1], y[:-1], look, radius=4, titles=titles, above=5)
         beyond = (values < CENTRE) | (values > RIM)
-        panel.marks(x[:-1][beyond], y[:-1][beyond], _BEYOND, radius=6, above=6)
+        if beyond.any():
+            panel.marks(x[:-1][beyond], y[:-1][beyond], _BEYOND, radius=6, above=6)
     return panel
 
 

@@ -13,7 +13,7 @@ from perturbdiff.data.cells import matches
 from perturbdiff.data.composition import grammar_of
 from perturbdiff.data.joining import GeneTable, file_suffixes, join_genes, join_note, labels_below
 from perturbdiff.data.labels import NO_LABEL, counted, one_name, remarks, renamed, renaming_note
-from perturbdiff.data.reading import check_control_label
+from perturbdiff.data.reading import check_control_label, missing_labels
 from perturbdiff.data.recipe import COVARIATES, Recipe
 from perturbdiff.data.source import Hashes, Integers
 from perturbdiff.data.store.columns import Texts
@@ -158,10 +158,7 @@ def _check_labelled(labels: pd.DataFrame, cells: Integers, recipe: Recipe) -> No
     for key in COVARIATES:
         column, missing = getattr(recipe.columns, key), (labels[key] == NO_LABEL).to_numpy()
         if column is not None and missing.any():
-            raise ValueError(
-                f"column {column!r} of the files has no label for {int(cells[missing].sum())} cells, and every cell "
-                f'needs one; fill in the labels, or leave these cells out by exclude = [{{{key} = [""]}}].'
-            )
+            raise missing_labels(column, "the files", int(cells[missing].sum()), None)
 
 
 def _categories(codes: Integers, known: pd.Index) -> "pd.Categorical[Any]":
