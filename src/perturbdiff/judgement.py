@@ -22,7 +22,7 @@ from perturbdiff.data.recipe import Columns, Expression
 from perturbdiff.data.split import HELD_OUT, Split
 from perturbdiff.evaluation.cache import Cache, content_hash
 from perturbdiff.evaluation.cautions import Caution
-from perturbdiff.evaluation.files import DECLARATION, IN_MEMORY, declared_by, open_file
+from perturbdiff.evaluation.files import DECLARATION, IN_MEMORY, declared_by, notes_of, open_file
 from perturbdiff.evaluation.pairs import Condition, File, has_controls
 from perturbdiff.evaluation.suites import versions
 from perturbdiff.origin import Origin
@@ -44,6 +44,7 @@ def compare_files(
     depth: Depth | None = None,
     cache: Path | None = None,
     in_memory: int = IN_MEMORY,
+    clip: bool = False,
 ) -> Comparison:
     """Judge predicted files beside the baselines and the ceilings.
 
@@ -59,6 +60,7 @@ def compare_files(
         depth: how much is computed; our own metrics beside control and mean shift where None.
         cache: a folder that keeps the tests of the observed cells; None keeps nothing.
         in_memory: files of more bytes are read a condition at a time.
+        clip: whether values below 0 of predicted files count as 0, which a note says.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -72,14 +74,34 @@ def compare_files(
     counted = predicted_expression is not None and predicted_expression.scale == "counts"
     labels = columns if columns is None or counted else columns.model_copy(update={"total_counts": None})
     files = {
-        name: open_file(path, columns=labels, expression=predicted_expression, control=control, in_memory=in_memory)
+        name: open_file(
+            path,
+            columns=labels,
+            expression=predicted_expression,
+            control=control,
+            in_memory=in_memory,
+            observed=False,
+            clip=clip,
+        )
         for name, path in predicted.items()
     }
-    seen = open_file(observed, columns=columns, expression=expression, control=control, in_memory=in_memory)
+    counts = source is not None and expression is not None and expression.scale == "counts"
+    summed = source.total_genes if counts and source is not None else None
+    seen = open_file(
+        observed, columns=columns, expression=expression, control=control, in_memory=in_memory, summed=summed
+    )
+    said_of_files = tuple(note for file in (*files.values(), seen) for note in notes_of(file))
     depth = depth or Depth()
     if cache is not None:
         parts = [observed, *([] if has_controls(seen) else predicted.values())]
-        said = [str(columns), str(expression), str(predicted_expression), str(control), *map(content_hash, parts)]
+        said = [
+            str(columns),
+            str(expression),
+            str(predicted_expression),
+            str(control),
+            str(clip),
+            *map(content_hash, parts),
+        ]
         depth = replace(depth, cache=Cache(cache, json.dumps([said, versions()])))
     settings = {
         "observed file": _read_as(observed, expression),
@@ -87,6 +109,7 @@ def compare_files(
     }
     if source is None:
         comparison = compare(files, seen, training=None, seed=seed, depth=depth)
+        comparison = replace(comparison, notes=(*comparison.notes, *said_of_files))
         return comparison.with_settings(settings)
     training = source.training_cells()
     comparison = compare(
@@ -98,6 +121,7 @@ def compare_files(
         grammar=grammar_of(source.recipe),
         features=source.features,
     ).with_settings(settings | {"training cells": f"{training.n_cells} of {source.recipe.name}"})
+    comparison = replace(comparison, notes=(*comparison.notes, *said_of_files))
     conditions = [Condition(*key) for key in comparison.conditions()]
     facts, leaks = audit(source.split, conditions, seen, training)
     leaks += _other_splits(predicted, source.split)

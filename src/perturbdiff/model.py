@@ -291,6 +291,9 @@ class PerturbDiff:
         seed: int = 0,
         device: str = "auto",
         sampling: Mapping[str, Any] | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        expression: Mapping[str, Any] | None = None,
+        min_overlap: float = 0.9,
         say: Say = _LOG.info,
     ) -> anndata.AnnData:
         """Predict one cell for each control cell of each condition.
@@ -312,6 +315,10 @@ class PerturbDiff:
             seed: of all noise; the same seed gives the same cells.
             device: "auto", "cpu", "cuda".
             sampling: settings in place of the model's, as in the table [sampling] of a recipe.
+            columns: of `controls.obs`, in place of those of the training data, as in the table [columns] of a recipe.
+            expression: where and on which scale `controls` holds its expression, in place of what the training data
+                say, as in the table [expression] of a recipe.
+            min_overlap: least share of the panel's genes that `controls` must have; missing ones count as 0.
             say: receives sentences.
 
         Returns:
@@ -339,7 +346,7 @@ class PerturbDiff:
         if controls is None:
             start = no_cells(model.trained, cells or 0, cell_type=cell_type, assay_batch=assay_batch)
         else:
-            start = control_cells(controls, recipe)
+            start = model.control_cells(controls, columns=columns, expression=expression)
         predicted = model.predict_cells(
             start,
             table,
@@ -347,9 +354,28 @@ class PerturbDiff:
             seed=seed,
             device=device,
             sampling=sampling,
+            min_overlap=min_overlap,
             say=say,
         )
         return predicted if controls is not None else predicted[predicted.obs["population"] >= 0].copy()
+
+    def control_cells(
+        self,
+        controls: anndata.AnnData,
+        *,
+        columns: Mapping[str, str | None] | None = None,
+        expression: Mapping[str, Any] | None = None,
+    ) -> Cells:
+        """The cells of an AnnData as `predict` reads them; see `prediction.inputs.control_cells`."""
+        known = self.trained
+        return control_cells(
+            controls,
+            known.recipe,
+            columns=columns,
+            expression=expression,
+            total_genes=known.total_genes,
+            panel=known.genes,
+        )
 
     def predict_cells(
         self,
@@ -360,6 +386,7 @@ class PerturbDiff:
         seed: int = 0,
         device: str = "auto",
         sampling: Mapping[str, Any] | None = None,
+        min_overlap: float = 0.9,
         say: Say = _LOG.info,
         track: Track = iter,
     ) -> anndata.AnnData:
@@ -373,6 +400,7 @@ class PerturbDiff:
             seed=seed,
             device=torch_device(device),
             settings=with_sampling(checkpoint.settings, sampling),
+            min_overlap=min_overlap,
             say=say,
             track=track,
         )

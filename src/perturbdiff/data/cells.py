@@ -20,7 +20,7 @@ from perturbdiff.data.reading import (
     Matrix,
     Scale,
 )
-from perturbdiff.data.recipe import COVARIATES, Match
+from perturbdiff.data.recipe import COVARIATES, PER, Match
 from perturbdiff.data.source import (
     Hashes,
     Integers,
@@ -33,9 +33,6 @@ from perturbdiff.data.source import (
     thinned_note,
 )
 from perturbdiff.data.vocabulary import columns_of, nearest
-
-PER = 1e4
-"""Counts are scaled to this total before log1p."""
 
 type Rows = npt.NDArray[np.integer[Any]]
 

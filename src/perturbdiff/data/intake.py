@@ -25,15 +25,15 @@ from perturbdiff.data.joining import (
 from perturbdiff.data.reading import (
     check_control_label,
     check_label_texts,
-    check_totals_fit,
     check_values,
+    clipped,
     column_of,
     expression_of,
     missing_labels,
     read_anndata,
-    total_counts_of,
 )
 from perturbdiff.data.recipe import COVARIATES, Columns, Expression, Match, Recipe
+from perturbdiff.data.totals import check_normalised, check_totals_fit, converted, genes_summed, total_counts_of
 
 
 def cells_from_anndata(
@@ -43,15 +43,32 @@ def cells_from_anndata(
     expression: Expression,
     control: str | None,
     exclude: Sequence[Match] = (),
+    source: str = "the data",
+    summed: tuple[str, ...] | None = None,
+    observed: bool = True,
+    clip: bool = False,
 ) -> Cells:
     """Cells of an AnnData in memory; its matrix is taken as it is, not copied, where it is CSR or dense.
+
+    Args:
+        adata: the cells.
+        columns: of obs.
+        expression: where it is, and its scale.
+        control: label of the control cells.
+        exclude: cells that are left out.
+        source: opens the sentences of errors.
+        summed: the genes over which each cell's total count runs; all of them when None.
+        observed: whether the cells are measured ones, whose sums tell what they were normalised to.
+        clip: whether values below 0 count as 0, and a note says so.
 
     Raises:
         ValueError: a column, the layer, the control label or a label of `exclude` is not there (the nearest is
             named); labels are missing; values are negative, not finite or not integers where counts are declared;
-            gene names are repeated; there are no cells; total counts are impossible.
+            gene names are repeated; there are no cells; total counts are impossible; log1p values are of counts
+            normalised to another total than is declared.
     """
-    return _select(_load(adata, columns, expression, control, "the data"), columns, control, exclude)
+    cells = _load(adata, columns, expression, control, source, summed=summed, observed=observed, clip=clip)
+    return _select(cells, columns, control, exclude)
 
 
 def read_cells(recipe: Recipe, folder: Path) -> Cells:
@@ -72,16 +89,35 @@ def read_cells(recipe: Recipe, folder: Path) -> Cells:
     return _select(cells, recipe.columns, recipe.control, recipe.exclude)
 
 
-def _load(adata: anndata.AnnData, columns: Columns, expression: Expression, control: str | None, source: str) -> Cells:
-    values, genes = expression_of(adata, expression, source)
+def _load(
+    adata: anndata.AnnData,
+    columns: Columns,
+    expression: Expression,
+    control: str | None,
+    source: str,
+    *,
+    summed: tuple[str, ...] | None = None,
+    observed: bool = True,
+    clip: bool = False,
+) -> Cells:
+    values, genes, _, note = expression_of(adata, expression, source)
+    notes = [note]
     labels = pd.DataFrame({key: _labels(adata, columns, key, control, source) for key in COVARIATES})
+    if clip:
+        values, below = clipped(values, source)
+        notes.append(below)
     check_values(values, expression.scale, source)
     check_totals_fit(columns, expression.scale, source)
     totals = None
     if expression.scale == "counts":
-        totals = total_counts_of(adata, values, columns.total_counts, source)
+        over = None if columns.total_counts is not None else genes_summed(genes, summed, source)
+        totals = total_counts_of(adata, values, columns.total_counts, source, over)
+    else:
+        notes.append(check_normalised(values, expression, source) if observed else None)
+        values = converted(values, expression)
     names = pd.Index(adata.obs_names.astype(str), name=None)
-    return Cells(values, expression.scale, totals, genes, names, labels, control=None)
+    said = tuple(one for one in notes if one is not None)
+    return Cells(values, expression.scale, totals, genes, names, labels, control=None, notes=said)
 
 
 def _labels(
@@ -144,7 +180,8 @@ def _join(parts: list[Cells], paths: list[Path], recipe: Recipe, table: GeneTabl
     genes = [one for one, _ in renamed]
     joined = join_genes(genes, files, recipe.join)
     names, renaming = join_names([part.names for part in parts], paths, recipe.cell_names)
-    notes = dict.fromkeys([*(note for _, note in renamed), join_note(genes, files, joined), renaming])
+    of_files = [note for part in parts for note in part.notes]
+    notes = dict.fromkeys([*of_files, *(note for _, note in renamed), join_note(genes, files, joined), renaming])
     totals = [part.total_counts for part in parts if part.total_counts is not None]
     values = below([aligned(part.values, one, joined) for part, one in zip(parts, genes, strict=True)])
     return replace(

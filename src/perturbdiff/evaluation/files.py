@@ -31,6 +31,7 @@ class Description(NamedTuple):
     columns: Columns
     expression: Expression
     control: str
+    declared: bool = False
 
 
 def open_file(
@@ -40,23 +41,49 @@ def open_file(
     expression: Expression | None = None,
     control: str | None = None,
     in_memory: int = IN_MEMORY,
+    summed: tuple[str, ...] | None = None,
+    observed: bool = True,
+    clip: bool = False,
 ) -> File:
     """Read a predicted or observed .h5ad as `read_file`, or leave it on disk where its matrix has more bytes.
+
+    A file whose values below 0 count as 0 (`clip`) is read whole, so that it can be said how many there are.
 
     Raises:
         ValueError: as `read_file`; values of a file on disk are refused when they are read.
         FileNotFoundError: there is no such file.
     """
     chosen = expression or Expression(scale="log1p")
-    if not rows_can_be_read(path, chosen) or size_in_memory(path, chosen) <= in_memory:
-        return read_file(path, columns=columns, expression=expression, control=control)
+    if clip or not rows_can_be_read(path, chosen) or size_in_memory(path, chosen) <= in_memory:
+        return read_file(
+            path, columns=columns, expression=expression, control=control, summed=summed, observed=observed, clip=clip
+        )
     said = _described(declaration(path, DECLARATION), path, columns, expression, control)
-    file = Disk.opened(path, said.columns, said.expression, lambda obs: _present(obs, said, path))
+    file = Disk.opened(
+        path,
+        said.columns,
+        said.expression,
+        lambda obs: _present(obs, said, path),
+        summed=summed,
+        observed=observed and not said.declared,
+    )
     return replace(file, head=replace(file.head, control=said.control))
 
 
+def notes_of(file: File) -> tuple[str, ...]:
+    """Sentences on what was done to the data of a file on the way in."""
+    return file.notes if isinstance(file, Cells | Disk) else ()
+
+
 def read_file(
-    path: Path, *, columns: Columns | None = None, expression: Expression | None = None, control: str | None = None
+    path: Path,
+    *,
+    columns: Columns | None = None,
+    expression: Expression | None = None,
+    control: str | None = None,
+    summed: tuple[str, ...] | None = None,
+    observed: bool = True,
+    clip: bool = False,
 ) -> Cells:
     """Read a predicted or observed .h5ad; a file without control cells is allowed, and has none.
 
@@ -65,6 +92,10 @@ def read_file(
         columns: its columns; None for those that it declares.
         expression: its layer and scale; None for `X` on the scale that it declares.
         control: its control label; None for the one that it declares.
+        summed: the genes over which the total counts of its cells run; all of them when None.
+        observed: whether its cells are measured ones, whose sums tell what they were normalised to; a file of
+            predicted cells that declares itself is none.
+        clip: whether values below 0 count as 0, and a note says how many there were.
 
     Raises:
         ValueError: the file does not declare what the caller leaves out, or its cells are refused (see `data.cells`).
@@ -74,10 +105,16 @@ def read_file(
     said = _described(adata.uns.get(DECLARATION, {}), path, columns, expression, control)
     obs: Any = adata.obs
     present = _present(obs, said, path)
-    try:
-        cells = cells_from_anndata(adata, columns=said.columns, expression=said.expression, control=present)
-    except ValueError as error:
-        raise ValueError(str(error).replace("the data ", f"{path.name!r} ", 1)) from None
+    cells = cells_from_anndata(
+        adata,
+        columns=said.columns,
+        expression=said.expression,
+        control=present,
+        source=repr(path.name),
+        summed=summed,
+        observed=observed and not said.declared,
+        clip=clip,
+    )
     return replace(cells, control=said.control)
 
 
@@ -105,7 +142,7 @@ def _described(
         raise ValueError(
             f"no perturbation column is named for {path.name!r}, and its conditions are read there; name it."
         )
-    return Description(columns, expression, control)
+    return Description(columns, expression, control, declared=bool(declared))
 
 
 def _present(obs: pd.DataFrame, said: Description, path: Path) -> str:

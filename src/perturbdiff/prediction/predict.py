@@ -98,6 +98,8 @@ def predict(
     if populations < 1:
         raise ValueError(f"populations={populations} must be at least 1; give how often each condition is drawn.")
     settings = settings or checkpoint.settings
+    for note in cells.notes:
+        say(note)
     genes = list(checkpoint.genes)
     missing = align_genes(genes, [str(gene) for gene in cells.genes], min_overlap=min_overlap)
     if missing:

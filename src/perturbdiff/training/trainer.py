@@ -13,6 +13,7 @@ from perturbdiff.config import Settings
 from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.recipe import Recipe
 from perturbdiff.data.split import HELD_OUT, Split
+from perturbdiff.data.totals import total_genes
 from perturbdiff.training.callbacks import Say
 from perturbdiff.training.fitting import Beginning, Outcome, check_processes, fit, initial
 from perturbdiff.training.preparation import mean_shifts, prepare
@@ -80,6 +81,7 @@ def train(
         recipe=recipe,
         folder=None if data_folder is None else str(data_folder.resolve()),
         split=describe(split),
+        total_genes=total_genes(split.source.genes, recipe),
         begun_from=None if pretrained is None else begun_from(pretrained),
     )
 
