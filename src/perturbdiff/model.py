@@ -16,6 +16,7 @@ import pandas as pd
 from perturbdiff.checkpoint import Checkpoint, load_checkpoint
 from perturbdiff.config import settings_of
 from perturbdiff.data.cells import Cells
+from perturbdiff.data.export import drawn
 from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.opening import open_source, recipe_at
@@ -346,7 +347,7 @@ class PerturbDiff:
         if controls is None:
             start = no_cells(model.trained, cells or 0, cell_type=cell_type, assay_batch=assay_batch)
         else:
-            start = model.control_cells(controls, columns=columns, expression=expression)
+            start = model.control_cells(controls, columns=columns, expression=expression, min_overlap=min_overlap)
         predicted = model.predict_cells(
             start,
             table,
@@ -357,7 +358,7 @@ class PerturbDiff:
             min_overlap=min_overlap,
             say=say,
         )
-        return predicted if controls is not None else predicted[predicted.obs["population"] >= 0].copy()
+        return predicted if controls is not None else predicted[drawn(predicted) >= 0].copy()
 
     def control_cells(
         self,
@@ -365,6 +366,7 @@ class PerturbDiff:
         *,
         columns: Mapping[str, str | None] | None = None,
         expression: Mapping[str, Any] | None = None,
+        min_overlap: float = 0.9,
     ) -> Cells:
         """The cells of an AnnData as `predict` reads them; see `prediction.inputs.control_cells`."""
         known = self.trained
@@ -375,6 +377,7 @@ class PerturbDiff:
             expression=expression,
             total_genes=known.total_genes,
             panel=known.genes,
+            min_overlap=min_overlap,
         )
 
     def predict_cells(

@@ -216,7 +216,7 @@ def test_log1p_control_cells_predict_as_counts_do(model, controls):
     from perturbdiff.prediction.inputs import control_cells
 
     conditions = pd.DataFrame([ONE | {"assay_batch": ""}])
-    cells = control_cells(logged, model.trained.recipe, scale="log1p")
+    cells = control_cells(logged, model.trained.recipe, expression={"scale": "log1p"})
     found = model.predict_cells(cells, conditions, device="cpu")
     np.testing.assert_allclose(dense(found), dense(predict(model, controls)), atol=1e-4)
 

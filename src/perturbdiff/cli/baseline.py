@@ -51,7 +51,7 @@ def baseline(
         origin = Origin.of_recipe(recipe)
     else:
         raise ValueError("a baseline is fitted to the training cells of --run or of --recipe; give one of the two.")
-    rows = None if conditions is None else read_rows(conditions)
+    rows = None if conditions is None else read_rows(conditions, screen.say)
     with by_options():
         cells = control_cells(
             read_h5ad(controls),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,7 @@ from perturbdiff.screen import Screen
 
 if TYPE_CHECKING:
     from perturbdiff.evaluation.pairs import Condition
+    from perturbdiff.origin import Origin
 
 
 def predict(
@@ -72,7 +73,7 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Predict one cell for each control cell of each condition."""
-    from perturbdiff.data.export import check_writable, write_h5ad
+    from perturbdiff.data.export import check_writable, drawn, write_h5ad
     from perturbdiff.data.reading import read_h5ad
     from perturbdiff.model import PerturbDiff
     from perturbdiff.prediction.conditions import conditions_of, held_out_conditions, read_conditions
@@ -96,7 +97,7 @@ def predict(
         raise ValueError("conditions come from a CSV file, from --perturbation or from --part; give one of them.")
     with_sampling(checkpoint.settings, sampling)
     if conditions is not None:
-        table = read_conditions(conditions, checkpoint.conditions, checkpoint.recipe.columns)
+        table = read_conditions(conditions, checkpoint.conditions, checkpoint.recipe.columns, screen.say)
     elif part is not None:
         table = held_out_conditions(checkpoint, part)
     else:
@@ -110,7 +111,7 @@ def predict(
         start = no_cells(checkpoint, cells or 0, cell_type=cell_type, assay_batch=assay_batch)
     else:
         with by_options():
-            start = model.control_cells(read_h5ad(controls), columns=columns, expression=read)
+            start = model.control_cells(read_h5ad(controls), columns=columns, expression=read, min_overlap=min_overlap)
     with by_options():
         adata = model.predict_cells(
             start,
@@ -123,7 +124,7 @@ def predict(
             say=screen.say,
             track=screen.track,
         )
-    predicted = (adata.obs["population"] >= 0).to_numpy()
+    predicted = (drawn(adata) >= 0).to_numpy()
     write_h5ad(adata if controls is not None else adata[predicted].copy(), out)
     n_predicted = int(predicted.sum())
     of = "1 condition" if len(table) == 1 else f"{len(table)} conditions"
@@ -172,14 +173,11 @@ def evaluate(
     from perturbdiff.data.recipe import Columns, Expression
     from perturbdiff.data.table import validated
     from perturbdiff.judgement import LEAK, compare_files
-    from perturbdiff.origin import Origin
     from perturbdiff.report.figure import figure, save_figure
 
     screen = Screen(quiet=quiet)
     if len(files) < 2:
         raise ValueError(f"one file is given ({str(files[0])!r}); give one or more predicted files, then the observed.")
-    if run is not None and recipe is not None:
-        raise ValueError("--run and --recipe both bring the training cells; give one of them.")
     check_writable(out / "metrics.json", overwrite=overwrite)
     *predicted, observed = files
     by_name = names(predicted)
@@ -190,16 +188,12 @@ def evaluate(
         "total_counts": total_counts,
     }
     named = given(columns)
-    source = Origin.of_run(run) if run is not None else Origin.of_recipe(recipe) if recipe is not None else None
+    source = _origin(run, recipe)
     if source is not None and set(named) == {"total_counts"}:
         named = source.recipe.columns.model_dump(exclude_none=True) | named
     elif named and perturbation is None:
         raise ValueError(f"{', '.join(named)} were given without --perturbation; name all columns, or none.")
-    read = given({"layer": layer, "gene_names": gene_names, "scale": scale, "target_sum": target_sum})
-    if source is not None and scale is None and read:
-        read = source.recipe.expression.model_dump(exclude_none=True) | read
-    if read and "scale" not in read:
-        raise ValueError(f"{next(iter(read))} = {next(iter(read.values()))!r} is given without a scale; add --scale.")
+    read = _read_as(given({"layer": layer, "gene_names": gene_names, "scale": scale, "target_sum": target_sum}), source)
     if predicted_layer is not None and predicted_scale is None:
         raise ValueError(f"--predicted-layer {predicted_layer!r} is given without its scale; add --predicted-scale.")
     of_predicted = given({"layer": predicted_layer, "scale": predicted_scale})
@@ -247,6 +241,27 @@ def evaluate(
     for note in comparison.notes:
         screen.say(note)
     screen.say(f"{str(out)!r} holds the tables, metrics.json and figure.png; `perturbdiff report` makes a page of it.")
+
+
+def _origin(run: Path | None, recipe: Path | None) -> "Origin | None":
+    """What brings the training cells, if anything does."""
+    from perturbdiff.origin import Origin
+
+    if run is not None and recipe is not None:
+        raise ValueError("--run and --recipe both bring the training cells; give one of them.")
+    if recipe is not None:
+        return Origin.of_recipe(recipe)
+    return None if run is None else Origin.of_run(run)
+
+
+def _read_as(read: dict[str, Any], source: "Origin | None") -> dict[str, Any]:
+    """How the observed file is read: as the options say, and in what they do not as a run's or recipe's data are."""
+    if source is not None and read and "scale" not in read:
+        read = source.recipe.expression.model_dump(exclude_none=True) | read
+    if read and "scale" not in read:
+        option, value = next(iter(read.items()))
+        raise ValueError(f"--{option.replace('_', '-')} {value!r} is given without a scale; add --scale.")
+    return read
 
 
 def baselines_of(text: str) -> tuple[str, ...]:

@@ -1,11 +1,10 @@
-"""Files and their matrices, looked at once before anything is computed from them.
+"""Matrices and their genes, looked at once before anything is computed from them.
 
 Every check passes over the stored values in chunks, so that a matrix is never copied to be checked. What a check
 refuses, it names: the value, the rule and the remedy.
 """
 
 from collections.abc import Container, Iterable, Iterator
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import anndata
@@ -14,7 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
-from perturbdiff.data.files import find_hole, is_store
+from perturbdiff.data.container import read_anndata as read_anndata
+from perturbdiff.data.container import read_h5ad as read_h5ad
 from perturbdiff.data.recipe import Expression, control_character
 from perturbdiff.data.vocabulary import nearest
 
@@ -22,9 +22,6 @@ type Matrix = sp.csr_matrix[Any] | sp.csr_array[Any, Any] | npt.NDArray[Any]
 """Cells by genes, in rows."""
 
 type Scale = Literal["counts", "log1p"]
-
-_UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)
-"""What anndata, h5py and zarr raise for a file that they cannot read."""
 
 _CHUNK = 1 << 20
 """So many values are checked at a time."""
@@ -46,66 +43,6 @@ _OTHER_KINDS = (
 
 _LOG1P_LIMIT = 9.3
 """No log1p count per 10^4 exceeds log1p(10^4) = 9.21."""
-
-
-def read_anndata(path: Path) -> anndata.AnnData:
-    """Read one .h5ad, or one folder in the zarr format, into memory.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, damaged, or not an AnnData; parts of the folder are missing; it is a store.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {str(path)!r}; give the path of an .h5ad file or a .zarr folder.")
-    if is_store(path):
-        raise ValueError(f"{str(path)!r} is a store and not an AnnData; name it as the only file of a recipe.")
-    return _read_zarr(path) if path.is_dir() else _read_h5ad(path)
-
-
-read_h5ad = read_anndata
-"""The name for those who expect an .h5ad."""
-
-
-def _read_h5ad(path: Path) -> anndata.AnnData:
-    try:
-        return anndata.read_h5ad(path)
-    except _UNREADABLE as error:
-        reason = str(error).replace("\n", " ")
-        if "truncated" in reason:
-            why = "is cut short; copy or download it again"
-        elif "signature" in reason:
-            why = "is not an HDF5 file, which an .h5ad is; write it with anndata's write_h5ad"
-        elif isinstance(error, OSError):
-            why = f"cannot be read and is probably damaged ({reason[:120]}); copy or download it again"
-        else:
-            why = f"is HDF5 but not an AnnData ({reason[:120]}); write it with anndata's write_h5ad"
-        raise ValueError(f"{str(path)!r} {why}.") from error
-
-
-def _read_zarr(path: Path) -> anndata.AnnData:
-    try:
-        hole = find_hole(path)
-    except _UNREADABLE as error:
-        raise ValueError(
-            f"{str(path)!r} is a folder but not an AnnData in the zarr format ({_reason(error)}); write it with "
-            "anndata's write_zarr, or copy it again."
-        ) from error
-    if hole is not None:
-        raise ValueError(
-            f"{str(path)!r} is not whole: parts of its array {hole!r} are missing, which would be read as zeros; copy "
-            "or download it again."
-        )
-    try:
-        return anndata.read_zarr(path)
-    except _UNREADABLE as error:
-        raise ValueError(
-            f"{str(path)!r} cannot be read and is probably damaged ({_reason(error)}); copy or download it again."
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error).replace("\n", " ")[:120].rstrip(" .") or type(error).__name__
 
 
 def check_label_texts(labels: Iterable[str], column: str, source: str) -> None:
@@ -308,11 +245,7 @@ def _stored(adata: anndata.AnnData, expression: Expression, source: str) -> tupl
                 f"{nearest('counts', _keys(adata.layers))}."
             )
         return adata.X, var
-    if is_raw(layer, adata.layers):
-        if adata.raw is None:
-            raise ValueError(
-                f"{source} has no raw, which expression.layer names; {nearest(layer, _keys(adata.layers))}."
-            )
+    if is_raw(layer, adata.layers) and adata.raw is not None:
         return adata.raw.X, _table(adata.raw.var)
     where, key = ("obsm", layer.removeprefix("obsm:")) if layer.startswith("obsm:") else ("layers", layer)
     known = _keys(getattr(adata, where))

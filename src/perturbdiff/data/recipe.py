@@ -322,6 +322,11 @@ def toml_tables(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is not TOML.
     """
+    if path.suffix != ".toml":
+        raise ValueError(
+            f"{str(path)!r} has the ending {path.suffix!r}, and a recipe ends in .toml and cells in .h5ad, .h5mu or "
+            ".zarr; give one of these, or the folder of a store."
+        )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:

@@ -153,7 +153,7 @@ def check_normalised(values: Matrix, expression: Expression, source: str) -> str
     if not len(sums):
         return None
     middle = float(np.median(sums))
-    one = len(sums) >= _CELLS and values.shape[1] >= _GENES and np.ptp(sums) <= _AGREE * middle
+    one = len(sums) >= _CELLS and values.shape[1] >= _GENES and bool(np.ptp(sums) <= _AGREE * middle)
     if (sums > _ABOVE * target).any() or (one and abs(middle - target) > (_ABOVE - 1) * target):
         raise ValueError(_not_per(target, sums, source, agree=one))
     if values.shape[1] >= _WHOLE and middle < target / 2:

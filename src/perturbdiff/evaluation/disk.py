@@ -21,6 +21,7 @@ from anndata.io import read_elem
 from numpy.typing import NDArray
 
 from perturbdiff.data.cells import Cells
+from perturbdiff.data.files import MUDATA
 from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.reading import check_values, expression_of, is_raw
 from perturbdiff.data.recipe import Columns, Expression
@@ -185,7 +186,12 @@ class Disk:
 
 def rows_can_be_read(path: Path, expression: Expression) -> bool:
     """Whether a file's matrix can be read by rows: an .h5ad with a CSR or dense matrix."""
-    if path.is_dir() or (expression.layer or "").startswith("obsm:") or expression.gene_names is not None:
+    if (
+        path.is_dir()
+        or path.suffix == MUDATA
+        or (expression.layer or "").startswith("obsm:")
+        or expression.gene_names is not None
+    ):
         return False
     try:
         with _LIBRARY.File(path) as file:
@@ -210,6 +216,8 @@ def size_in_memory(path: Path, expression: Expression) -> int:
 
 def declaration(path: Path, key: str) -> dict[str, Any]:
     """What a file says of itself in `uns`; nothing where it does not."""
+    if not path.is_file() or not _LIBRARY.is_hdf5(path):
+        return {}
     with _LIBRARY.File(path) as file:
         place = f"uns/{key}"
         found: Any = read_elem(file[place]) if place in file else {}

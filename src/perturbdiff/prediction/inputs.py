@@ -14,7 +14,9 @@ from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.config import Settings
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.composition import is_unit
+from perturbdiff.data.genes import align_genes
 from perturbdiff.data.intake import cells_from_anndata
+from perturbdiff.data.reading import expression_of
 from perturbdiff.data.recipe import Columns, Expression, Recipe
 from perturbdiff.data.table import validated
 
@@ -27,6 +29,7 @@ def control_cells(
     expression: Mapping[str, Any] | None = None,
     total_genes: tuple[str, ...] | None = None,
     panel: Sequence[str] | None = None,
+    min_overlap: float = 0.9,
 ) -> Cells:
     """The cells of an AnnData for prediction.
 
@@ -36,6 +39,7 @@ def control_cells(
         columns: columns in place of the recipe's, by covariate; a given one must be there.
         expression: layer, gene_names, scale and target_sum in place of the recipe's; the layer "X" is X.
         total_genes: over which the totals of the training cells ran; see `Checkpoint`.
+        min_overlap: least share of the panel that must be there, which is looked at before totals are.
         panel: the model's genes; a note says where totals may run over others than in training.
 
     Raises:
@@ -60,6 +64,9 @@ def control_cells(
             "in columns.total_counts."
         )
     control = recipe.control if used.perturbation is not None else None
+    if panel is not None:
+        genes = expression_of(adata, read, "the file of control cells").genes
+        align_genes(panel, list(genes), min_overlap=min_overlap)
     # predicted cells, and control cells beside them, need not sum to anything
     cells = cells_from_anndata(
         adata,

@@ -10,6 +10,7 @@ import torch
 
 from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.config import Settings
+from perturbdiff.data.audit import repeated_names
 from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.recipe import Recipe
 from perturbdiff.data.split import HELD_OUT, Split
@@ -55,7 +56,7 @@ def train(
         show_progress: whether to draw a progress bar.
 
     Raises:
-        ValueError: the run folder holds another run, the panel does not fit, or a group has no control cells; or the
+        ValueError: cells share a name; the run folder holds another run, the panel does not fit, or a group has no control cells; or the
             pretrained model has seen held-out cells.
     """
     if split.source.control is None:
@@ -63,6 +64,8 @@ def train(
             f"the cells of {recipe.name!r} have no perturbation, so there is no response to train on; pretrain on them."
         )
     say = check_processes(settings.training, say)
+    for leak in repeated_names(split.source):
+        raise ValueError(leak)
     if pretrained is not None:
         check_unseen(pretrained, split)
     n_cells = split.of("train").n_cells

@@ -15,8 +15,8 @@ import pandas as pd
 import scipy.sparse as sp
 import zarr
 
-from perturbdiff.data.files import find_hole
-from perturbdiff.data.reading import expression_of
+from perturbdiff.data.files import find_hole, rna_of
+from perturbdiff.data.reading import expression_of, is_raw
 from perturbdiff.data.recipe import Expression
 from perturbdiff.data.store.columns import Obs, Stored, Texts, slice_of, texts_of
 
@@ -189,9 +189,10 @@ def opened(path: Path, expression: Expression) -> Iterator[Input]:
         library: Any = h5py
         file = library.File(path, mode="r")
     with file:
+        root = rna_of(file, path)
         with readable(path):
-            _check_root(file)
-        yield Input(file, expression, path)
+            _check_root(root)
+        yield Input(root, expression, path)
 
 
 @contextmanager
@@ -242,6 +243,8 @@ def _check_root(root: Stored) -> None:
 def _matrix(root: Stored, layer: str | None) -> Stored:
     if layer is None:
         return root.get("X")
+    if is_raw(layer, root.get("layers", ())) and "raw" in root:
+        return root["raw"].get("X")
     where, key = ("obsm", layer.removeprefix("obsm:")) if layer.startswith("obsm:") else ("layers", layer)
     return root[where].get(key) if where in root else None
 
@@ -260,6 +263,9 @@ def _stand_in(root: Stored, matrix: Stored, layer: str | None, n_rows: int) -> a
         zeros = _zeros(matrix, n_rows)
         if layer is None:
             adata.X = zeros
+        elif is_raw(layer, adata.layers):
+            genes: Any = anndata.io.read_elem(root["raw"]["var"])
+            adata.raw = anndata.AnnData(zeros, obs=pd.DataFrame(index=["cell"][:n_rows]), var=genes)
         elif layer.startswith("obsm:"):
             adata.obsm[layer.removeprefix("obsm:")] = (
                 zeros.set_axis(adata.obs_names) if isinstance(zeros, pd.DataFrame) else zeros
