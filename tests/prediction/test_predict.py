@@ -100,7 +100,8 @@ def test_missing_genes_count_as_zero_and_are_said_and_recorded(model, controls):
     said, (gone, *kept) = [], model.trained.genes
     panel = model.trained.genes[:10] + model.trained.genes[10:]
     fewer = controls[:, [gene != gone for gene in controls.var_names]].copy()
-    found = predict(model, fewer, say=said.append)
+    fewer.obs["umi"] = np.asarray(controls.X.sum(axis=1)).ravel()
+    found = predict(model, fewer, columns={"total_counts": "umi"}, say=said.append)
     assert f"1 of the panel's {len(panel)} genes are not in the control cells and count as 0: {gone}." in said
     assert json.loads(found.uns["perturbdiff"]["missing_genes"]) == [gone]
     controls_alone = found[(found.obs["population"] == -1).to_numpy()]

@@ -214,7 +214,10 @@ def evaluate(
         jobs=jobs,
         track=track,
     )
-    either = {"--layer": "--layer (of a predicted file --predicted-layer)"}
+    either = {
+        "--layer": "--layer (of a predicted file --predicted-layer)",
+        "or clip predicted ones": "or judge those of predicted files as 0 by --clip",
+    }
     with by_options(either):
         comparison = compare_files(
             by_name,

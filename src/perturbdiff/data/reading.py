@@ -23,6 +23,9 @@ type Matrix = sp.csr_matrix[Any] | sp.csr_array[Any, Any] | npt.NDArray[Any]
 
 type Scale = Literal["counts", "log1p"]
 
+_NEGATIVE = "expression is never negative; give counts or log1p values, or clip predicted ones"
+"""Whose last remedy is an option of the command that judges them."""
+
 _CHUNK = 1 << 20
 """So many values are checked at a time."""
 
@@ -142,7 +145,12 @@ def check_values(values: Matrix, scale: Scale, source: str) -> None:
     integers, highest = True, 0.0
     for chunk in chunks(values):
         _refuse(chunk, ~np.isfinite(chunk), f"{source} holds", "expression must be finite; fill or remove it")
-        _refuse(chunk, chunk < 0, f"{source} holds", "expression is never negative; give counts, or log1p values")
+        _refuse(
+            chunk,
+            chunk < 0,
+            f"{source} holds",
+            "expression is never negative; give counts or log1p values, or clip predicted ones",
+        )
         whole = chunk == np.rint(chunk) if chunk.dtype.kind == "f" else np.ones_like(chunk, dtype=bool)
         if scale == "counts":
             _refuse(

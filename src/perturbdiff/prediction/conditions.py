@@ -143,7 +143,8 @@ def read_rows(path: Path, say: Callable[[str], None] = lambda _: None) -> list[d
     if empty.any():
         lines = ", ".join(str(i + 2) for i in table.index[empty][:5])
         say(f"{str(path)!r} has {int(empty.sum())} rows without any label (line {lines}), which are skipped.")
-    return table[~empty].to_dict("records")
+    rows: list[dict[Any, Any]] = table[~empty].to_dict("records")
+    return rows
 
 
 def held_out_conditions(checkpoint: Checkpoint, part: str = "test") -> pd.DataFrame:

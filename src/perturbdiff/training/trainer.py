@@ -56,8 +56,8 @@ def train(
         show_progress: whether to draw a progress bar.
 
     Raises:
-        ValueError: cells share a name; the run folder holds another run, the panel does not fit, or a group has no control cells; or the
-            pretrained model has seen held-out cells.
+        ValueError: cells share a name; the run folder holds another run, the panel does not fit, or a group has no
+            control cells; or the pretrained model has seen held-out cells.
     """
     if split.source.control is None:
         raise ValueError(
