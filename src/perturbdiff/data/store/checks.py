@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import scipy.sparse as sp
 
-from perturbdiff.data.reading import Scale, check_values, column_of, total_counts_of
+from perturbdiff.data.reading import Scale, check_values, column_of
 from perturbdiff.data.recipe import Recipe
 from perturbdiff.data.store.inputs import Input, Rows
+from perturbdiff.data.totals import check_normalised, converted, total_counts_of
 
 
 class Checked(NamedTuple):
@@ -32,8 +34,8 @@ def checked_rows(found: Input, recipe: Recipe, start: int, stop: int) -> Checked
     """Read the cells start to stop.
 
     Raises:
-        ValueError: as in `reading.check_values` and `reading.total_counts_of`, but for the rule on log1p values that
-            are all integers, which takes the whole file; see `check_integers`.
+        ValueError: as in `reading.check_values`, `totals.total_counts_of` and `totals.check_normalised`, but for the
+            rule on log1p values that are all integers, which takes the whole file; see `check_integers`.
     """
     rows, scale = found.rows(start, stop), recipe.expression.scale
     if scale == "counts":
@@ -47,7 +49,11 @@ def checked_rows(found: Input, recipe: Recipe, start: int, stop: int) -> Checked
         return Checked(rows, total_counts_of(table, rows, column, found.source), integers=True, highest=0.0)
     if rows.dtype.kind not in "fiub":
         check_values(rows, scale, found.source)
-    return Checked(rows, None, *_log1p_facts(rows.data, scale, found.source))
+    integers, highest = _log1p_facts(rows.data, scale, found.source)
+    if not integers:  # or it is said of the whole file that they are counts
+        check_normalised(rows, recipe.expression, found.source)
+        rows = sp.csr_matrix(converted(rows, recipe.expression))
+    return Checked(rows, None, integers, highest)
 
 
 def check_integers(highest: float, scale: Scale, source: str) -> None:

@@ -127,6 +127,7 @@ def _genes(
     renamed = []
     for one in scans:
         genes = one.genes
+        notes.update(dict.fromkeys([one.note] if one.note else []))
         if table is not None:
             genes, note = table.rename(genes)
             notes.update(dict.fromkeys([note] if note else []))

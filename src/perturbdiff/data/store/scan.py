@@ -15,12 +15,13 @@ import pandas as pd
 
 from perturbdiff.data.composition import labels_from
 from perturbdiff.data.labels import NO_LABEL, is_missing, text_of
-from perturbdiff.data.reading import check_label_texts, check_totals_fit, column_of
+from perturbdiff.data.reading import check_label_texts, column_of
 from perturbdiff.data.recipe import COVARIATES, Recipe
 from perturbdiff.data.source import Hashes, Integers, mixed, name_hashes
 from perturbdiff.data.store.checks import check_integers, checked_rows
 from perturbdiff.data.store.inputs import Input, opened
 from perturbdiff.data.store.work import unit
+from perturbdiff.data.totals import check_totals_fit
 
 _CELLS = 1 << 18
 """So many cells are looked at together."""
@@ -46,6 +47,7 @@ class Scan:
         cells: of each row of `labels`.
         values: about so many values its cells hold.
         digests: sums over the cells of each row; see `source.digested`.
+        note: a sentence on features that are no genes.
     """
 
     folder: Path
@@ -55,6 +57,7 @@ class Scan:
     cells: Integers
     values: Integers
     digests: Hashes
+    note: str | None = None
 
 
 def scan(path: Path, recipe: Recipe, folder: Path, *, suffix: str, room: int) -> Scan:
@@ -182,7 +185,7 @@ def _write(found: Input, recipe: Recipe, suffix: str, per_cell: float, folder: P
             hashes.write(hashed.data)
     np.savez(folder / "sums.npz", cells=conditions.cells, values=conditions.values, digests=conditions.digests)
     labels = {key: [codes.tolist(), texts] for key, (codes, texts) in conditions.labels().items()}
-    facts = {"n_cells": n_cells, "genes": list(found.genes), "labels": labels}
+    facts = {"n_cells": n_cells, "genes": list(found.genes), "labels": labels, "note": found.note}
     (folder / "facts.json").write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
 
 
@@ -191,4 +194,11 @@ def _read(folder: Path) -> Scan:
     labels = {key: pd.Categorical.from_codes(codes, pd.Index(texts)) for key, (codes, texts) in facts["labels"].items()}
     with np.load(folder / "sums.npz", allow_pickle=False) as sums:
         arrays: dict[str, npt.NDArray[Any]] = {key: sums[key] for key in ("cells", "values", "digests")}
-    return Scan(folder, facts["n_cells"], pd.Index(facts["genes"], dtype=str), pd.DataFrame(labels), **arrays)
+    return Scan(
+        folder,
+        facts["n_cells"],
+        pd.Index(facts["genes"], dtype=str),
+        pd.DataFrame(labels),
+        **arrays,
+        note=facts.get("note"),
+    )
