@@ -23,7 +23,7 @@ from perturbdiff.data.store.columns import Obs, Stored, Texts, slice_of, texts_o
 type Rows = sp.csr_matrix[Any]
 type Form = Literal["csr", "csc", "dense", "columns"]
 
-_SPARSE: dict[str, Form] = {"csr_matrix": "csr", "csc_matrix": "csc"}
+_SPARSE: dict[str, Form] = {"csr_matrix": "csr", "csc_matrix": "csc", "csr": "csr", "csc": "csc"}
 _PER_ENTRY = 12
 """Bytes that making rows of a dense matrix sparse takes for each entry, besides the entry."""
 
