@@ -26,6 +26,7 @@ from perturbdiff.data.labels import (
     NO_LABEL,
     counted,
     is_missing,
+    known_as,
     one_name,
     remarks,
     renamed,
@@ -34,6 +35,7 @@ from perturbdiff.data.labels import (
 )
 from perturbdiff.data.reading import (
     check_control_label,
+    check_control_labels,
     check_label_texts,
     check_totals_fit,
     check_values,
@@ -56,17 +58,19 @@ def cells_from_anndata(
     controls: Sequence[str] = (),
     grammar: Grammar = PLAIN,
     exclude: Sequence[Match] = (),
+    every_control: bool = True,
 ) -> Cells:
     """Cells of an AnnData in memory; its matrix is taken as it is, not copied, where it is CSR or dense.
 
     Labels of `controls` are control cells too, and labels that mean the same by the grammar are one; see `data.labels`.
+    Each of `controls` must be there, where `every_control` says so.
 
     Raises:
         ValueError: a column, the layer, the control label or a label of `exclude` is not there (the nearest is
             named); labels are missing; values are negative, not finite or not integers where counts are declared;
             gene names are repeated; there are no cells; total counts are impossible.
     """
-    rules = Rules(columns, control, tuple(controls), grammar, tuple(exclude))
+    rules = Rules(columns, control, tuple(controls), grammar, tuple(exclude), every_control)
     part, seen = _load(adata, expression, rules, "the data")
     return _select(part, [seen], rules, "the data")
 
@@ -99,6 +103,7 @@ class Rules(NamedTuple):
     controls: tuple[str, ...]
     grammar: Grammar
     exclude: tuple[Match, ...]
+    every_control: bool = True
 
     def check(self) -> None:
         """Refuse a column of perturbations without a control label, or the other way round."""
@@ -169,12 +174,16 @@ def _select(cells: Cells, seen: Sequence[Seen], rules: Rules, source: str) -> Ce
         if column is not None and missing.any():
             raise missing_labels(column, source, int(missing.sum()), str(cells.names[int(np.argmax(missing))]))
     before = counted(cells.labels)
-    control = rules.control
-    names = one_name(list(before["perturbation"]), rules.grammar, control, rules.controls)
+    known, column = list(before["perturbation"]), rules.columns.perturbation
+    control = None if rules.control is None else known_as(rules.control, known)
+    controls = [known_as(label, known) for label in rules.controls]
+    if rules.every_control:
+        check_control_labels(controls, known, column)
+    names = one_name(known, rules.grammar, control, controls)
     if names:
         labels = cells.labels.assign(perturbation=renamed(cells.labels["perturbation"].array, names))
         cells = replace(cells, labels=labels)
-    check_control_label(control, cells.labels["perturbation"].cat.categories, rules.columns.perturbation)
+    check_control_label(control, cells.labels["perturbation"].cat.categories, column)
     notes += renaming_note(names, before["perturbation"])
     notes += remarks(counted(cells.labels) if names else before, rules.columns, rules.grammar, control)
     return replace(cells, control=control, notes=(*cells.notes, *notes))

@@ -4,7 +4,7 @@ Every check passes over the stored values in chunks, so that a matrix is never c
 refuses, it names: the value, the rule and the remedy.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -209,6 +209,16 @@ def check_control_label(control: str | None, known: pd.Index, column: str | None
             f"no cell has the control label {control!r} in column {column!r}; "
             f"{nearest(control, known)}; set control to the label of the control cells."
         )
+
+
+def check_control_labels(controls: Iterable[str], known: Sequence[str], column: str | None) -> None:
+    """Refuse a further label of control cells that no cell has.
+
+    Raises:
+        ValueError: naming the nearest label.
+    """
+    for label in controls:
+        check_control_label(label, pd.Index(known, dtype=str), column)
 
 
 def check_totals_fit(columns: Columns, scale: Scale, source: str) -> None:
