@@ -25,7 +25,7 @@ from perturbdiff.data.split import HELD_OUT, Split
 from perturbdiff.evaluation.cache import Cache, content_hash
 from perturbdiff.evaluation.cautions import Caution
 from perturbdiff.evaluation.conditions import LABELS, TOGETHER, Condition, File, Pooling, perturbed_rows
-from perturbdiff.evaluation.files import DECLARATION, IN_MEMORY, declared_by, open_file, renamed
+from perturbdiff.evaluation.files import DECLARATION, IN_MEMORY, declared_by, notes_of, open_file, renamed
 from perturbdiff.evaluation.suites import versions
 from perturbdiff.origin import Origin
 
@@ -49,6 +49,7 @@ def compare_files(
     predicted_controls: bool = False,
     cache: Path | None = None,
     in_memory: int = IN_MEMORY,
+    clip: bool = False,
 ) -> Comparison:
     """Judge predicted files beside the baselines and the ceilings.
 
@@ -67,6 +68,7 @@ def compare_files(
         predicted_controls: whether control cells come from a predicted file in place of the observed one.
         cache: a folder that keeps the tests of the observed cells; None keeps nothing.
         in_memory: files of more bytes are read a condition at a time.
+        clip: whether values below 0 of predicted files count as 0, which a note says.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -80,15 +82,35 @@ def compare_files(
     counted = predicted_expression is not None and predicted_expression.scale == "counts"
     labels = columns if columns is None or counted else columns.model_copy(update={"total_counts": None})
     files = {
-        name: open_file(path, columns=labels, expression=predicted_expression, control=control, in_memory=in_memory)
+        name: open_file(
+            path,
+            columns=labels,
+            expression=predicted_expression,
+            control=control,
+            in_memory=in_memory,
+            observed=False,
+            clip=clip,
+        )
         for name, path in predicted.items()
     }
-    seen = open_file(observed, columns=columns, expression=expression, control=control, in_memory=in_memory)
+    counts = source is not None and expression is not None and expression.scale == "counts"
+    summed = source.total_genes if counts and source is not None else None
+    seen = open_file(
+        observed, columns=columns, expression=expression, control=control, in_memory=in_memory, summed=summed
+    )
+    said_of_files = [note for file in (*files.values(), seen) for note in notes_of(file)]
     files, seen, named = _named_alike(files, seen, source, [*predicted.values()])
     depth = depth or Depth()
     if cache is not None:
         parts = [observed, *(predicted.values() if predicted_controls else [])]
-        said = [str(columns), str(expression), str(predicted_expression), str(control), *map(content_hash, parts)]
+        said = [
+            str(columns),
+            str(expression),
+            str(predicted_expression),
+            str(control),
+            str(clip),
+            *map(content_hash, parts),
+        ]
         depth = replace(depth, cache=Cache(cache, json.dumps([said, versions()])))
     settings = {
         "observed file": _read_as(observed, expression),
@@ -98,7 +120,7 @@ def compare_files(
     scope = Scope(pooling, predicted_controls=predicted_controls)
     if source is None:
         comparison = compare(files, seen, training=None, seed=seed, scope=scope, depth=depth)
-        return comparison.with_settings(settings).with_notes(*named)
+        return comparison.with_settings(settings).with_notes(*named, *said_of_files)
     apart, note = _trained(source.split, files, seen)
     if not with_training_cells:
         scope = replace(scope, apart=apart)
@@ -115,7 +137,7 @@ def compare_files(
         features=source.features,
     ).with_settings(settings | {"training cells": f"{training.n_cells} of {source.recipe.name}"})
     named += [note] if note and not with_training_cells else []
-    comparison = comparison.with_notes(*named)
+    comparison = comparison.with_notes(*named, *said_of_files)
     facts, leaks = audit(
         source.split,
         comparison.conditions(),

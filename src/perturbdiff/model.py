@@ -17,6 +17,7 @@ from perturbdiff.checkpoint import Checkpoint, load_checkpoint
 from perturbdiff.config import settings_of
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.composition import grammar_of
+from perturbdiff.data.export import drawn
 from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.opening import open_source, recipe_at
@@ -301,6 +302,9 @@ class PerturbDiff:
         seed: int = 0,
         device: str = "auto",
         sampling: Mapping[str, Any] | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        expression: Mapping[str, Any] | None = None,
+        min_overlap: float = 0.9,
         say: Say = _LOG.info,
     ) -> anndata.AnnData:
         """Predict one cell for each control cell of each condition.
@@ -322,6 +326,10 @@ class PerturbDiff:
             seed: of all noise; the same seed gives the same cells.
             device: "auto", "cpu", "cuda".
             sampling: settings in place of the model's, as in the table [sampling] of a recipe.
+            columns: of `controls.obs`, in place of those of the training data, as in the table [columns] of a recipe.
+            expression: where and on which scale `controls` holds its expression, in place of what the training data
+                say, as in the table [expression] of a recipe.
+            min_overlap: least share of the panel's genes that `controls` must have; missing ones count as 0.
             say: receives sentences.
 
         Returns:
@@ -349,7 +357,7 @@ class PerturbDiff:
         if controls is None:
             start = no_cells(model.trained, cells or 0, cell_type=cell_type, assay_batch=assay_batch)
         else:
-            start = control_cells(controls, recipe)
+            start = model.control_cells(controls, columns=columns, expression=expression, min_overlap=min_overlap)
         predicted = model.predict_cells(
             start,
             table,
@@ -357,9 +365,30 @@ class PerturbDiff:
             seed=seed,
             device=device,
             sampling=sampling,
+            min_overlap=min_overlap,
             say=say,
         )
-        return predicted if controls is not None else predicted[predicted.obs["population"] >= 0].copy()
+        return predicted if controls is not None else predicted[drawn(predicted) >= 0].copy()
+
+    def control_cells(
+        self,
+        controls: anndata.AnnData,
+        *,
+        columns: Mapping[str, str | None] | None = None,
+        expression: Mapping[str, Any] | None = None,
+        min_overlap: float = 0.9,
+    ) -> Cells:
+        """The cells of an AnnData as `predict` reads them; see `prediction.inputs.control_cells`."""
+        known = self.trained
+        return control_cells(
+            controls,
+            known.recipe,
+            columns=columns,
+            expression=expression,
+            total_genes=known.total_genes,
+            panel=known.genes,
+            min_overlap=min_overlap,
+        )
 
     def predict_cells(
         self,
@@ -370,6 +399,7 @@ class PerturbDiff:
         seed: int = 0,
         device: str = "auto",
         sampling: Mapping[str, Any] | None = None,
+        min_overlap: float = 0.9,
         say: Say = _LOG.info,
         track: Track = iter,
     ) -> anndata.AnnData:
@@ -383,6 +413,7 @@ class PerturbDiff:
             seed=seed,
             device=torch_device(device),
             settings=with_sampling(checkpoint.settings, sampling),
+            min_overlap=min_overlap,
             say=say,
             track=track,
         )

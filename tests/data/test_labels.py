@@ -1,4 +1,4 @@
-"""What a label is, is decided in one place: for cells in memory and in a store, and over files of different programs."""
+"""What a label is, is decided in one place: for cells in memory and in a store, whatever program wrote their files."""
 
 import anndata
 import numpy as np

@@ -100,7 +100,8 @@ def test_missing_genes_count_as_zero_and_are_said_and_recorded(model, controls):
     said, (gone, *kept) = [], model.trained.genes
     panel = model.trained.genes[:10] + model.trained.genes[10:]
     fewer = controls[:, [gene != gone for gene in controls.var_names]].copy()
-    found = predict(model, fewer, say=said.append)
+    fewer.obs["umi"] = np.asarray(controls.X.sum(axis=1)).ravel()
+    found = predict(model, fewer, columns={"total_counts": "umi"}, say=said.append)
     assert f"1 of the panel's {len(panel)} genes are not in the control cells and count as 0: {gone}." in said
     assert json.loads(found.uns["perturbdiff"]["missing_genes"]) == [gone]
     controls_alone = found[(found.obs["population"] == -1).to_numpy()]
@@ -216,7 +217,7 @@ def test_log1p_control_cells_predict_as_counts_do(model, controls):
     from perturbdiff.prediction.inputs import control_cells
 
     conditions = pd.DataFrame([ONE | {"assay_batch": ""}])
-    cells = control_cells(logged, model.trained.recipe, scale="log1p")
+    cells = control_cells(logged, model.trained.recipe, expression={"scale": "log1p"})
     found = model.predict_cells(cells, conditions, device="cpu")
     np.testing.assert_allclose(dense(found), dense(predict(model, controls)), atol=1e-4)
 

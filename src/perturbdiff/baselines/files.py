@@ -21,7 +21,7 @@ from perturbdiff.baselines.predictor import Predictor
 from perturbdiff.baselines.pseudobulk import Places
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.composition import beside, parts_of
-from perturbdiff.data.export import PREDICTIONS, write_h5ad
+from perturbdiff.data.export import OWN_COLUMNS, PREDICTIONS, free_name, write_h5ad
 from perturbdiff.data.recipe import Columns
 from perturbdiff.data.vocabulary import nearest
 
@@ -84,7 +84,7 @@ def predicted_file(
     control = cells.log_expression(predictor.genes, used)
     names = cells.names.to_numpy(dtype=object)
     predicted = [f"{names[row]}-predicted-{number}-0" for row, number in zip(source, condition, strict=True)]
-    obs = _obs(cells, used, source, [given[number] for number in condition], columns)
+    obs, ours = _obs(cells, used, source, [given[number] for number in condition], columns)
     obs.index = pd.Index([*map(str, names[used]), *predicted], dtype=str)
     facts = {
         "format": PREDICTIONS,
@@ -97,6 +97,7 @@ def predicted_file(
         "populations": 1,
         "missing_genes": "[]",
         "columns": columns.of_predictions(),
+        "own_columns": ours,
         "control": str(cells.control),
         "conditions": pd.DataFrame(given).to_json(orient="records"),
     }
@@ -167,8 +168,10 @@ def _moved(
     return rows, predictor.predict(start).log_expression(predictor.genes), ""
 
 
-def _obs(cells: Cells, used: Places, source: Places, given: list[dict[str, str]], columns: Columns) -> pd.DataFrame:
-    """The labels of the control cells `used`, then of the predicted ones, under the columns of the data."""
+def _obs(
+    cells: Cells, used: Places, source: Places, given: list[dict[str, str]], columns: Columns
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The labels of the control cells `used`, then of the predicted ones, and what our own columns are called."""
     obs: dict[str, Any] = {}
     composed = [str(cells.control)] * len(used) + [labels["perturbation"] for labels in given]
     parts = {label: parts_of(label, columns) for label in dict.fromkeys(composed)}
@@ -181,6 +184,7 @@ def _obs(cells: Cells, used: Places, source: Places, given: list[dict[str, str]]
             obs[column] = pd.Categorical([*own[used], *wanted])
     obs |= beside(composed, columns)
     names = cells.names.to_numpy(dtype=object)
-    obs["population"] = np.repeat([-1, 0], [len(used), len(source)])
-    obs["control_cell"] = np.concatenate([names[used], names[source]])
-    return pd.DataFrame(obs)
+    ours = {name: free_name(name, obs) for name in OWN_COLUMNS}
+    obs[ours["population"]] = np.repeat([-1, 0], [len(used), len(source)])
+    obs[ours["control_cell"]] = np.concatenate([names[used], names[source]])
+    return pd.DataFrame(obs), ours

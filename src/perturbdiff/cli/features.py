@@ -105,7 +105,7 @@ def _cells(data: Path, described: dict[str, Any]) -> "tuple[Source, Segments]":
     from perturbdiff.data.recipe import recipe_from_mapping
     from perturbdiff.data.split import split_cells
 
-    if data.suffix in {".h5ad", ".zarr"}:
+    if data.suffix in {".h5ad", ".h5mu", ".zarr"}:
         if "scale" not in described.get("expression", {}):
             raise ValueError(f"the scale of {str(data)!r} is not given; add --scale counts or --scale log1p.")
         perturbed = "perturbation" in described.get("columns", {})

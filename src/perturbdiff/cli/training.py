@@ -87,7 +87,7 @@ def train(
         described["encoders"] = {"perturbation": {"kind": "table", "file": str(features.resolve())}}
     described |= {"expression": {"layer": layer, "scale": scale}, "hold_out": [rule(text) for text in hold_out or []]}
     folder = data.resolve().parent
-    if data.suffix in {".h5ad", ".zarr"}:
+    if data.suffix in {".h5ad", ".h5mu", ".zarr"}:
         mapping = {"name": data.stem, "files": [str(data.resolve())], **described}
         recipe = recipe_from_mapping(given(mapping), "the options")
     else:

@@ -40,7 +40,7 @@ LOOKED_FOR = (
 def find_leaks(split: Split, grammar: Grammar | None = None) -> list[str]:
     """A sentence for each leak; `grammar` says what labels of perturbation are made of, as in `Recipe.perturbation`."""
     return [
-        *_repeated_names(split.source),
+        *repeated_names(split.source),
         *_shared_profiles(split),
         *_other_spellings(split, grammar or Grammar()),
         *_other_doses(split, grammar or Grammar()),
@@ -49,7 +49,8 @@ def find_leaks(split: Split, grammar: Grammar | None = None) -> list[str]:
     ]
 
 
-def _repeated_names(source: Source) -> Iterator[str]:
+def repeated_names(source: Source) -> Iterator[str]:
+    """A sentence where cells share a name."""
     whole = source.runs.whole()
     n_ranges = -(-source.n_cells // _AT_ONCE)
     n_repeated, example = 0, ""
@@ -68,7 +69,7 @@ def _repeated_names(source: Source) -> Iterator[str]:
     if n_repeated:
         yield (
             f"{n_repeated} cells share their name with another cell, such as {example!r}, so the same cell may be "
-            "there twice; give every cell a name of its own."
+            "there twice; give every cell a name of its own, as adata.obs_names_make_unique() does."
         )
 
 

@@ -21,7 +21,7 @@ from perturbdiff.data.reading import (
     Matrix,
     Scale,
 )
-from perturbdiff.data.recipe import COVARIATES, PLAIN, Grammar, Match
+from perturbdiff.data.recipe import COVARIATES, PER, PLAIN, Grammar, Match
 from perturbdiff.data.source import (
     Hashes,
     Integers,
@@ -34,9 +34,6 @@ from perturbdiff.data.source import (
     thinned_note,
 )
 from perturbdiff.data.vocabulary import columns_of, nearest
-
-PER = 1e4
-"""Counts are scaled to this total before log1p."""
 
 type Rows = npt.NDArray[np.integer[Any]]
 

@@ -37,16 +37,16 @@ from perturbdiff.data.reading import (
     check_control_label,
     check_control_labels,
     check_label_texts,
-    check_totals_fit,
     check_values,
+    clipped,
     column_of,
     expression_of,
     missing_labels,
     read_anndata,
-    total_counts_of,
 )
 from perturbdiff.data.recipe import COVARIATES, PLAIN, Columns, Expression, Grammar, Match, Recipe
 from perturbdiff.data.source import Flags
+from perturbdiff.data.totals import check_normalised, check_totals_fit, converted, genes_summed, total_counts_of
 
 
 def cells_from_anndata(
@@ -58,21 +58,39 @@ def cells_from_anndata(
     controls: Sequence[str] = (),
     grammar: Grammar = PLAIN,
     exclude: Sequence[Match] = (),
+    source: str = "the data",
+    summed: tuple[str, ...] | None = None,
+    observed: bool = True,
+    clip: bool = False,
     every_control: bool = True,
 ) -> Cells:
     """Cells of an AnnData in memory; its matrix is taken as it is, not copied, where it is CSR or dense.
 
     Labels of `controls` are control cells too, and labels that mean the same by the grammar are one; see `data.labels`.
-    Each of `controls` must be there, where `every_control` says so.
+
+    Args:
+        adata: the cells.
+        columns: of obs.
+        expression: where it is, and its scale.
+        control: label of the control cells.
+        controls: further labels of control cells.
+        grammar: what labels of perturbation are made of.
+        exclude: cells that are left out.
+        source: opens the sentences of errors.
+        summed: the genes over which each cell's total count runs; all of them when None.
+        observed: whether the cells are measured ones, whose sums tell what they were normalised to.
+        clip: whether values below 0 count as 0, and a note says so.
+        every_control: whether each of `controls` must be there.
 
     Raises:
         ValueError: a column, the layer, the control label or a label of `exclude` is not there (the nearest is
             named); labels are missing; values are negative, not finite or not integers where counts are declared;
-            gene names are repeated; there are no cells; total counts are impossible.
+            gene names are repeated; there are no cells; total counts are impossible; log1p values are of counts
+            normalised to another total than is declared.
     """
     rules = Rules(columns, control, tuple(controls), grammar, tuple(exclude), every_control)
-    part, seen = _load(adata, expression, rules, "the data")
-    return _select(part, [seen], rules, "the data")
+    part, seen = _load(adata, expression, rules, source, summed=summed, observed=observed, clip=clip)
+    return _select(part, [seen], rules, source)
 
 
 def read_cells(recipe: Recipe, folder: Path) -> Cells:
@@ -121,9 +139,19 @@ class Seen(NamedTuple):
     n_cells: int
 
 
-def _load(adata: anndata.AnnData, expression: Expression, rules: Rules, source: str) -> tuple[Cells, Seen]:
+def _load(
+    adata: anndata.AnnData,
+    expression: Expression,
+    rules: Rules,
+    source: str,
+    *,
+    summed: tuple[str, ...] | None = None,
+    observed: bool = True,
+    clip: bool = False,
+) -> tuple[Cells, Seen]:
     """The cells of a file without those that `exclude` leaves out (all of them, where it leaves none)."""
-    values, genes = expression_of(adata, expression, source)
+    values, genes, _, note = expression_of(adata, expression, source)
+    notes = [note]
     labels = pd.DataFrame({key: _labels(adata, rules, key, source) for key in COVARIATES})
     names = pd.Index(adata.obs_names.astype(str), name=None)
     seen = Seen(labels.drop_duplicates(ignore_index=True), len(labels))
@@ -133,12 +161,21 @@ def _load(adata: anndata.AnnData, expression: Expression, rules: Rules, source: 
         values, names = values[~left], names[~left]
         adata = anndata.AnnData(obs=_table(adata)[~left])
         labels = pd.DataFrame({key: labels[key].array[~left].remove_unused_categories() for key in COVARIATES})
+    if clip:
+        values, below = clipped(values, source)
+        notes.append(below)
     check_values(values, expression.scale, source)
     check_totals_fit(rules.columns, expression.scale, source)
     totals = None
     if expression.scale == "counts":
-        totals = total_counts_of(adata, values, rules.columns.total_counts, source)
-    return Cells(values, expression.scale, totals, genes, names, labels, control=None, grammar=rules.grammar), seen
+        over = None if rules.columns.total_counts is not None else genes_summed(genes, summed, source)
+        totals = total_counts_of(adata, values, rules.columns.total_counts, source, over)
+    else:
+        notes.append(check_normalised(values, expression, source) if observed else None)
+        values = converted(values, expression)
+    said = tuple(one for one in notes if one is not None)
+    cells = Cells(values, expression.scale, totals, genes, names, labels, control=None, notes=said)
+    return replace(cells, grammar=rules.grammar), seen
 
 
 def _labels(adata: anndata.AnnData, rules: Rules, key: str, source: str) -> "pd.Categorical[Any]":
@@ -220,7 +257,8 @@ def _join(parts: list[Cells], paths: list[Path], recipe: Recipe, table: GeneTabl
     genes = [one for one, _ in renamed]
     joined = join_genes(genes, files, recipe.join)
     names, renaming = join_names([part.names for part in parts], paths, recipe.cell_names)
-    notes = dict.fromkeys([*(note for _, note in renamed), join_note(genes, files, joined), renaming])
+    of_files = [note for part in parts for note in part.notes]
+    notes = dict.fromkeys([*of_files, *(note for _, note in renamed), join_note(genes, files, joined), renaming])
     totals = [part.total_counts for part in parts if part.total_counts is not None]
     values = below([aligned(part.values, one, joined) for part, one in zip(parts, genes, strict=True)])
     return replace(

@@ -9,6 +9,7 @@ untouched; the settings read them.
 import tomllib
 import unicodedata
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,6 +21,9 @@ from perturbdiff.data.table import Table, validated
 
 COVARIATES = ("perturbation", "cell_type", "assay_batch")
 """The covariates of a cell, in the order of every table and condition."""
+
+PER = 1e4
+"""The unit of expression: log1p counts per so many."""
 
 _CONTROL = ("Cc", "Zl", "Zp")
 """Categories of characters that break a line or are not seen."""
@@ -99,19 +103,34 @@ class Expression(Table):
 
     Attributes:
         scale: "counts" (checked to be integers) or "log1p" (log1p counts per 10^4); never guessed.
-        layer: a layer's name, or "obsm:KEY"; None is `X`.
+        layer: a layer's name, "raw" for `raw.X`, or "obsm:KEY"; None is `X`.
         gene_names: the column of `var` that names the genes; None is `var_names`. For "obsm:KEY" it may be a column
             of booleans: the genes that the matrix holds, in their order.
         gene_table: a CSV (relative to the recipe) with the columns identifier and name, which renames genes.
+        target_sum: what each cell's counts were normalised to before log1p; 10^4 when absent. Values of another one
+            are converted to log1p counts per 10^4.
     """
 
     scale: Literal["counts", "log1p"]
     layer: str | None = None
     gene_names: str | None = None
     gene_table: str | None = None
+    target_sum: float | None = None
+
+    @property
+    def normalised_to(self) -> float:
+        """What each cell's counts were normalised to, where the scale is log1p."""
+        return PER if self.target_sum is None else self.target_sum
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.target_sum is not None and self.scale == "counts":
+            raise ValueError(
+                f"target_sum = {self.target_sum:g} is what counts were normalised to before log1p, and the scale is "
+                '"counts"; leave it out'
+            )
+        if self.target_sum is not None and not (isfinite(self.target_sum) and self.target_sum > 0):
+            raise ValueError(f"target_sum = {self.target_sum:g} is not above 0; leave it out for log1p counts per 10^4")
         if self.gene_table is not None and not self.gene_table.strip():
             raise ValueError("gene_table is empty, and it is the path of a CSV; leave it out to rename no gene")
         return self
@@ -324,6 +343,11 @@ def toml_tables(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is not TOML.
     """
+    if path.suffix != ".toml":
+        raise ValueError(
+            f"{str(path)!r} has the ending {path.suffix!r}, and a recipe ends in .toml and cells in .h5ad, .h5mu or "
+            ".zarr; give one of these, or the folder of a store."
+        )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.intake import cells_from_anndata
+from perturbdiff.data.labels import text_of
 from perturbdiff.data.reading import column_of, read_h5ad
 from perturbdiff.data.recipe import Columns, Expression
 from perturbdiff.evaluation.disk import Disk, declaration, rows_can_be_read, size_in_memory
@@ -37,6 +38,7 @@ class Description(NamedTuple):
     columns: Columns
     expression: Expression
     control: str
+    declared: bool = False
 
 
 def open_file(
@@ -46,23 +48,49 @@ def open_file(
     expression: Expression | None = None,
     control: str | None = None,
     in_memory: int = IN_MEMORY,
+    summed: tuple[str, ...] | None = None,
+    observed: bool = True,
+    clip: bool = False,
 ) -> File:
     """Read a predicted or observed .h5ad as `read_file`, or leave it on disk where its matrix has more bytes.
+
+    A file whose values below 0 count as 0 (`clip`) is read whole, so that it can be said how many there are.
 
     Raises:
         ValueError: as `read_file`; values of a file on disk are refused when they are read.
         FileNotFoundError: there is no such file.
     """
     chosen = expression or Expression(scale="log1p")
-    if not rows_can_be_read(path, chosen) or size_in_memory(path, chosen) <= in_memory:
-        return read_file(path, columns=columns, expression=expression, control=control)
+    if clip or not rows_can_be_read(path, chosen) or size_in_memory(path, chosen) <= in_memory:
+        return read_file(
+            path, columns=columns, expression=expression, control=control, summed=summed, observed=observed, clip=clip
+        )
     said = _described(declaration(path, DECLARATION), path, _columns(path), columns, expression, control)
-    file = Disk.opened(path, said.columns, said.expression, lambda obs: _present(obs, said, path))
+    file = Disk.opened(
+        path,
+        said.columns,
+        said.expression,
+        lambda obs: _present(obs, said, path),
+        summed=summed,
+        observed=observed and not said.declared,
+    )
     return replace(file, head=replace(file.head, control=said.control))
 
 
+def notes_of(file: File) -> tuple[str, ...]:
+    """Sentences on what was done to the data of a file on the way in."""
+    return file.notes if isinstance(file, Cells | Disk) else ()
+
+
 def read_file(
-    path: Path, *, columns: Columns | None = None, expression: Expression | None = None, control: str | None = None
+    path: Path,
+    *,
+    columns: Columns | None = None,
+    expression: Expression | None = None,
+    control: str | None = None,
+    summed: tuple[str, ...] | None = None,
+    observed: bool = True,
+    clip: bool = False,
 ) -> Cells:
     """Read a predicted or observed .h5ad; a file without control cells is allowed, and has none.
 
@@ -71,6 +99,10 @@ def read_file(
         columns: its columns; None for those that it declares.
         expression: its layer and scale; None for `X` on the scale that it declares.
         control: its control label; None for the one that it declares.
+        summed: the genes over which the total counts of its cells run; all of them when None.
+        observed: whether its cells are measured ones, whose sums tell what they were normalised to; a file of
+            predicted cells that declares itself is none.
+        clip: whether values below 0 count as 0, and a note says how many there were.
 
     Raises:
         ValueError: the file does not declare what the caller leaves out, or its cells are refused (see `data.cells`).
@@ -80,10 +112,16 @@ def read_file(
     obs: Any = adata.obs
     said = _described(adata.uns.get(DECLARATION, {}), path, list(obs.columns), columns, expression, control)
     present = _present(obs, said, path)
-    try:
-        cells = cells_from_anndata(adata, columns=said.columns, expression=said.expression, control=present)
-    except ValueError as error:
-        raise ValueError(str(error).replace("the data ", f"{path.name!r} ", 1)) from None
+    cells = cells_from_anndata(
+        adata,
+        columns=said.columns,
+        expression=said.expression,
+        control=present,
+        source=repr(path.name),
+        summed=summed,
+        observed=observed and not said.declared,
+        clip=clip,
+    )
     return replace(cells, control=said.control)
 
 
@@ -138,6 +176,7 @@ def _described(
         columns,
         Expression(scale=declared["scale"]) if expression is None else expression,
         str(declared["control"]) if control is None else control,
+        declared=bool(declared),
     )
 
 
@@ -164,7 +203,5 @@ def _columns(path: Path) -> list[str]:
 def _present(obs: pd.DataFrame, said: Description, path: Path) -> str:
     """The control label, or another one that the file has: its cells are read, and then have no control among them."""
     column = str(said.columns.perturbation)
-    labels = column_of(obs, column, "columns.perturbation", path.name).astype(str)
-    if (labels == said.control).any() or not len(labels):
-        return said.control
-    return str(labels.iloc[0])
+    labels = [text_of(label) for label in column_of(obs, column, "columns.perturbation", path.name).dropna().unique()]
+    return said.control if said.control in labels or not labels else labels[0]

@@ -4,7 +4,7 @@ It comes from arguments, from a CSV file, or from the test part of the split tha
 unit and a modality may stand beside the perturbation; they become a part of its label, as in `data.composition`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,18 +110,23 @@ def check_columns(columns: Sequence[Any], source: str) -> None:
         raise ValueError(f"{source} has no column 'perturbation'; add it.")
 
 
-def read_conditions(path: Path, known: Conditions, columns: Columns = Columns()) -> pd.DataFrame:  # noqa: B008 - frozen
+def read_conditions(
+    path: Path,
+    known: Conditions,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
+    say: Callable[[str], None] = lambda _: None,
+) -> pd.DataFrame:
     """The conditions of a CSV file with the column perturbation and, where wanted, those of `conditions_of`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not a table, has another column, or names an unknown label.
     """
-    return conditions_of(read_rows(path), known, columns)
+    return conditions_of(read_rows(path, say), known, columns)
 
 
-def read_rows(path: Path) -> list[dict[Any, Any]]:
-    """The rows of a CSV file of conditions.
+def read_rows(path: Path, say: Callable[[str], None] = lambda _: None) -> list[dict[Any, Any]]:
+    """The rows of a CSV file of conditions; a row without any label is skipped, which `say` is told.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -134,7 +139,12 @@ def read_rows(path: Path) -> list[dict[Any, Any]]:
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(path)!r} is not a CSV table ({error}); mend it.") from None
     check_columns(list(table.columns), repr(str(path)))
-    return table.to_dict("records")
+    empty = (table.apply(lambda column: column.str.strip()) == "").all(axis=1)
+    if empty.any():
+        lines = ", ".join(str(i + 2) for i in table.index[empty][:5])
+        say(f"{str(path)!r} has {int(empty.sum())} rows without any label (line {lines}), which are skipped.")
+    rows: list[dict[Any, Any]] = table[~empty].to_dict("records")
+    return rows
 
 
 def held_out_conditions(checkpoint: Checkpoint, part: str = "test") -> pd.DataFrame:

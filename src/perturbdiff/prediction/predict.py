@@ -30,7 +30,7 @@ from perturbdiff.core.sampler import sample
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.composition import beside, grammar_of, parts_of
 from perturbdiff.data.conditions import Conditions
-from perturbdiff.data.export import PREDICTIONS
+from perturbdiff.data.export import OWN_COLUMNS, PREDICTIONS, free_name
 from perturbdiff.data.genes import align_genes
 from perturbdiff.data.vocabulary import nearest
 
@@ -98,6 +98,8 @@ def predict(
     if populations < 1:
         raise ValueError(f"populations={populations} must be at least 1; give how often each condition is drawn.")
     settings = settings or checkpoint.settings
+    for note in cells.notes:
+        say(note)
     genes = list(checkpoint.genes)
     missing = align_genes(genes, [str(gene) for gene in cells.genes], min_overlap=min_overlap)
     if missing:
@@ -300,6 +302,7 @@ def _described(
     A predicted cell carries the labels of its condition and, where that leaves one open, those of its control cell
     (but `UNSPECIFIED` for an open perturbation: it is no control cell);
     `population` is -1 for control cells, else which of the K draws; `control_cell` names the cell it was made from.
+    Where the data have a column of that name, ours has another one, see `own_columns` in ``uns["perturbdiff"]``.
     """
     (used, expression), (chunks, values) = control, predicted
     source = np.concatenate([chunk.rows for chunk in chunks])
@@ -321,8 +324,9 @@ def _described(
             own, given = own, np.array([parts_of(label, columns)["perturbation"] for label in given], dtype=object)
         obs[column] = pd.Categorical(np.concatenate([own[used], np.where(given == "", own[source], given)]))
     names = cells.names.to_numpy(dtype=object)
-    obs["population"] = np.concatenate([np.full(len(used), -1), repeat])
-    obs["control_cell"] = np.concatenate([names[used], names[source]])
+    ours = {name: free_name(name, obs) for name in OWN_COLUMNS}
+    obs[ours["population"]] = np.concatenate([np.full(len(used), -1), repeat])
+    obs[ours["control_cell"]] = np.concatenate([names[used], names[source]])
     labels = [f"{names[row]}-predicted-{c}-{r}" for row, c, r in zip(source, condition, repeat, strict=True)]
     return anndata.AnnData(
         X=sp.vstack([expression, values], format="csr"),
@@ -332,6 +336,7 @@ def _described(
             "perturbdiff": {
                 **facts,
                 "columns": columns.of_predictions(),
+                "own_columns": ours,
                 **({} if checkpoint.recipe.control is None else {"control": checkpoint.recipe.control}),
                 "conditions": conditions.to_json(orient="records"),
             }

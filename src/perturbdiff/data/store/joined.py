@@ -130,6 +130,7 @@ def _genes(
     renamed = []
     for one in scans:
         genes = one.genes
+        notes.update(dict.fromkeys([one.note] if one.note else []))
         if table is not None:
             genes, note = table.rename(genes)
             notes.update(dict.fromkeys([note] if note else []))
@@ -145,12 +146,8 @@ def _genes(
     return renamed, identifiers, joined, (*notes, *([note] if note else []))
 
 
-def _codes(
-    scans: Sequence[Scan], recipe: Recipe
-) -> tuple[Integers, dict[str, pd.Index], list[str], str | None]:
-    """The labels of all files' conditions as codes of labels sorted as text [conditions, 3]; what was made one, and
-    the control label.
-    """
+def _codes(scans: Sequence[Scan], recipe: Recipe) -> tuple[Integers, dict[str, pd.Index], list[str], str | None]:
+    """The labels of all files' conditions as codes of labels sorted as text [conditions, 3]; what was made one; control."""
     labels = {key: labels_below([one.labels[key] for one in scans]) for key in COVARIATES}
     counts = counted(pd.DataFrame(labels), np.concatenate([one.cells for one in scans]))["perturbation"]
     control = None if recipe.control is None else known_as(recipe.control, counts)

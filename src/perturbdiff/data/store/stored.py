@@ -296,7 +296,7 @@ class PanelReader:
 
 def _to_log1p(counts: npt.NDArray[np.float32], lengths: Integers, totals: npt.NDArray[np.float64]) -> None:
     """Make counts of cells into log1p counts per 10^4, in place, bit by bit as `Cells.log_expression` does."""
-    from perturbdiff.data.cells import PER
+    from perturbdiff.data.recipe import PER
 
     counts *= np.repeat((PER / totals).astype(np.float32), lengths)
     np.log1p(counts, out=counts)
