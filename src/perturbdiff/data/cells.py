@@ -205,8 +205,8 @@ def matches(
 ) -> npt.NDArray[np.bool_]:
     """Which cells a rule matches [n].
 
-    A label is found as it is written, else by what it means; a drug without its dose is meant at every dose, and a
-    missing label ("", "nan") is that of the cells without one.
+    A label is found by what it means, as are all others that mean the same; a drug without its dose is meant at every
+    dose, and a missing label ("", "nan") is that of the cells without one.
 
     Args:
         labels: a row a cell (or a run), categories.
@@ -222,11 +222,14 @@ def matches(
     for covariate, wanted in rule.named().items():
         categories = labels[covariate].cat.categories
         known = list(map(str, categories))
-        meant = same_as(wanted, known, grammar, control) if covariate == "perturbation" else {}
+        own = covariate == "perturbation"
+        # labels of one meaning have one of them as their name
+        names = same_as([*known, *wanted], [*known, *wanted], grammar, control) if own else {}
         named: list[str] = []
         for label in wanted:
-            spelt = (label, plain(label), NO_LABEL if is_missing(label) else label, meant.get(label, label))
-            one = [text for text in spelt if text in known][:1] or at_any_dose(label, known)
+            spelt = (label, plain(label), NO_LABEL if is_missing(label) else label)
+            meant = {names.get(text, text) for text in next(([text] for text in spelt if text in known), [label])}
+            one = [text for text in known if names.get(text, text) in meant] or at_any_dose(label, known)
             if not one and place is not None:
                 raise ValueError(
                     f"{place} names {covariate} {label!r}, which no cell has; "

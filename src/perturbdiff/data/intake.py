@@ -26,6 +26,7 @@ from perturbdiff.data.labels import (
     NO_LABEL,
     counted,
     is_missing,
+    known_as,
     one_name,
     remarks,
     renamed,
@@ -34,6 +35,7 @@ from perturbdiff.data.labels import (
 )
 from perturbdiff.data.reading import (
     check_control_label,
+    check_control_labels,
     check_label_texts,
     check_values,
     clipped,
@@ -60,6 +62,7 @@ def cells_from_anndata(
     summed: tuple[str, ...] | None = None,
     observed: bool = True,
     clip: bool = False,
+    every_control: bool = True,
 ) -> Cells:
     """Cells of an AnnData in memory; its matrix is taken as it is, not copied, where it is CSR or dense.
 
@@ -77,6 +80,7 @@ def cells_from_anndata(
         summed: the genes over which each cell's total count runs; all of them when None.
         observed: whether the cells are measured ones, whose sums tell what they were normalised to.
         clip: whether values below 0 count as 0, and a note says so.
+        every_control: whether each of `controls` must be there.
 
     Raises:
         ValueError: a column, the layer, the control label or a label of `exclude` is not there (the nearest is
@@ -84,7 +88,7 @@ def cells_from_anndata(
             gene names are repeated; there are no cells; total counts are impossible; log1p values are of counts
             normalised to another total than is declared.
     """
-    rules = Rules(columns, control, tuple(controls), grammar, tuple(exclude))
+    rules = Rules(columns, control, tuple(controls), grammar, tuple(exclude), every_control)
     part, seen = _load(adata, expression, rules, source, summed=summed, observed=observed, clip=clip)
     return _select(part, [seen], rules, source)
 
@@ -117,6 +121,7 @@ class Rules(NamedTuple):
     controls: tuple[str, ...]
     grammar: Grammar
     exclude: tuple[Match, ...]
+    every_control: bool = True
 
     def check(self) -> None:
         """Refuse a column of perturbations without a control label, or the other way round."""
@@ -206,12 +211,16 @@ def _select(cells: Cells, seen: Sequence[Seen], rules: Rules, source: str) -> Ce
         if column is not None and missing.any():
             raise missing_labels(column, source, int(missing.sum()), str(cells.names[int(np.argmax(missing))]))
     before = counted(cells.labels)
-    control = rules.control
-    names = one_name(list(before["perturbation"]), rules.grammar, control, rules.controls)
+    known, column = list(before["perturbation"]), rules.columns.perturbation
+    control = None if rules.control is None else known_as(rules.control, known)
+    controls = [known_as(label, known) for label in rules.controls]
+    if rules.every_control:
+        check_control_labels(controls, known, column)
+    names = one_name(known, rules.grammar, control, controls)
     if names:
         labels = cells.labels.assign(perturbation=renamed(cells.labels["perturbation"].array, names))
         cells = replace(cells, labels=labels)
-    check_control_label(control, cells.labels["perturbation"].cat.categories, rules.columns.perturbation)
+    check_control_label(control, cells.labels["perturbation"].cat.categories, column)
     notes += renaming_note(names, before["perturbation"])
     notes += remarks(counted(cells.labels) if names else before, rules.columns, rules.grammar, control)
     return replace(cells, control=control, notes=(*cells.notes, *notes))

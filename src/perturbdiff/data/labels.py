@@ -10,7 +10,7 @@ punctuation only stay apart, and a sentence says so once, as of other things tha
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ _CONTROLS = {
     "control", "ctrl", "ctl", "ntc", "nt", "nontargeting", "nontargetingcontrol", "safetargeting", "safeharbor",
     "scramble", "scrambled", "mock", "vehicle", "dmso", "pbs", "untreated", "unperturbed", "unstimulated",
 }  # fmt: skip
-_NUMBERED = re.compile(r"[\W_]*(guide|sgrna|grna|rep|control)?[\W_]*\d+$")
+_NUMBERED = re.compile(r"[\W_]*(guide|sgrna|grna|rep)?[\W_]*\d+$", re.IGNORECASE)
 _SIGNS = "+|&;_,"
 
 
@@ -42,6 +42,11 @@ def text_of(value: Any) -> str:  # noqa: ANN401 - any value of a column
 def plain(label: str) -> str:
     """A label that a user gives as `text_of` would write it: ``0.0`` is ``0``."""
     return label[: label.index(".")] if re.fullmatch(r"-?\d+\.0+", label) else label
+
+
+def known_as(label: str, known: Container[str]) -> str:
+    """A label that a user gives, as it stands among labels that are known: ``0.0`` is ``0`` where there is no 0.0."""
+    return label if label in known or plain(label) not in known else plain(label)
 
 
 def is_missing(text: str, controls: Sequence[str | None] = ()) -> bool:
@@ -125,13 +130,17 @@ def _alike(counts: Mapping[str, int], column: str) -> list[str]:
     ]
 
 
+def _stem(label: str) -> str:
+    """A label without a number at its end, and its spelling."""
+    return spelling(_NUMBERED.sub("", label))
+
+
 def _more_controls(counts: Mapping[str, int], control: str) -> list[str]:
-    stem = spelling(_NUMBERED.sub("", control))
-    others = [
-        label
-        for label in counts
-        if label != control and (own := spelling(_NUMBERED.sub("", label))) and (own == stem or own in _CONTROLS)
-    ]
+    stems = {label: _stem(label) for label in counts if label != control}
+    alike = [label for label, stem in stems.items() if stem and stem == _stem(control)]
+    if 2 * len(alike) > len(stems) and _stem(control) not in _CONTROLS:
+        alike = []  # labels that are numbered throughout
+    others = [label for label, stem in stems.items() if stem in _CONTROLS or label in alike]
     if not others:
         return []
     shown = ", ".join(f"{label!r} ({counts[label]} cells)" for label in others[:4])
@@ -144,14 +153,25 @@ def _more_controls(counts: Mapping[str, int], control: str) -> list[str]:
 
 
 def _members_of_control(counts: Mapping[str, int], control: str) -> list[str]:
-    nothing = {control, "ctrl", "control"}
     for sign in _SIGNS:
-        own = [label for label in counts if label != control and sign in label and nothing & set(label.split(sign))]
-        if len(own) > 1:
-            member = next(part for part in own[0].split(sign) if part in nothing)
+        found = {label: _parts(label, sign, control) for label in counts if sign in label and label != control}
+        own = {label: parts for label, parts in found.items() if parts is not None}
+        if len(own) > 1 or any(partner in counts for _, partner in own.values()):
+            first, (member, _) = next(iter(own.items()))
             return [
-                f"{len(own)} labels, such as {own[0]!r}, have the member {member!r}, and each is taken as an agent of "
+                f"{len(own)} labels, such as {first!r}, have the member {member!r}, and each is taken as an agent of "
                 f'its own; if {sign!r} stands between members, write separator = "{sign}" and nothing = ["{member}"] '
                 "in [perturbation]."
             ]
     return []
+
+
+def _parts(label: str, sign: str, control: str) -> tuple[str, str] | None:
+    """The part of a label that means no perturbation, and the one beside it, which must; None for other labels."""
+    parts = [part.strip() for part in label.split(sign)]
+    nothing = [part for part in parts if part == control or spelling(part) in _CONTROLS]
+    others = [part for part in parts if part not in nothing and part]
+    # a number or a time beside the name of a control makes no member of it
+    if len(parts) != 2 or len(nothing) != 1 or not others or others[0][0].isdigit() or _stem(label) in _CONTROLS:
+        return None
+    return nothing[0], others[0]

@@ -4,7 +4,7 @@ Every check passes over the stored values in chunks, so that a matrix is never c
 refuses, it names: the value, the rule and the remedy.
 """
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import anndata
@@ -193,6 +193,16 @@ def check_control_label(control: str | None, known: pd.Index, column: str | None
             f"no cell has the control label {control!r} in column {column!r}; "
             f"{nearest(control, known)}; set control to the label of the control cells."
         )
+
+
+def check_control_labels(controls: Iterable[str], known: Sequence[str], column: str | None) -> None:
+    """Refuse a further label of control cells that no cell has.
+
+    Raises:
+        ValueError: naming the nearest label.
+    """
+    for label in controls:
+        check_control_label(label, pd.Index(known, dtype=str), column)
 
 
 def missing_labels(column: str, source: str, n_cells: int, example: str | None) -> ValueError:

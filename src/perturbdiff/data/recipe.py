@@ -249,12 +249,13 @@ class Recipe(Table):
     @model_validator(mode="before")
     @classmethod
     def _one_control(cls, table: Any) -> Any:  # noqa: ANN401 - whatever the file holds
-        """A list of control labels, as the first one and the others."""
-        listed = table.get("control") if isinstance(table, Mapping) else None
-        if not isinstance(listed, list | tuple):
-            return table
+        """A list of control labels, as the first one and the others; numbers as text."""
+        given = table.get("control") if isinstance(table, Mapping) else None
+        if not isinstance(given, list | tuple):
+            return table if given is None else {**table, "control": _number_as_text(given)}
+        listed = [_number_as_text(label) for label in given]
         if not listed or not all(isinstance(label, str) for label in listed):
-            raise ValueError(f"control = {list(listed)!r} is no label and no list of them; write texts in quotes")
+            raise ValueError(f"control = {list(given)!r} is no label and no list of them; write texts in quotes")
         return {**table, "control": listed[0], "controls": tuple(listed[1:])}
 
     @model_validator(mode="after")
@@ -369,6 +370,11 @@ def with_absolute_features(recipe: Recipe, folder: Path) -> Recipe:
         if isinstance(table, Mapping) and "file" in table:
             encoders[name] = {**table, "file": str((folder / Path(table["file"]).expanduser()).resolve())}
     return recipe.model_copy(update={"encoders": encoders})
+
+
+def _number_as_text(label: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+    """A label that is given as a number, as text; ``0.0`` is ``0``."""
+    return f"{label:.12g}" if isinstance(label, int | float) and not isinstance(label, bool) else label
 
 
 def control_character(label: str) -> str | None:

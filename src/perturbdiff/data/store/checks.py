@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from perturbdiff.data.reading import Scale, check_values, column_of
 from perturbdiff.data.recipe import Recipe
+from perturbdiff.data.source import Flags
 from perturbdiff.data.store.inputs import Input, Rows
 from perturbdiff.data.totals import check_normalised, converted, total_counts_of
 
@@ -30,21 +31,23 @@ class Checked(NamedTuple):
     highest: float
 
 
-def checked_rows(found: Input, recipe: Recipe, start: int, stop: int) -> Checked:
-    """Read the cells start to stop.
+def checked_rows(found: Input, recipe: Recipe, start: int, stop: int, kept: Flags) -> Checked:
+    """Read the cells start to stop that are kept; the others need not be expression, nor have counts.
 
     Raises:
         ValueError: as in `reading.check_values`, `totals.total_counts_of` and `totals.check_normalised`, but for the
             rule on log1p values that are all integers, which takes the whole file; see `check_integers`.
     """
     rows, scale = found.rows(start, stop), recipe.expression.scale
+    if not kept.all():
+        rows = rows[kept]
     if scale == "counts":
         check_values(rows, scale, found.source)
         obs: dict[str, Any] = {}
         column = recipe.columns.total_counts
         if column is not None:
             column_of(found.obs.columns, column, "columns.total_counts", found.source)
-            obs[column] = found.column(column, start, stop)
+            obs[column] = found.column(column, start, stop)[kept].reset_index(drop=True)
         table: Any = SimpleNamespace(obs=pd.DataFrame(obs))
         return Checked(rows, total_counts_of(table, rows, column, found.source), integers=True, highest=0.0)
     if rows.dtype.kind not in "fiub":

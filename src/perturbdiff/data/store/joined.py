@@ -12,8 +12,8 @@ import pandas as pd
 from perturbdiff.data.cells import matches
 from perturbdiff.data.composition import grammar_of
 from perturbdiff.data.joining import GeneTable, file_suffixes, join_genes, join_note, labels_below
-from perturbdiff.data.labels import NO_LABEL, counted, one_name, remarks, renamed, renaming_note
-from perturbdiff.data.reading import check_control_label, missing_labels
+from perturbdiff.data.labels import NO_LABEL, counted, known_as, one_name, remarks, renamed, renaming_note
+from perturbdiff.data.reading import check_control_label, check_control_labels, missing_labels
 from perturbdiff.data.recipe import COVARIATES, Recipe
 from perturbdiff.data.source import Hashes, Integers
 from perturbdiff.data.store.columns import Texts
@@ -36,6 +36,7 @@ class Joined:
         file_genes: the genes of each file, renamed, in the file's order.
         identifiers: of each gene of the store, in the first file that has it.
         notes: sentences on what was done to the data.
+        control: label of the control cells, as the store has it.
     """
 
     labels: pd.DataFrame
@@ -47,6 +48,7 @@ class Joined:
     file_genes: list[pd.Index]
     identifiers: Texts
     notes: tuple[str, ...]
+    control: str | None
 
     @property
     def n_cells(self) -> int:
@@ -66,12 +68,12 @@ def join(scans: Sequence[Scan], paths: Sequence[Path], recipe: Recipe, table: Ge
         with opened(paths[0], recipe.expression) as found:
             name = str(found.names(0, 1)[0]) + file_suffixes(paths)[0]
         notes = (*notes, f"The name of its file was added to the name of every cell, such as {name!r}.")
-    codes, known, spelt = _codes(scans, recipe)
+    codes, known, spelt, control = _codes(scans, recipe)
     unique, first, place = np.unique(codes, axis=0, return_index=True, return_inverse=True)
     labels = pd.DataFrame({key: _categories(unique[:, i], known[key]) for i, key in enumerate(COVARIATES)})
     keep = np.ones(len(labels), dtype=bool)
     for i, rule in enumerate(recipe.exclude):
-        keep &= ~matches(labels, rule, f"exclude[{i}]", grammar_of(recipe), recipe.control)
+        keep &= ~matches(labels, rule, f"exclude[{i}]", grammar_of(recipe), control)
     cells, values = (_sums(place, [getattr(one, key) for one in scans], len(first)) for key in ("cells", "values"))
     digests = _sums(place, [one.digests for one in scans], len(first))
     n_all, n_kept = int(cells.sum()), int(cells[keep].sum())
@@ -81,11 +83,12 @@ def join(scans: Sequence[Scan], paths: Sequence[Path], recipe: Recipe, table: Ge
         notes = (*notes, f"exclude leaves out {n_all - n_kept} of {n_all} cells.")
     labels = pd.DataFrame({key: labels[key].array[keep].remove_unused_categories() for key in COVARIATES})
     _check_labelled(labels, cells[keep], recipe)
-    notes = (*notes, *spelt, *remarks(counted(labels, cells[keep]), recipe.columns, grammar_of(recipe), recipe.control))
-    check_control_label(recipe.control, labels["perturbation"].cat.categories, recipe.columns.perturbation)
+    notes = (*notes, *spelt, *remarks(counted(labels, cells[keep]), recipe.columns, grammar_of(recipe), control))
+    check_control_label(control, labels["perturbation"].cat.categories, recipe.columns.perturbation)
     run = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)[place.ravel()]
     run_of = np.split(run, np.cumsum([len(one.labels) for one in scans])[:-1])
-    return Joined(labels, cells[keep], values[keep], digests[keep], run_of, genes, file_genes, identifiers, notes)
+    kept = (cells[keep], values[keep], digests[keep])
+    return Joined(labels, *kept, run_of, genes, file_genes, identifiers, notes, control)
 
 
 def check_names(scans: Sequence[Scan], paths: Sequence[Path], recipe: Recipe, *, room: int) -> None:
@@ -143,15 +146,18 @@ def _genes(
     return renamed, identifiers, joined, (*notes, *([note] if note else []))
 
 
-def _codes(scans: Sequence[Scan], recipe: Recipe) -> tuple[Integers, dict[str, pd.Index], list[str]]:
-    """The labels of all files' conditions as codes of labels sorted as text [conditions, 3]; what was made one."""
+def _codes(scans: Sequence[Scan], recipe: Recipe) -> tuple[Integers, dict[str, pd.Index], list[str], str | None]:
+    """The labels of all files' conditions as codes of labels sorted as text [conditions, 3]; what was made one; control."""
     labels = {key: labels_below([one.labels[key] for one in scans]) for key in COVARIATES}
     counts = counted(pd.DataFrame(labels), np.concatenate([one.cells for one in scans]))["perturbation"]
-    names = one_name(list(counts), grammar_of(recipe), recipe.control, recipe.controls)
+    control = None if recipe.control is None else known_as(recipe.control, counts)
+    controls = [known_as(label, counts) for label in recipe.controls]
+    check_control_labels(controls, list(counts), recipe.columns.perturbation)
+    names = one_name(list(counts), grammar_of(recipe), control, controls)
     labels["perturbation"] = renamed(labels["perturbation"], names)
     columns = [np.asarray(labels[key].codes, dtype=np.int64) for key in COVARIATES]
     known = {key: labels[key].categories for key in COVARIATES}
-    return np.stack(columns, axis=1), known, renaming_note(names, counts)
+    return np.stack(columns, axis=1), known, renaming_note(names, counts), control
 
 
 def _check_labelled(labels: pd.DataFrame, cells: Integers, recipe: Recipe) -> None:

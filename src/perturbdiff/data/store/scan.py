@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from perturbdiff.data.composition import labels_from
+from perturbdiff.data.cells import matches
+from perturbdiff.data.composition import grammar_of, labels_from
 from perturbdiff.data.labels import NO_LABEL, is_missing, text_of
 from perturbdiff.data.reading import check_label_texts, column_of
 from perturbdiff.data.recipe import COVARIATES, Recipe
-from perturbdiff.data.source import Hashes, Integers, mixed, name_hashes
+from perturbdiff.data.source import Flags, Hashes, Integers, mixed, name_hashes
 from perturbdiff.data.store.checks import check_integers, checked_rows
 from perturbdiff.data.store.inputs import Input, opened
 from perturbdiff.data.store.work import unit
@@ -95,12 +96,13 @@ def _look(found: Input, recipe: Recipe) -> float:
     starts = np.unique(np.linspace(0, max(0, n_cells - _SAMPLED), _PLACES).astype(np.int64)).tolist()
     n_rows, n_values, integers, highest = 0, 0, True, 0.0
     for start in starts:
-        some = checked_rows(found, recipe, start, min(start + _SAMPLED, n_cells))
+        stop = min(start + _SAMPLED, n_cells)
+        some = checked_rows(found, recipe, start, stop, _Conditions(recipe).kept(found, start, stop))
         n_rows, n_values = n_rows + some.rows.shape[0], n_values + int(np.count_nonzero(some.rows.data))
         integers, highest = integers and some.integers, max(highest, some.highest)
     if integers:
         check_integers(highest, scale, found.source)
-    return n_values / n_rows
+    return n_values / max(1, n_rows)
 
 
 class _Conditions:
@@ -108,6 +110,7 @@ class _Conditions:
 
     def __init__(self, recipe: Recipe) -> None:
         self.columns, self.control = recipe.columns, recipe.control
+        self.exclude, self.grammar = recipe.exclude, grammar_of(recipe)
         self.declared = (recipe.control, *recipe.controls)
         self.codes: dict[str, dict[str, int]] = {key: {} for key in COVARIATES}
         self.keys = pd.Index([], dtype=np.int64)
@@ -122,6 +125,18 @@ class _Conditions:
         unique, place = np.unique(key, return_inverse=True)
         self.keys = self.keys.append(pd.Index(unique[self.keys.get_indexer(pd.Index(unique)) < 0]))
         return np.asarray(self.keys.get_indexer(pd.Index(unique)), dtype=np.int64)[place]
+
+    def kept(self, found: Input, start: int, stop: int) -> Flags:
+        """Which of the cells start to stop no rule of `exclude` leaves out."""
+        codes = {key: self._codes(found, key, start, stop) for key in COVARIATES}
+        labels: dict[str, Any] = {
+            key: pd.Categorical.from_codes(own, pd.Index(list(self.codes[key]), dtype=str))
+            for key, own in codes.items()
+        }
+        left = np.zeros(stop - start, dtype=bool)
+        for rule in self.exclude:
+            left |= matches(pd.DataFrame(labels), rule, None, self.grammar, self.control)
+        return ~left
 
     def count(self, met: Integers, hashes: Hashes, lengths: Integers) -> None:
         """Add to the sums of cells, values and digests."""

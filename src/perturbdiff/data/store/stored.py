@@ -179,6 +179,7 @@ class Store:
             labels=pd.DataFrame(labels),
             control=self.control,
             notes=(*self.notes, *thinned_note(segments, some)),
+            grammar=self.runs.grammar,
         )
 
     def verify(self, track: Track = iter) -> None:
