@@ -109,6 +109,7 @@ def predicted_file(
         "left_out": json.dumps(left_out),
         "populations": 1,
         "missing_genes": "[]",
+        "grammar": cells.grammar.model_dump_json(),
         "columns": columns.of_predictions(),
         "own_columns": ours,
         "control": str(cells.control),
