@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from perturbdiff.data.recipe import read_recipe, write_recipe
+from perturbdiff.data.recipe import Grammar, hold_outs_from, read_recipe, write_recipe
 
 
 @pytest.fixture
@@ -93,3 +94,46 @@ def test_the_cells_of_a_part_are_listed_as_csv_from_memory_and_from_a_store_alik
     cli("prepare", screen.recipe, "--out", store, "--quiet")
     assert cli("split", store, "--cells", "test").out == listed
     assert cli("split", screen.recipe, "--cells", "tset").refused("there is no part 'tset'; choose one of train,")
+
+
+def _half(adata, column, new, **labels):
+    """Every second cell of these labels under another label."""
+    own = np.logical_and.reduce([(adata.obs[name] == label).to_numpy() for name, label in labels.items()])
+    texts = adata.obs[column].astype(str).to_numpy(dtype=object)
+    texts[np.flatnonzero(own)[::2]] = new
+    adata.obs[column] = texts
+
+
+HELD = {"perturbation": "stimulus_1", "cell_type": "type_3", "assay_batch": "donor_1"}
+
+
+@pytest.mark.parametrize(
+    ("column", "new"),
+    [
+        (None, None),
+        ("assay_batch", "Donor_1 "),
+        ("cell_type", "TYPE 3"),
+        ("perturbation", "stimulus 1"),
+        ("perturbation", " Stimulus_1"),
+    ],
+)
+def test_a_leak_under_another_spelling_is_exit_status_1_and_a_clean_split_0(cli, changed, column, new):
+    rule = hold_outs_from([{"part": "test"} | {name: [label] for name, label in HELD.items()}])
+    recipe = changed(lambda adata: column and _half(adata, column, new, **HELD), hold_out=rule)
+    ended = cli("split", recipe)
+    assert ended.status == (0 if column is None else 1)
+    assert ("in the spelling of labels, the order of members or a unit only" in ended.out) is (column is not None)
+    assert ("differ only in case, blanks or punctuation" in ended.err) is (column is not None)
+
+
+def test_another_order_of_members_in_training_is_one_label_and_held_out_with_it(cli, changed):
+    def combined(adata):
+        labels = adata.obs["perturbation"].astype(str)
+        adata.obs["perturbation"] = labels.replace({"stimulus_1": "A+B", "stimulus_2": "C"})
+        _half(adata, "perturbation", "B+A", perturbation="A+B", cell_type="type_3")
+
+    rule = hold_outs_from([{"part": "test", "perturbation": ["B+A"], "cell_type": ["type_3"]}])
+    ended = cli("split", changed(combined, hold_out=rule, perturbation=Grammar(separator="+")))
+    assert ended.status == 0
+    assert "Labels of perturbation that mean the same are one: 'B+A' (8 cells) as 'A+B'" in ended.err
+    assert "no leak found" in ended.err
