@@ -24,6 +24,7 @@ from perturbdiff.evaluation.pairs import Condition, Context
 POOLED = Scope(TOGETHER)
 GENES = pd.Index([f"g{i}" for i in range(12)])
 SHIFT = {"control": 0.0, "a": np.repeat([1.5, 0.0], [4, 8]), "b": np.repeat([0.0, 1.0], [9, 3])}
+SHIFT["both"] = SHIFT["a"] + SHIFT["b"]
 
 
 def make_cells(groups, seed, shift=1.0):
@@ -270,7 +271,10 @@ def test_the_folder_holds_tests_of_observed_and_predicted_genes_and_placed_cells
     assert {row["metric"] for row in content["dynamic_range"]} >= {"energy_distance", "MAE"}
 
 
-def test_every_mean_has_an_interval_and_a_scaled_score_that_is_0_at_the_baseline_and_1_at_the_ceiling(deep):
+def test_every_mean_has_an_interval_and_a_scaled_score_that_is_0_at_the_baseline_and_1_at_the_ceiling():
+    groups = [(tau, kind, 30) for kind in "TB" for tau in ("control", "a", "b", "both")]
+    observed, predicted = make_cells(groups, 5), make_cells(groups, 6, shift=0.5)
+    deep = compare({"model": predicted}, observed, training=make_cells(groups, 7), seed=0)
     overall = deep.overall.set_index(["suite", "method", "metric"])
     row = overall.loc[("ours", "model", "energy_distance")]
     assert row["low"] <= row["value"] <= row["high"]

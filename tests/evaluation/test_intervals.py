@@ -70,12 +70,14 @@ def test_a_scaled_score_is_zero_at_the_baseline_one_at_the_ceiling_and_has_its_c
 
 
 def test_a_metric_that_is_better_when_lower_is_scaled_by_the_same_formula():
-    overall, _ = summarise(_table({"m": [0.4, 0.4], "base": [1.0, 1.2], "top": [0.0, 0.0]}, "down"), SCALE)
+    overall, _ = summarise(
+        _table({"m": [0.4, 0.4, 0.4], "base": [1.0, 1.1, 1.2], "top": [0.0, 0.0, 0.0]}, "down"), SCALE
+    )
     assert _row(overall, "m", "down")["scaled"] == pytest.approx((0.4 - 1.1) / (0.0 - 1.1))
 
 
 def test_a_metric_that_is_best_at_one_is_scaled_by_its_distance_from_it():
-    table = _table({"m": [1.5, 0.5], "base": [2.0, 2.0], "top": [1.0, 1.0]}, "one")
+    table = _table({"m": [1.5, 0.5, 0.5], "base": [2.0, 2.0, 2.0], "top": [1.0, 1.0, 1.0]}, "one")
     assert _row(summarise(table, SCALE)[0], "m", "one")["scaled"] == pytest.approx(0.5)
 
 
@@ -152,3 +154,11 @@ def test_a_unit_of_which_there_is_one_only_gives_way_to_the_next():
     assert unit_of(conditions.assign(perturbation=["a", "b"])) == "perturbation"
     assert unit_of(conditions.assign(perturbation=["a", "b"]), "assay_batch") == "assay_batch"
     assert unit_of(conditions.assign(assay_batch="", cell_type=["T", "B"])) == "cell_type"
+
+
+def test_two_units_have_no_interval_and_no_scaled_score_and_three_have_both():
+    values = {"m": [0.4, 0.5, 0.6], "base": [1.0, 1.1, 1.2], "top": [0.0, 0.1, 0.0]}
+    two = _row(summarise(_table({name: own[:2] for name, own in values.items()}, "down"), SCALE)[0], "m", "down")
+    assert two[["low", "high", "scaled"]].isna().all()
+    three = _row(summarise(_table(values, "down"), SCALE)[0], "m", "down")
+    assert three[["low", "high", "scaled"]].notna().all()
