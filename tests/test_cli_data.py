@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from perturbdiff.data.recipe import read_recipe, write_recipe
+from perturbdiff.data.recipe import Grammar, hold_outs_from, read_recipe, write_recipe
 
 
 @pytest.fixture
@@ -93,3 +94,120 @@ def test_the_cells_of_a_part_are_listed_as_csv_from_memory_and_from_a_store_alik
     cli("prepare", screen.recipe, "--out", store, "--quiet")
     assert cli("split", store, "--cells", "test").out == listed
     assert cli("split", screen.recipe, "--cells", "tset").refused("there is no part 'tset'; choose one of train,")
+
+
+HELD = {"perturbation": "stimulus_1", "cell_type": "type_3", "assay_batch": "batch_2"}
+
+
+def _respelt(column, old, new):
+    """Every second held-out cell under another spelling of one of its labels."""
+
+    def change(adata):
+        labels = adata.obs[column].astype(str)
+        own = np.logical_and.reduce([(adata.obs[name].astype(str) == label).to_numpy() for name, label in HELD.items()])
+        assert (labels[own] == old).all()
+        labels.iloc[np.flatnonzero(own)[::2]] = new
+        adata.obs[column] = labels
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("column", "new"),
+    [
+        ("perturbation", "Stimulus_1 "),
+        ("perturbation", "stimulus 1"),
+        ("cell_type", "TYPE_3"),
+        ("cell_type", " type  3"),
+        ("assay_batch", "Batch_2 "),
+        ("assay_batch", "batch-2"),
+    ],
+)
+def test_split_ends_with_status_1_where_held_out_cells_train_under_another_spelling(cli, changed, column, new):
+    rules = hold_outs_from([{"part": "test", **{name: [label] for name, label in HELD.items()}}])
+    leaking = changed(_respelt(column, HELD[column], new), hold_out=rules)
+    ended = cli("split", leaking)
+    assert ended.status == 1
+    assert "leak: 4 training cells, such as those of (" in ended.out
+    (said,) = [line for line in ended.err.splitlines() if "differ only in case" in line]
+    assert f"Labels of column {column!r}" in said
+    assert json.loads(cli("split", leaking, "--json").out)["notes"][0] == said.strip()
+    clean = cli("split", changed(lambda adata: None, hold_out=rules))
+    assert clean.status == 0
+    assert "no leak found" in clean.err
+
+
+def test_split_ends_with_status_1_where_a_combination_trains_in_another_spelling_and_order(cli, changed):
+    def change(adata):
+        labels = adata.obs["perturbation"].astype(str).replace("stimulus_1", "A+B")
+        own = (labels == "A+B") & (adata.obs["cell_type"] == "type_3")
+        labels.iloc[np.flatnonzero(own)[::2]] = "b +a"
+        adata.obs["perturbation"] = labels
+
+    rules = hold_outs_from([{"part": "test", "perturbation": ["A+B"], "cell_type": ["type_3"]}])
+    grammar = Grammar(separator="+")
+    assert cli("split", changed(change, hold_out=rules)).status == 0  # "+" means nothing until it is said to
+    ended = cli("split", changed(change, hold_out=rules, perturbation=grammar))
+    assert ended.status == 1
+    assert "leak: 8 training cells, such as those of ('b +a', 'type_3', 'batch_1')" in ended.out
+
+
+def test_the_same_members_in_another_order_are_held_out_with_the_others(cli, changed):
+    def change(adata):
+        labels = adata.obs["perturbation"].astype(str).replace({"stimulus_1": "A+B", "stimulus_2": "A"})
+        labels.iloc[np.flatnonzero(labels == "A+B")[::2]] = "B+A"
+        adata.obs["perturbation"] = labels
+
+    rules = hold_outs_from([{"part": "test", "perturbation": ["B+A"], "cell_type": ["type_3"]}])
+    ended = cli("split", changed(change, hold_out=rules, perturbation=Grammar(separator="+")), "--json")
+    assert ended.status == 0
+    held = json.loads(ended.out)["held_out"]["test"]
+    assert {(group["perturbation"], group["cells"]) for group in held} == {("A+B", 8)}
+
+
+def test_a_spelling_in_the_drawn_validation_part_is_a_leak_and_a_clean_draw_is_none(cli, changed):
+    def change(adata):
+        labels = adata.obs["assay_batch"].astype(str)
+        labels.iloc[::2] = labels.iloc[::2].str.upper()
+        adata.obs["assay_batch"] = labels
+
+    assert cli("split", changed(lambda adata: None, hold_out=())).status == 0
+    ended = cli("split", changed(change, hold_out=()))
+    assert ended.status == 1
+    assert "the drawn validation part" in ended.out
+
+
+def test_train_and_features_take_several_control_labels(cli, adata, tmp_path):
+    copy = adata.copy()
+    labels = copy.obs["perturbation"].astype(str)
+    labels.iloc[np.flatnonzero(labels == "control")[::2]] = "control_2"
+    copy.obs["perturbation"] = labels
+    copy.write_h5ad(tmp_path / "d.h5ad")
+    given = ["--scale", "counts", "--perturbation", "perturbation", "--control", "control"]
+    out = tmp_path / "genes.parquet"
+    one = cli("features", "expression", tmp_path / "d.h5ad", "--out", out, "--components", 2, *given)
+    assert one.status == 0
+    assert "'control_2' (36 cells) look like control cells too" in one.err
+    several = cli(
+        "features", "expression", tmp_path / "d.h5ad", "--out", out, "--components", 2, "--overwrite", *given,
+        "--control", "control_2",
+    )  # fmt: skip
+    assert several.status == 0
+    assert "'control_2' (36 cells) as 'control'" in several.err
+    assert "look like control cells" not in several.err
+    run = tmp_path / "run"
+    trained = cli(
+        "train", tmp_path / "d.h5ad", "--out", run, "--preset", "tiny", "--max-steps", 1, "--device", "cpu", *given,
+        "--control", "control_2", "--cell-type", "cell_type",
+    )  # fmt: skip
+    assert trained.status == 0
+    assert trained.err.count("'control_2' (36 cells) as 'control'") == 1
+    kept = read_recipe(run / "recipe.toml")
+    assert (kept.control, kept.controls) == ("control", ("control_2",))
+    held = tmp_path / "p.h5ad"
+    asked = ("--perturbation", "stimulus_1", "--cell-type", "type_3", "--device", "cpu")
+    assert cli("predict", run, tmp_path / "d.h5ad", "--out", held, *asked).status == 0
+    judged = cli("evaluate", held, tmp_path / "d.h5ad", "--run", run, "--out", tmp_path / "e", "--baselines", "none")
+    assert judged.status == 0, judged.err
+    assert "'control_2' (36 cells) as 'control'" in judged.err
+    assert "no perturbation, such as" not in judged.err

@@ -113,7 +113,7 @@ def split(
             "hash": found.hash,
             "parts": parts,
             "held_out": held_out,
-            "notes": found.notes,
+            "notes": (*found.source.notes, *found.notes),
             "looked_for": LOOKED_FOR,
             "leaks": leaks,
         }
@@ -126,7 +126,7 @@ def split(
                 screen.out.print(f"held out for {part}:")
                 screen.table(groups, as_json=False)
         screen.out.print(f"hash {found.hash}")
-        for note in found.notes:
+        for note in (*found.source.notes, *found.notes):
             screen.say(note)
         for leak in leaks:
             screen.out.print(f"leak: {leak}", markup=False)
