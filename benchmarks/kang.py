@@ -125,8 +125,9 @@ def main() -> None:
     text += f"{summary}\n\nPer type, means over seeds:\n\n```\n{per_type.round(3).to_string()}\n```\n\n"
     text += f"Trainings: {facts}\n"
     (arguments.out / "kang.md").write_text(text)
+    rows = over_batches(whole, ["method", "metric", "seed"])
     (arguments.out / "kang.json").write_text(
-        json.dumps({"trainings": facts, "rows": whole.to_dict(orient="records")}, indent=1) + "\n"
+        json.dumps({"trainings": facts, "rows": rows.to_dict(orient="records")}, indent=1) + "\n"
     )
     print(summary)
 

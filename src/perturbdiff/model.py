@@ -306,6 +306,7 @@ class PerturbDiff:
         columns: Mapping[str, str | None] | None = None,
         expression: Mapping[str, Any] | None = None,
         min_overlap: float = 0.9,
+        n_cells: int | None = None,
         say: Say = _LOG.info,
     ) -> anndata.AnnData:
         """Predict one cell for each control cell of each condition.
@@ -331,6 +332,7 @@ class PerturbDiff:
             expression: where and on which scale `controls` holds its expression, in place of what the training data
                 say, as in the table [expression] of a recipe.
             min_overlap: least share of the panel's genes that `controls` must have; missing ones count as 0.
+            n_cells: predicted cells of each condition and draw; one for each of its control cells when absent.
             say: receives sentences.
 
         Returns:
@@ -367,6 +369,7 @@ class PerturbDiff:
             device=device,
             sampling=sampling,
             min_overlap=min_overlap,
+            n_cells=n_cells,
             say=say,
         )
         return predicted if controls is not None else predicted[drawn(predicted) >= 0].copy()
@@ -401,6 +404,7 @@ class PerturbDiff:
         device: str = "auto",
         sampling: Mapping[str, Any] | None = None,
         min_overlap: float = 0.9,
+        n_cells: int | None = None,
         say: Say = _LOG.info,
         track: Track = iter,
     ) -> anndata.AnnData:
@@ -415,6 +419,7 @@ class PerturbDiff:
             device=torch_device(device),
             settings=with_sampling(checkpoint.settings, sampling),
             min_overlap=min_overlap,
+            n_cells=n_cells,
             say=say,
             track=track,
         )

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from anndata.io import write_elem
 
 from perturbdiff.data.container import read_anndata
@@ -106,3 +107,45 @@ def test_anndatas_own_warnings_do_not_come_before_our_sentence(tmp_path, adata):
 def test_a_taken_name_is_not_taken_again():
     assert free_name("population", ["x", None]) == "population"
     assert free_name("population", ["population", "perturbdiff_population"]) == "perturbdiff_perturbdiff_population"
+
+
+def old_layout(adata, path):
+    """The layout of anndata 0.6: tables are compound arrays, and categories stand in uns."""
+    with h5py.File(path, "w") as file:
+        matrix = file.create_group("X")
+        for name in ("data", "indices", "indptr"):
+            matrix[name] = getattr(adata.X, name)
+        matrix.attrs["h5sparse_format"], matrix.attrs["h5sparse_shape"] = "csr", adata.shape
+        for name, table in (("obs", adata.obs), ("var", adata.var)):
+            columns = {"index": np.array([str(one).encode() for one in table.index])}
+            for column in table.columns:
+                labels = table[column].astype("category")
+                columns[column] = labels.cat.codes.to_numpy()
+                texts = np.array([str(one) for one in labels.cat.categories], dtype=object)
+                file.create_dataset(f"uns/{column}_categories", data=texts, dtype=h5py.string_dtype())
+            records = np.zeros(len(table), dtype=[(key, one.dtype) for key, one in columns.items()])
+            for key, one in columns.items():
+                records[key] = one
+            file.create_dataset(name, data=records)
+
+
+@pytest.mark.parametrize("layout", ["old.h5ad", "two.zarr", "three.zarr"])
+def test_every_command_reads_every_layout(cli, screen, adata, predicted, make_recipe, tmp_path, layout):
+    path = tmp_path / layout
+    if layout == "old.h5ad":
+        old_layout(adata, path)
+    else:
+        group = zarr.open_group(path, mode="w", zarr_format=2 if layout == "two.zarr" else 3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            write_elem(group, "/", adata)
+    line = ["--perturbation", "stimulus_1", "--cell-type", "type_3", "--device", "cpu", "--quiet"]
+    assert cli("predict", screen.run, path, *line, "--out", tmp_path / "p.h5ad").status == 0
+    np.testing.assert_array_equal(read_anndata(tmp_path / "p.h5ad").X.toarray(), read_anndata(predicted).X.toarray())
+    judged = ["evaluate", predicted, path, "--run", screen.run, "--suites", "ours", "--bootstrap", 2, "--quiet"]
+    assert cli(*judged, "--out", tmp_path / "report").status == 0
+    for number, files in enumerate(([layout], [str(screen.data)])):
+        prepare_store(make_recipe(files=files), tmp_path, tmp_path / f"{number}.store")
+    one, other = (Store.open(tmp_path / f"{number}.store") for number in range(2))
+    np.testing.assert_array_equal(one.digests, other.digests)
+    assert one.n_values == other.n_values

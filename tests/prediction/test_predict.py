@@ -259,3 +259,28 @@ def test_total_counts_that_the_model_was_trained_with_must_be_there(make_model, 
     assert made(predict(model, with_totals)).n_obs == 24
     with pytest.raises(ValueError, match="the control cells have no column 'total', where the model's data keep each"):
         predict(model, controls)
+
+
+def test_so_many_cells_of_each_condition_are_predicted_each_control_cell_once_a_chunk(model, controls):
+    few = made(predict(model, controls, n_cells=10))
+    assert few.n_obs == few.obs["control_cell"].nunique() == 10
+    many = made(predict(model, controls, n_cells=60, populations=2))
+    assert list(many.obs["population"].value_counts().sort_index()) == [60, 60]
+    assert many.obs_names.is_unique
+    times = many.obs[many.obs["population"] == 0]["control_cell"].value_counts()
+    assert (len(times), set(times)) == (24, {2, 3})
+    every = predict(model, controls)
+    assert np.array_equal(dense(made(predict(model, controls, n_cells=24))), dense(made(every)))
+    assert np.array_equal(dense(many[:24]), dense(made(every)))
+    with pytest.raises(ValueError, match="n_cells=0 must be at least 1"):
+        predict(model, controls, n_cells=0)
+
+
+def test_a_batch_with_fewer_than_two_control_cells_borrows_those_of_its_cell_type_as_in_training(model, controls):
+    own = (controls.obs["assay_batch"] == "donor_1") & (controls.obs["cell_type"] == "type_3")
+    fewer = controls[~own | (own.cumsum() == 1)].copy()
+    said = []
+    found = made(predict(model, fewer, assay_batch="donor_1", say=said.append))
+    assert found.n_obs == 12 + 1
+    assert set(found.obs["assay_batch"]) == {"donor_1"}
+    assert any("with fewer than 2 control cells in the batch begin at those of the cell type" in one for one in said)

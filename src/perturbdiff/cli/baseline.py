@@ -76,5 +76,7 @@ def baseline(
     predictor = origin.baseline(name, asked)
     for note in predictor.notes:
         screen.say(note)
-    write_prediction(predictor, cells, table, out, columns=origin.recipe.columns, split_hash=origin.split.hash)
+    write_prediction(
+        predictor, cells, table, out, columns=origin.recipe.columns, split_hash=origin.split.hash, say=screen.say
+    )
     screen.say(f"{str(out)!r} holds what {name!r} predicts of {len(table)} conditions, and their control cells.")

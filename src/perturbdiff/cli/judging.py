@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from perturbdiff.origin import Origin
 
 
+FAR_ABOVE = 10
+"""So many times the cells that were held out are more predicted ones than anybody needs."""
+
+
 def predict(
     run: Run,
     controls: Annotated[
@@ -62,6 +66,9 @@ def predict(
     total_counts: TotalCounts = None,
     target_sum: TargetSum = None,
     min_overlap: MinOverlap = 0.9,
+    cells_per_condition: Annotated[
+        int | None, typer.Option(help="Predicted cells of each condition; as many as control cells when absent.", min=1)
+    ] = None,
     populations: Annotated[int, typer.Option(help="How often each condition is drawn.", min=1)] = 1,
     steps: Annotated[int | None, typer.Option(help="Network evaluations for each population.")] = None,
     guidance: Annotated[
@@ -99,7 +106,7 @@ def predict(
     if conditions is not None:
         table = read_conditions(conditions, checkpoint.conditions, checkpoint.recipe.columns, screen.say)
     elif part is not None:
-        table = held_out_conditions(checkpoint, part)
+        table = held_out_conditions(checkpoint, part, screen.say)
     else:
         row = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
         row |= {"dose": dose, "dose_unit": dose_unit, "modality": modality}
@@ -121,6 +128,7 @@ def predict(
             device=device,
             sampling=sampling,
             min_overlap=min_overlap,
+            n_cells=cells_per_condition,
             say=screen.say,
             track=screen.track,
         )
@@ -130,6 +138,12 @@ def predict(
     of = "1 condition" if len(table) == 1 else f"{len(table)} conditions"
     beside = "" if controls is None else ", and their control cells"
     screen.say(f"{str(out)!r} holds {n_predicted} predicted cells of {of}{beside}.")
+    n_observed = sum(int(row["cells"]) for row in checkpoint.split["conditions"][part]) if part is not None else 0
+    if n_observed and n_predicted > FAR_ABOVE * n_observed:
+        screen.say(
+            f"that is {n_predicted / n_observed:.0f} times the {n_observed} cells that are held out for {part}; "
+            "--cells-per-condition says how many to predict of each condition."
+        )
 
 
 def evaluate(

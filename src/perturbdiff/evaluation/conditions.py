@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from perturbdiff.data.controls import FEWEST
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,11 +23,10 @@ if TYPE_CHECKING:
 
 type Rows = NDArray[np.int64]
 
+__all__ = ["APART", "FEWEST", "LABELS", "TOGETHER", "Condition", "Context", "File", "Pooling", "Rows"]
+
 LABELS = ("perturbation", "cell_type", "assay_batch")
 """The labels of a condition, in the order of every table."""
-
-FEWEST = 2
-"""A distribution is judged on so many cells at least, and changes are measured from so many control cells."""
 
 
 class File(Protocol):

@@ -4,6 +4,7 @@ It comes from arguments, from a CSV file, or from the test part of the split tha
 unit and a modality may stand beside the perturbation; they become a part of its label, as in `data.composition`.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from perturbdiff.data.conditions import PERTURBATION, Conditions
 from perturbdiff.data.recipe import Columns
 from perturbdiff.data.split import HELD_OUT
 from perturbdiff.data.vocabulary import Vocabulary, nearest
+
+_LOG = logging.getLogger(__name__)
 
 COLUMNS = ["perturbation", "cell_type", "assay_batch"]
 BESIDE = ["dose", "dose_unit", "modality"]
@@ -147,13 +150,20 @@ def read_rows(path: Path, say: Callable[[str], None] = lambda _: None) -> list[d
     return rows
 
 
-def held_out_conditions(checkpoint: Checkpoint, part: str = "test") -> pd.DataFrame:
-    """The conditions of a part of the split that the model was trained with.
+def held_out_conditions(
+    checkpoint: Checkpoint, part: str = "test", say: Callable[[str], None] = _LOG.info
+) -> pd.DataFrame:
+    """The conditions of a part of the split that the model was trained with, those that it can be asked.
 
     A cell type or an assay batch that was held out altogether keeps its name, by which its control cells are found.
 
+    Args:
+        checkpoint: the model.
+        part: of the split.
+        say: receives the sentence on conditions that the model can't be asked.
+
     Raises:
-        ValueError: there is no such part, or it is empty.
+        ValueError: there is no such part, or it is empty; the model can be asked none of it.
     """
     check_part(part)
     rows = checkpoint.split["conditions"][part]
@@ -161,7 +171,22 @@ def held_out_conditions(checkpoint: Checkpoint, part: str = "test") -> pd.DataFr
         raise ValueError(
             f"the split of this model has no cells in its {part} part; name the conditions to predict instead."
         )
-    return conditions_of(rows, checkpoint.conditions)
+    known, reasons = checkpoint.conditions, {}
+    for label in dict.fromkeys(str(row[PERTURBATION]) for row in rows):
+        try:
+            known.check(label)
+        except ValueError as error:
+            reasons[label] = str(error)
+    asked = [row for row in rows if str(row[PERTURBATION]) not in reasons]
+    if reasons and not asked:
+        raise ValueError(next(iter(reasons.values())))
+    if reasons:
+        named = ", ".join(map(repr, list(reasons)[:5])) + (", ..." if len(reasons) > 5 else "")
+        say(
+            f"{len(rows) - len(asked)} of the {len(rows)} conditions of the {part} part are left out, since the model "
+            f"cannot be asked {named}: training has no cell of them, and no features stand for them."
+        )
+    return conditions_of(asked, known)
 
 
 def check_part(part: str) -> None:

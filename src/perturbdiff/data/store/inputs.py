@@ -23,7 +23,7 @@ from perturbdiff.data.store.columns import Obs, Stored, Texts, slice_of, texts_o
 type Rows = sp.csr_matrix[Any]
 type Form = Literal["csr", "csc", "dense", "columns"]
 
-_SPARSE: dict[str, Form] = {"csr_matrix": "csr", "csc_matrix": "csc"}
+_SPARSE: dict[str, Form] = {"csr_matrix": "csr", "csc_matrix": "csc", "csr": "csr", "csc": "csc"}
 _PER_ENTRY = 12
 """Bytes that making rows of a dense matrix sparse takes for each entry, besides the entry."""
 
@@ -47,9 +47,10 @@ class Input:
         self.path = path
         self.source = path.name
         with readable(path):
-            self.obs = Obs(root["obs"])
+            obs, var = _old_tables(root, path)
+            self.obs = Obs(root["obs"], obs)
             self._matrix = _matrix(root, expression.layer)
-            table = _stand_in(root, self._matrix, expression.layer, min(1, self.obs.n_cells))
+            table = _stand_in(root, self._matrix, expression.layer, min(1, self.obs.n_cells), var)
         read = expression_of(table, expression, self.source)
         self.genes, self.note = read.genes, read.note
         self._kept = None if read.kept is None else np.flatnonzero(read.kept)
@@ -249,11 +250,26 @@ def _matrix(root: Stored, layer: str | None) -> Stored:
     return root[where].get(key) if where in root else None
 
 
-def _stand_in(root: Stored, matrix: Stored, layer: str | None, n_rows: int) -> anndata.AnnData:
+def _old_tables(root: Stored, path: Path) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+    """The tables of cells and genes of a file whose tables are compound arrays, which anndata alone puts together."""
+    if hasattr(root["obs"], "keys"):
+        return None, None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole: Any = anndata.read_h5ad(path, backed="r")
+    try:
+        return whole.obs, whole.var
+    finally:
+        whole.file.close()
+
+
+def _stand_in(
+    root: Stored, matrix: Stored, layer: str | None, n_rows: int, table: pd.DataFrame | None = None
+) -> anndata.AnnData:
     """An AnnData of a row at most, with the genes and the names of layers and obsm of the file, all values 0."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        var: Any = anndata.io.read_elem(root["var"])
+        var: Any = anndata.io.read_elem(root["var"]) if table is None else table
         adata = anndata.AnnData(obs=pd.DataFrame(index=["cell"][:n_rows]), var=var)
         for where, width in (("layers", len(var)), ("obsm", 1)):
             for key in root.get(where, ()):

@@ -147,7 +147,7 @@ def _genes(
 
 
 def _codes(scans: Sequence[Scan], recipe: Recipe) -> tuple[Integers, dict[str, pd.Index], list[str], str | None]:
-    """The labels of all files' conditions as codes of labels sorted as text [conditions, 3]; notes; control."""
+    """The labels of all files' conditions as codes of labels sorted as text [conditions, 3]; notes; the control."""
     labels = {key: labels_below([one.labels[key] for one in scans]) for key in COVARIATES}
     counts = counted(pd.DataFrame(labels), np.concatenate([one.cells for one in scans]))["perturbation"]
     control = None if recipe.control is None else known_as(recipe.control, counts)
