@@ -257,3 +257,14 @@ def test_a_judged_file_may_lack_control_labels_and_no_other_label_stands_in_for_
     assert cells_from_anndata(some, control="ctrl", controls=("ctrl2",), require="any", **read).is_control.sum() == 1
     with pytest.raises(ValueError, match="no cell has the control label 'ctrl3'"):
         cells_from_anndata(some, control="ctrl", controls=("ctrl2", "ctrl3"), **read)
+
+
+def test_beside_a_column_of_doses_labels_are_missing_numbers_and_controls_by_the_same_rules(read):
+    adata = made([0.0, 7.0, 8.0, 8.0])
+    adata.obs["amount"] = [np.nan, np.nan, 1.0, 1.0]
+    columns = COLUMNS | {"dose": "amount", "dose_unit": "uM"}
+    cells = read(adata, control=["0", "7"], columns=columns)
+    assert counts_of(cells) == {"0": 2, "[('8', 1, 'uM')]": 2}
+    adata.obs["guide"] = ["0", "7", "8", "nan"]
+    with pytest.raises(ValueError, match=r"column 'guide' of .* has no label for 1 cells"):
+        read(adata, control=["0", "7"], columns=columns)

@@ -25,13 +25,12 @@ from perturbdiff.data.joining import (
 from perturbdiff.data.labels import (
     NO_LABEL,
     counted,
-    is_missing,
     known_as,
     one_name,
     remarks,
     renamed,
     renaming_note,
-    text_of,
+    texts_of,
 )
 from perturbdiff.data.reading import (
     check_control_label,
@@ -186,13 +185,13 @@ def _labels(adata: anndata.AnnData, rules: Rules, key: str, source: str) -> "pd.
         return pd.Categorical.from_codes(np.zeros(adata.n_obs, dtype=np.int8), pd.Index([NO_LABEL], dtype=str))
 
     def read(name: str, named_by: str) -> "pd.Series[Any]":
-        return column_of(obs, name, named_by, source)
+        found = column_of(obs, name, named_by, source)
+        return texts_of(found, declared) if name == column else found
 
-    own = key == "perturbation"
-    labels = labels_from(read, rules.columns, rules.control) if own else read(column, f"columns.{key}")
+    own, declared = key == "perturbation", (rules.control, *rules.controls) if key == "perturbation" else ()
+    labels = labels_from(read, rules.columns, *declared) if own else read(column, f"columns.{key}")
     codes, unique = pd.factorize(labels)
-    kept = (rules.control, *rules.controls) if own else ()
-    texts = [NO_LABEL if is_missing(text, kept) else text for text in map(text_of, unique)] + [NO_LABEL]
+    texts = [*map(str, unique), NO_LABEL]
     check_label_texts(texts, column, source)
     place = pd.Index(sorted({texts[code] for code in np.unique(codes)}), dtype=str)
     return pd.Categorical.from_codes(place.get_indexer(pd.Index(texts, dtype=str))[codes], place)
