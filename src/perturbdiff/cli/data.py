@@ -113,7 +113,7 @@ def split(
             "hash": found.hash,
             "parts": parts,
             "held_out": held_out,
-            "notes": (*found.source.notes, *found.notes),
+            "notes": [*found.source.notes, *found.notes],
             "looked_for": LOOKED_FOR,
             "leaks": leaks,
         }

@@ -138,7 +138,7 @@ def fit(
             *([Start(held_out.batches, folder)] if held_out is not None and settings.training.validate_start else []),
             interruption,
             Announcement(training.batch(plan, None), say),
-            *([Progress()] if show_progress else []),
+            *([Progress.of(settings.training.max_steps)] if show_progress else []),
         ],
         launched,
         loggers=[] if run is None else _loggers(run, resume),
