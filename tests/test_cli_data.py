@@ -137,3 +137,69 @@ def test_another_order_of_members_in_training_is_one_label_and_held_out_with_it(
     assert ended.status == 0
     assert "Labels of perturbation that mean the same are one: 'B+A' (8 cells) as 'A+B'" in ended.err
     assert "no leak found" in ended.err
+
+
+def test_split_ends_with_status_1_where_a_combination_trains_in_another_spelling_and_order(cli, changed):
+    def change(adata):
+        labels = adata.obs["perturbation"].astype(str).replace("stimulus_1", "A+B")
+        own = (labels == "A+B") & (adata.obs["cell_type"] == "type_3")
+        labels.iloc[np.flatnonzero(own)[::2]] = "b +a"
+        adata.obs["perturbation"] = labels
+
+    rules = hold_outs_from([{"part": "test", "perturbation": ["A+B"], "cell_type": ["type_3"]}])
+    grammar = Grammar(separator="+")
+    assert cli("split", changed(change, hold_out=rules)).status == 0  # "+" means nothing until it is said to
+    ended = cli("split", changed(change, hold_out=rules, perturbation=grammar))
+    assert ended.status == 1
+    assert "leak: 8 training cells, such as those of ('b +a', 'type_3', 'donor_1')" in ended.out
+
+
+def test_a_spelling_in_the_drawn_validation_part_is_a_leak_and_a_clean_draw_is_none(cli, changed):
+    def change(adata):
+        labels = adata.obs["assay_batch"].astype(str)
+        labels.iloc[::2] = labels.iloc[::2].str.upper()
+        adata.obs["assay_batch"] = labels
+
+    assert cli("split", changed(lambda adata: None, hold_out=())).status == 0
+    ended = cli("split", changed(change, hold_out=()))
+    assert ended.status == 1
+    assert "the drawn validation part" in ended.out
+
+
+def test_train_and_features_take_several_control_labels(cli, adata, tmp_path):
+    copy = adata.copy()
+    labels = copy.obs["perturbation"].astype(str)
+    labels.iloc[np.flatnonzero(labels == "control")[::2]] = "control_2"
+    copy.obs["perturbation"] = labels
+    copy.write_h5ad(tmp_path / "d.h5ad")
+    given = ["--scale", "counts", "--perturbation", "perturbation", "--control", "control"]
+    out = tmp_path / "genes.parquet"
+    one = cli("features", "loadings", tmp_path / "d.h5ad", "--out", out, "--components", 2, *given)
+    assert one.status == 0
+    assert "'control_2' (36 cells) look like control cells too" in one.err
+    several = cli(
+        "features", "loadings", tmp_path / "d.h5ad", "--out", out, "--components", 2, "--overwrite", *given,
+        "--control", "control_2",
+    )  # fmt: skip
+    assert several.status == 0
+    assert "'control_2' (36 cells) as 'control'" in several.err
+    assert "look like control cells" not in several.err
+    run = tmp_path / "run"
+    trained = cli(
+        "train", tmp_path / "d.h5ad", "--out", run, "--preset", "tiny", "--max-steps", 1, "--device", "cpu", *given,
+        "--control", "control_2", "--cell-type", "cell_type",
+    )  # fmt: skip
+    assert trained.status == 0
+    assert trained.err.count("'control_2' (36 cells) as 'control'") == 1
+    kept = read_recipe(run / "recipe.toml")
+    assert (kept.control, kept.controls) == ("control", ("control_2",))
+    held = tmp_path / "p.h5ad"
+    asked = ("--perturbation", "stimulus_1", "--cell-type", "type_3", "--device", "cpu")
+    assert cli("predict", run, tmp_path / "d.h5ad", "--out", held, *asked).status == 0
+    judged = cli(
+        "evaluate", held, tmp_path / "d.h5ad", "--run", run, "--out", tmp_path / "e", "--baselines", "none",
+        "--suites", "ours", "--bootstrap", 2, "--with-training-cells",
+    )  # fmt: skip
+    assert judged.status == 0
+    assert "'control_2' (36 cells) as 'control'" in judged.err
+    assert "look like control cells" not in judged.err

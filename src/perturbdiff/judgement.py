@@ -19,7 +19,7 @@ from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.comparison import Comparison, Depth, Scope, compare
 from perturbdiff.data.audit import find_leaks
 from perturbdiff.data.composition import grammar_of, same_as
-from perturbdiff.data.recipe import Columns, Expression, Grammar
+from perturbdiff.data.recipe import PLAIN, Columns, Expression, Grammar
 from perturbdiff.data.source import Flags, name_hashes
 from perturbdiff.data.split import HELD_OUT, Split
 from perturbdiff.evaluation.cache import Cache, content_hash
@@ -41,7 +41,7 @@ def compare_files(
     columns: Columns | None = None,
     expression: Expression | None = None,
     predicted_expression: Expression | None = None,
-    control: str | None = None,
+    control: str | Sequence[str] | None = None,
     seed: int = 0,
     depth: Depth | None = None,
     pool_batches: bool = False,
@@ -60,7 +60,8 @@ def compare_files(
         columns: of files that do not declare them; those of the source when absent.
         expression: layer and scale of the observed file; those of the source when absent.
         predicted_expression: layer and scale of predicted files that do not declare them.
-        control: control label of files that do not declare it; that of the source when absent.
+        control: control label of files that do not declare it; of several the first names all. That of the source when
+            absent.
         seed: of the comparison's draws.
         depth: how much is computed; our own metrics beside control and mean shift where None.
         pool_batches: whether conditions are judged over all assay batches together, where predictions name these.
@@ -77,7 +78,9 @@ def compare_files(
     if source is not None:
         columns = columns or source.recipe.columns
         expression = expression or source.recipe.expression
-        control = control or source.recipe.control
+        control = control or [label for label in (source.recipe.control, *source.recipe.controls) if label]
+    first, *further = [control] if isinstance(control, str) else control or [""]
+    grammar = _grammar(source, [*predicted.values()])
     # totals are of counts, and predictions are log1p unless the caller says otherwise
     counted = predicted_expression is not None and predicted_expression.scale == "counts"
     labels = columns if columns is None or counted else columns.model_copy(update={"total_counts": None})
@@ -86,7 +89,9 @@ def compare_files(
             path,
             columns=labels,
             expression=predicted_expression,
-            control=control,
+            control=first or None,
+            controls=further,
+            grammar=grammar,
             in_memory=in_memory,
             observed=False,
             clip=clip,
@@ -96,10 +101,17 @@ def compare_files(
     counts = source is not None and expression is not None and expression.scale == "counts"
     summed = source.total_genes if counts and source is not None else None
     seen = open_file(
-        observed, columns=columns, expression=expression, control=control, in_memory=in_memory, summed=summed
+        observed,
+        columns=columns,
+        expression=expression,
+        control=first or None,
+        controls=further,
+        grammar=grammar,
+        in_memory=in_memory,
+        summed=summed,
     )
-    said_of_files = [note for file in (*files.values(), seen) for note in notes_of(file)]
-    files, seen, named = _named_alike(files, seen, source, [*predicted.values()])
+    said_of_files = dict.fromkeys(note for file in (*files.values(), seen) for note in notes_of(file))
+    files, seen, named = _named_alike(files, seen, source, grammar)
     depth = depth or Depth()
     if cache is not None:
         parts = [observed, *(predicted.values() if predicted_controls else [])]
@@ -212,13 +224,18 @@ def audit(
     return facts, [Caution(LEAK, text) for text in leaks]
 
 
+def _grammar(source: Origin | None, paths: Sequence[Path]) -> Grammar:
+    """What labels are made of, as the source says, or the first predicted file that says it."""
+    if source is not None:
+        return grammar_of(source.recipe)
+    declared = (declared_by(path).get("grammar") for path in paths)
+    return next((Grammar.model_validate_json(str(one)) for one in declared if one is not None), PLAIN)
+
+
 def _named_alike(
-    files: Mapping[str, File], observed: File, source: Origin | None, paths: Sequence[Path]
+    files: Mapping[str, File], observed: File, source: Origin | None, grammar: Grammar
 ) -> tuple[dict[str, File], File, list[str]]:
     """The files with one name for each perturbation, the training cells' before others; and sentences on changes."""
-    declared = (declared_by(path).get("grammar") for path in paths)
-    written = next((Grammar.model_validate_json(str(one)) for one in declared if one is not None), Grammar())
-    grammar = written if source is None else grammar_of(source.recipe)
     known: list[str] = []
     if source is not None:
         known += map(str, source.split.source.runs.labels["perturbation"].cat.categories)

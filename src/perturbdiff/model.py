@@ -123,7 +123,7 @@ class PerturbDiff:
         """
         mapping = {
             "name": name,
-            "control": control if isinstance(control, str) else list(control),
+            "control": list(control) if isinstance(control, Sequence) and not isinstance(control, str) else control,
             "n_genes": None if genes is not None else n_genes,
             "genes": None if genes is None else list(genes),
             "columns": {
@@ -152,7 +152,7 @@ class PerturbDiff:
             controls=recipe.controls,
             grammar=grammar_of(recipe),
         )
-        return cls(recipe, source=cells, features=tables_of(features))
+        return cls(_as_read(recipe, cells), source=cells, features=tables_of(features))
 
     @classmethod
     def from_recipe(
@@ -178,7 +178,8 @@ class PerturbDiff:
             folder = folder or beside
         settings_of(recipe)
         place, tables = Path(folder or ".").resolve(), tables_of(features)
-        return cls(recipe, source=open_source(recipe, place), folder=place, features=tables)
+        source = open_source(recipe, place)
+        return cls(_as_read(recipe, source), source=source, folder=place, features=tables)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -472,3 +473,8 @@ class PerturbDiff:
     def conditions(self) -> pd.DataFrame:
         """What the trained model can be asked, a row a label; see `prediction.coverage`."""
         return coverage(self.trained.conditions)
+
+
+def _as_read(recipe: Recipe, source: Source) -> Recipe:
+    """A recipe that names the control label as the source has it: ``0`` of floats, where it was called ``0.0``."""
+    return recipe if recipe.control == source.control else recipe.model_copy(update={"control": source.control})

@@ -244,3 +244,10 @@ def test_the_audit_is_the_same_however_few_cells_it_looks_at_at_a_time(monkeypat
     monkeypatch.setattr(audit, "_AT_ONCE", 11)
     in_pieces = find_leaks(split)
     assert [leak.split(", such as")[0] for leak in in_pieces] == [leak.split(", such as")[0] for leak in whole]
+
+
+def test_cells_that_a_few_shot_rule_keeps_are_no_leak_beside_a_rule_of_another_spelling():
+    cells = made(perturbations=("ctrl", "A", "a ", "C"))
+    kept = HoldOut(part="test", perturbation=("a ",), cell_type=("B",), keep_cells=2)
+    assert find_leaks(split_cells(cells, [TEST_A_IN_B, kept, VALIDATION], seed=0)) == []
+    assert len(find_leaks(split_cells(cells, [TEST_A_IN_B, VALIDATION], seed=0))) == 1

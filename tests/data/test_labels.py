@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from perturbdiff.data.controls import controls_of
 from perturbdiff.data.intake import cells_from_anndata, read_cells
 from perturbdiff.data.recipe import Columns, Expression, Grammar, Match, read_recipe, recipe_from_mapping, write_recipe
 from perturbdiff.data.split import split_cells
@@ -231,3 +232,39 @@ def test_cells_given_in_memory_are_read_by_the_same_rules():
         exclude=[Match(perturbation=("",))],
     )
     assert counts_of(cells) == {"A+B": 2, "ctrl": 2}
+
+
+def test_a_condition_with_a_number_as_floats_write_it_finds_its_control_cells():
+    cells = cells_from_anndata(
+        made([0.0, 0.0, 0.0, 1.0], plates=[1.0, 1.0, 2.0, 1.0]),
+        columns=Columns(**COLUMNS),
+        expression=Expression(scale="counts"),
+        control="0.0",
+    )
+    (rows,), _ = controls_of(cells, [{"cell_type": "K562", "assay_batch": "1.0"}])
+    assert rows.tolist() == [0, 1]
+
+
+def test_a_judged_file_may_lack_control_labels_and_no_other_label_stands_in_for_them():
+    read = {"columns": Columns(**COLUMNS), "expression": Expression(scale="counts"), "grammar": Grammar(separator="+")}
+    adata = made(["A", "A+B", "B", "B"])
+    judged = cells_from_anndata(adata, control="ctrl", controls=("ctrl2",), require="none", **read)
+    assert counts_of(judged) == {"A": 1, "A+B": 1, "B": 2}
+    assert (judged.control, judged.is_control.sum()) == ("ctrl", 0)
+    with pytest.raises(ValueError, match="no cell has the control label 'ctrl' in column 'guide'"):
+        cells_from_anndata(adata, control="ctrl", controls=("ctrl2",), require="any", **read)
+    some = made(["ctrl2", "A"])
+    assert cells_from_anndata(some, control="ctrl", controls=("ctrl2",), require="any", **read).is_control.sum() == 1
+    with pytest.raises(ValueError, match="no cell has the control label 'ctrl3'"):
+        cells_from_anndata(some, control="ctrl", controls=("ctrl2", "ctrl3"), **read)
+
+
+def test_beside_a_column_of_doses_labels_are_missing_numbers_and_controls_by_the_same_rules(read):
+    adata = made([0.0, 7.0, 8.0, 8.0])
+    adata.obs["amount"] = [np.nan, np.nan, 1.0, 1.0]
+    columns = COLUMNS | {"dose": "amount", "dose_unit": "uM"}
+    cells = read(adata, control=["0", "7"], columns=columns)
+    assert counts_of(cells) == {"0": 2, "[('8', 1, 'uM')]": 2}
+    adata.obs["guide"] = ["0", "7", "8", "nan"]
+    with pytest.raises(ValueError, match=r"column 'guide' of .* has no label for 1 cells"):
+        read(adata, control=["0", "7"], columns=columns)

@@ -46,7 +46,9 @@ def loadings(
     gene_names: Annotated[str | None, typer.Option(help="Column of var that names the genes (.h5ad).")] = None,
     total_counts: Annotated[str | None, typer.Option(help="Column of total counts, for a partial panel.")] = None,
     perturbation: Annotated[str | None, typer.Option(help="Column of perturbations (.h5ad).")] = None,
-    control: Annotated[str | None, typer.Option(help="Label of control cells (.h5ad).")] = None,
+    control: Annotated[
+        list[str] | None, typer.Option(help="Label of control cells; several: the first names them all (.h5ad).")
+    ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:

@@ -153,7 +153,10 @@ def evaluate(
     run: Annotated[Path | None, typer.Option(help="A trained model: brings the training cells of baselines.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe, to the same end.")] = None,
     perturbation: Annotated[str | None, typer.Option(help="Column, in files that do not declare it.")] = None,
-    control: Annotated[str | None, typer.Option(help="Label, in files that do not declare it.")] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(help="Label, in files that do not declare it; several: the first names them all."),
+    ] = None,
     cell_type: Annotated[str | None, typer.Option(help="Column, in files that do not declare it.")] = None,
     assay_batch: Annotated[str | None, typer.Option(help="Column, in files that do not declare it.")] = None,
     total_counts: Annotated[str | None, typer.Option(help="Column of total counts, for a partial panel.")] = None,

@@ -38,12 +38,13 @@ LOOKED_FOR = (
 
 
 def find_leaks(split: Split, grammar: Grammar | None = None) -> list[str]:
-    """A sentence for each leak; `grammar` says what labels of perturbation are made of, as in `Recipe.perturbation`."""
+    """A sentence for each leak; `grammar` says what labels are made of, that of the source when absent."""
+    grammar = split.source.runs.grammar if grammar is None else grammar
     return [
         *repeated_names(split.source),
         *_shared_profiles(split),
-        *_other_spellings(split, grammar or Grammar()),
-        *_other_doses(split, grammar or Grammar()),
+        *_other_spellings(split, grammar),
+        *_other_doses(split, grammar),
         *_held_out_groups_in_training(split),
         *_shared_controls(split),
     ]
@@ -116,10 +117,13 @@ def _other_spellings(split: Split, grammar: Grammar) -> Iterator[str]:
     runs = split.source.runs
     n_cells = split.cells_of_runs("train")
     folded = {name: _folded(runs, name, grammar) for name in COVARIATES}
-    drawn = ~runs.is_control
+    drawn, asked = ~runs.is_control, np.zeros(len(runs), dtype=bool)
+    found: list[tuple[Flags, str, Flags]] = []
     for i, rule in enumerate(split.hold_out):
         place = f"hold_out[{i}]"
         literal = matches(runs.labels, rule, place, runs.grammar, runs.control)
+        if rule.keeps:
+            asked |= literal
         meant = np.ones(len(runs), dtype=bool)
         for name, wanted in rule.named().items():
             own = matches(runs.labels, Match(**{name: wanted}), place, runs.grammar, runs.control)
@@ -127,7 +131,10 @@ def _other_spellings(split: Split, grammar: Grammar) -> Iterator[str]:
         drawn &= ~literal
         if not rule.hold_out_controls:
             meant &= ~runs.is_control
-        yield from _spelt(runs, meant & ~literal & (n_cells > 0), n_cells, f"{place} ({rule.part})", literal)
+        found.append((meant & ~literal & (n_cells > 0), f"{place} ({rule.part})", literal))
+    for stray, what, literal in found:
+        # what a rule keeps in training is there because it asks for it
+        yield from _spelt(runs, stray & ~asked, n_cells, what, literal)
     held = np.zeros(len(runs), dtype=bool)
     for part in PARTS[1:]:
         held |= split.cells_of_runs(part) > 0

@@ -228,9 +228,11 @@ def _text(value: object) -> str:
 
 
 def labels_from(
-    read: "Callable[[str, str], pd.Series[Any]]", columns: Columns, control: str | None
+    read: "Callable[[str, str], pd.Series[Any]]", columns: Columns, *controls: str | None
 ) -> "pd.Series[Any]":
     """The labels of perturbation of some cells; `read` gives a column by its name and its key in a recipe.
+
+    Cells of the labels `controls` have no dose, and keep their label.
 
     Raises:
         ValueError: as in `composed`.
@@ -247,7 +249,7 @@ def labels_from(
     coded = {key: pd.factorize(series) for key, series in found.items()}
     rows = pd.DataFrame({key: codes for key, (codes, _) in coded.items()})
     unique = rows.drop_duplicates(ignore_index=True)
-    texts = [_written(row, coded, columns, control) for row in unique.itertuples(index=False)]
+    texts = [_written(row, coded, columns, controls) for row in unique.itertuples(index=False)]
     place = pd.MultiIndex.from_frame(unique).get_indexer(pd.MultiIndex.from_frame(rows))
     return pd.Series(pd.Categorical.from_codes(*_folded(texts, place)))
 
@@ -261,13 +263,18 @@ def is_unit(text: str) -> bool:
     return True
 
 
-def _written(row: Any, coded: dict[str, Any], columns: Columns, control: str | None) -> str | None:  # noqa: ANN401
+def _written(
+    row: Any,  # noqa: ANN401 - a named tuple of any columns
+    coded: dict[str, Any],
+    columns: Columns,
+    controls: Sequence[str | None],
+) -> str | None:
     values = {key: coded[key][1][code] if code >= 0 else None for key, code in row._asdict().items()}
     label = values["label"]
     if label is None or not str(label).strip():
         return None
-    if str(label) == control:
-        return control
+    if str(label) in controls:
+        return str(label)
     return composed(
         str(label), columns, values.get("modality"), values.get("dose"), values.get("dose_unit", columns.dose_unit)
     )

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from perturbdiff.data.cells import Cells
+from perturbdiff.data.labels import known_as
 from perturbdiff.data.vocabulary import nearest
 
 type Rows = npt.NDArray[np.int64]
@@ -30,7 +31,7 @@ def controls_of(cells: Cells, conditions: Sequence[Mapping[str, str]]) -> tuple[
     """
     control = np.flatnonzero(cells.is_control).astype(np.int64)
     matched, borrowing = [], []
-    for number, condition in enumerate(conditions):
+    for number, condition in enumerate(_as_known(cells, one) for one in conditions):
         of_kind = _matching(cells, control, "cell_type", condition["cell_type"])
         rows = _matching(cells, of_kind, "assay_batch", condition["assay_batch"])
         known = condition["assay_batch"] in cells.labels["assay_batch"].cat.categories
@@ -41,6 +42,11 @@ def controls_of(cells: Cells, conditions: Sequence[Mapping[str, str]]) -> tuple[
             raise _none(cells, control, condition)
         matched.append(rows)
     return matched, borrowing
+
+
+def _as_known(cells: Cells, condition: Mapping[str, str]) -> dict[str, str]:
+    """A condition whose numbers are written as the cells have them: a model that learned ``1.0`` finds ``1``."""
+    return {name: known_as(condition[name], cells.labels[name].cat.categories) for name in ("cell_type", "assay_batch")}
 
 
 def borrowing_note(conditions: Sequence[Mapping[str, str]], borrowing: Sequence[int]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import anndata
 import numpy as np
@@ -25,13 +25,12 @@ from perturbdiff.data.joining import (
 from perturbdiff.data.labels import (
     NO_LABEL,
     counted,
-    is_missing,
     known_as,
     one_name,
     remarks,
     renamed,
     renaming_note,
-    text_of,
+    texts_of,
 )
 from perturbdiff.data.reading import (
     check_control_label,
@@ -48,6 +47,8 @@ from perturbdiff.data.recipe import COVARIATES, PLAIN, Columns, Expression, Gram
 from perturbdiff.data.source import Flags
 from perturbdiff.data.totals import check_normalised, check_totals_fit, converted, genes_summed, total_counts_of
 
+type Required = Literal["all", "any", "none"]
+
 
 def cells_from_anndata(
     adata: anndata.AnnData,
@@ -62,7 +63,7 @@ def cells_from_anndata(
     summed: tuple[str, ...] | None = None,
     observed: bool = True,
     clip: bool = False,
-    every_control: bool = True,
+    require: Required = "all",
 ) -> Cells:
     """Cells of an AnnData in memory; its matrix is taken as it is, not copied, where it is CSR or dense.
 
@@ -80,7 +81,7 @@ def cells_from_anndata(
         summed: the genes over which each cell's total count runs; all of them when None.
         observed: whether the cells are measured ones, whose sums tell what they were normalised to.
         clip: whether values below 0 count as 0, and a note says so.
-        every_control: whether each of `controls` must be there.
+        require: whether all labels of control cells must be there, any of them, or none.
 
     Raises:
         ValueError: a column, the layer, the control label or a label of `exclude` is not there (the nearest is
@@ -88,7 +89,7 @@ def cells_from_anndata(
             gene names are repeated; there are no cells; total counts are impossible; log1p values are of counts
             normalised to another total than is declared.
     """
-    rules = Rules(columns, control, tuple(controls), grammar, tuple(exclude), every_control)
+    rules = Rules(columns, control, tuple(controls), grammar, tuple(exclude), require)
     part, seen = _load(adata, expression, rules, source, summed=summed, observed=observed, clip=clip)
     return _select(part, [seen], rules, source)
 
@@ -121,7 +122,7 @@ class Rules(NamedTuple):
     controls: tuple[str, ...]
     grammar: Grammar
     exclude: tuple[Match, ...]
-    every_control: bool = True
+    require: Required = "all"
 
     def check(self) -> None:
         """Refuse a column of perturbations without a control label, or the other way round."""
@@ -184,13 +185,13 @@ def _labels(adata: anndata.AnnData, rules: Rules, key: str, source: str) -> "pd.
         return pd.Categorical.from_codes(np.zeros(adata.n_obs, dtype=np.int8), pd.Index([NO_LABEL], dtype=str))
 
     def read(name: str, named_by: str) -> "pd.Series[Any]":
-        return column_of(obs, name, named_by, source)
+        found = column_of(obs, name, named_by, source)
+        return texts_of(found, declared) if name == column else found
 
-    own = key == "perturbation"
-    labels = labels_from(read, rules.columns, rules.control) if own else read(column, f"columns.{key}")
+    own, declared = key == "perturbation", (rules.control, *rules.controls) if key == "perturbation" else ()
+    labels = labels_from(read, rules.columns, *declared) if own else read(column, f"columns.{key}")
     codes, unique = pd.factorize(labels)
-    kept = (rules.control, *rules.controls) if own else ()
-    texts = [NO_LABEL if is_missing(text, kept) else text for text in map(text_of, unique)] + [NO_LABEL]
+    texts = [*map(str, unique), NO_LABEL]
     check_label_texts(texts, column, source)
     place = pd.Index(sorted({texts[code] for code in np.unique(codes)}), dtype=str)
     return pd.Categorical.from_codes(place.get_indexer(pd.Index(texts, dtype=str))[codes], place)
@@ -214,13 +215,14 @@ def _select(cells: Cells, seen: Sequence[Seen], rules: Rules, source: str) -> Ce
     known, column = list(before["perturbation"]), rules.columns.perturbation
     control = None if rules.control is None else known_as(rules.control, known)
     controls = [known_as(label, known) for label in rules.controls]
-    if rules.every_control:
+    if rules.require == "all":
         check_control_labels(controls, known, column)
     names = one_name(known, rules.grammar, control, controls)
     if names:
         labels = cells.labels.assign(perturbation=renamed(cells.labels["perturbation"].array, names))
         cells = replace(cells, labels=labels)
-    check_control_label(control, cells.labels["perturbation"].cat.categories, column)
+    if rules.require != "none":
+        check_control_label(control, cells.labels["perturbation"].cat.categories, column)
     notes += renaming_note(names, before["perturbation"])
     notes += remarks(counted(cells.labels) if names else before, rules.columns, rules.grammar, control)
     return replace(cells, control=control, notes=(*cells.notes, *notes))

@@ -80,6 +80,13 @@ def renamed(labels: "pd.Categorical[Any]", names: Mapping[str, str]) -> "pd.Cate
     return pd.Categorical.from_codes(np.where(codes < 0, -1, known.get_indexer(pd.Index(new, dtype=str))[codes]), known)
 
 
+def texts_of(values: "pd.Series[Any]", controls: Sequence[str | None] = ()) -> "pd.Series[Any]":
+    """A column as labels: texts, None where one is missing; `controls` are labels whatever their text."""
+    codes, unique = pd.factorize(values)
+    texts = [None if is_missing(text, controls) else text for text in map(text_of, unique)]
+    return pd.Series(np.array([*texts, None], dtype=object)[codes], index=values.index, dtype=object)
+
+
 def counted(labels: pd.DataFrame, cells: "np.ndarray[Any, Any] | None" = None) -> dict[str, dict[str, int]]:
     """How many cells each label of each covariate has; `cells` of each row where a row is not a cell."""
     found = {}

@@ -5,7 +5,7 @@ conditions are scattered over it is read a row at a time, and fastest where it i
 checked as a file in memory is, when it is read.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from perturbdiff.data.cells import Cells
 from perturbdiff.data.files import MUDATA
 from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.reading import check_values, expression_of, is_raw
-from perturbdiff.data.recipe import Columns, Expression
+from perturbdiff.data.recipe import PLAIN, Columns, Expression, Grammar
 from perturbdiff.data.totals import check_normalised, check_totals_fit, converted, genes_summed, total_counts_of
 
 type Rows = NDArray[np.int64]
@@ -70,12 +70,14 @@ class Disk:
         path: Path,
         columns: Columns,
         expression: Expression,
-        control: Callable[[pd.DataFrame], str],
+        control: str,
         *,
+        controls: Sequence[str] = (),
+        grammar: Grammar = PLAIN,
         summed: tuple[str, ...] | None = None,
         observed: bool = True,
     ) -> "Disk":
-        """Open a file that `rows_can_be_read` of; `control` names the control label, or another one, of its labels.
+        """Open a file that `rows_can_be_read` of; labels are read as in `data.intake`, and control cells may be absent.
 
         Raises:
             ValueError: its labels are refused (see `data.intake`), or it lacks genes that are to be summed.
@@ -92,7 +94,16 @@ class Disk:
         labels = columns.model_copy(update={"total_counts": None})
         unscaled = expression.model_copy(update={"scale": "log1p"})
         source = repr(path.name)
-        head = cells_from_anndata(bare, columns=labels, expression=unscaled, control=control(obs), source=source)
+        head = cells_from_anndata(
+            bare,
+            columns=labels,
+            expression=unscaled,
+            control=control,
+            controls=controls,
+            grammar=grammar,
+            source=source,
+            require="none",
+        )
         kept = expression_of(bare, unscaled, source).kept
         own = expression.scale == "counts" and columns.total_counts is None
         over = genes_summed(head.genes, summed, source) if own else None

@@ -14,9 +14,8 @@ import pandas as pd
 
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.labels import text_of
-from perturbdiff.data.reading import column_of, read_h5ad
-from perturbdiff.data.recipe import Columns, Expression
+from perturbdiff.data.reading import read_h5ad
+from perturbdiff.data.recipe import PLAIN, Columns, Expression, Grammar
 from perturbdiff.evaluation.disk import Disk, declaration, rows_can_be_read, size_in_memory
 from perturbdiff.evaluation.pairs import File
 
@@ -47,6 +46,8 @@ def open_file(
     columns: Columns | None = None,
     expression: Expression | None = None,
     control: str | None = None,
+    controls: Sequence[str] = (),
+    grammar: Grammar = PLAIN,
     in_memory: int = IN_MEMORY,
     summed: tuple[str, ...] | None = None,
     observed: bool = True,
@@ -63,18 +64,27 @@ def open_file(
     chosen = expression or Expression(scale="log1p")
     if clip or not rows_can_be_read(path, chosen) or size_in_memory(path, chosen) <= in_memory:
         return read_file(
-            path, columns=columns, expression=expression, control=control, summed=summed, observed=observed, clip=clip
+            path,
+            columns=columns,
+            expression=expression,
+            control=control,
+            controls=controls,
+            grammar=grammar,
+            summed=summed,
+            observed=observed,
+            clip=clip,
         )
     said = _described(declaration(path, DECLARATION), path, _columns(path), columns, expression, control)
-    file = Disk.opened(
+    return Disk.opened(
         path,
         said.columns,
         said.expression,
-        lambda obs: _present(obs, said, path),
+        said.control,
+        controls=controls,
+        grammar=grammar,
         summed=summed,
         observed=observed and not said.declared,
     )
-    return replace(file, head=replace(file.head, control=said.control))
 
 
 def notes_of(file: File) -> tuple[str, ...]:
@@ -88,6 +98,8 @@ def read_file(
     columns: Columns | None = None,
     expression: Expression | None = None,
     control: str | None = None,
+    controls: Sequence[str] = (),
+    grammar: Grammar = PLAIN,
     summed: tuple[str, ...] | None = None,
     observed: bool = True,
     clip: bool = False,
@@ -99,6 +111,8 @@ def read_file(
         columns: its columns; None for those that it declares.
         expression: its layer and scale; None for `X` on the scale that it declares.
         control: its control label; None for the one that it declares.
+        controls: further labels of its control cells.
+        grammar: what its labels of perturbation are made of.
         summed: the genes over which the total counts of its cells run; all of them when None.
         observed: whether its cells are measured ones, whose sums tell what they were normalised to; a file of
             predicted cells that declares itself is none.
@@ -111,18 +125,19 @@ def read_file(
     adata = read_h5ad(path)
     obs: Any = adata.obs
     said = _described(adata.uns.get(DECLARATION, {}), path, list(obs.columns), columns, expression, control)
-    present = _present(obs, said, path)
-    cells = cells_from_anndata(
+    return cells_from_anndata(
         adata,
         columns=said.columns,
         expression=said.expression,
-        control=present,
+        control=said.control,
+        controls=controls,
+        grammar=grammar,
         source=repr(path.name),
         summed=summed,
         observed=observed and not said.declared,
         clip=clip,
+        require="none",
     )
-    return replace(cells, control=said.control)
 
 
 def renamed(file: File, names: Mapping[str, str]) -> File:
@@ -198,10 +213,3 @@ def _columns(path: Path) -> list[str]:
     """The columns of the cells of an .h5ad, in their order."""
     with _LIBRARY.File(path) as file:
         return [str(name) for name in file["obs"].attrs.get("column-order", [])]
-
-
-def _present(obs: pd.DataFrame, said: Description, path: Path) -> str:
-    """The control label, or another one that the file has: its cells are read, and then have no control among them."""
-    column = str(said.columns.perturbation)
-    labels = [text_of(label) for label in column_of(obs, column, "columns.perturbation", path.name).dropna().unique()]
-    return said.control if said.control in labels or not labels else labels[0]

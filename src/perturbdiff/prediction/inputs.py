@@ -75,6 +75,7 @@ def control_cells(
         control=control,
         controls=recipe.controls if control is not None else (),
         grammar=grammar_of(recipe),
+        require="any",
         source="the file of control cells",
         summed=total_genes,
         observed="perturbdiff" not in adata.uns,

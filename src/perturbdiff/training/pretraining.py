@@ -102,6 +102,9 @@ def pretrain(
     seen = [Seen.of(one.member.name, one.split.source, one.training) for one in given]
     audit(given, seen)
     say(f"the audit of {len(given)} sources found no held-out cell among the training cells.")
+    for one in given:
+        for note in one.split.source.notes:
+            say(f"{one.member.name}: {note}")
     measured = [_measured(one, mixture) for one in given]
     genes, lists = _panel(mixture, given, measured)
     weights = np.array([one.member.weight for one in given])

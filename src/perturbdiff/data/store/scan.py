@@ -15,7 +15,7 @@ import pandas as pd
 
 from perturbdiff.data.cells import matches
 from perturbdiff.data.composition import grammar_of, labels_from
-from perturbdiff.data.labels import NO_LABEL, is_missing, text_of
+from perturbdiff.data.labels import NO_LABEL, texts_of
 from perturbdiff.data.reading import check_label_texts, column_of
 from perturbdiff.data.recipe import COVARIATES, Recipe
 from perturbdiff.data.source import Flags, Hashes, Integers, mixed, name_hashes
@@ -164,13 +164,13 @@ class _Conditions:
 
         def read(name: str, named_by: str) -> "pd.Series[Any]":
             column_of(found.obs.columns, name, named_by, found.source)
-            return found.column(name, start, stop)
+            values = found.column(name, start, stop)
+            return texts_of(values, declared) if name == column else values
 
-        own = covariate == "perturbation"
-        labels = labels_from(read, self.columns, self.control) if own else read(column, f"columns.{covariate}")
+        own, declared = covariate == "perturbation", self.declared if covariate == "perturbation" else ()
+        labels = labels_from(read, self.columns, *declared) if own else read(column, f"columns.{covariate}")
         codes, unique = pd.factorize(labels)
-        kept = self.declared if own else ()
-        texts = [NO_LABEL if is_missing(text, kept) else text for text in map(text_of, unique)]
+        texts = [*map(str, unique)]
         if (codes < 0).any():
             texts.append(NO_LABEL)  # where code -1 points
         check_label_texts(texts, column, found.source)
