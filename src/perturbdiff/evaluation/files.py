@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import h5py
-import pandas as pd
 
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.intake import cells_from_anndata
+from perturbdiff.data.labels import renamed as under_names
 from perturbdiff.data.reading import read_h5ad
 from perturbdiff.data.recipe import PLAIN, Columns, Expression, Grammar
 from perturbdiff.evaluation.disk import Disk, declaration, rows_can_be_read, size_in_memory
@@ -142,16 +142,11 @@ def read_file(
 
 def renamed(file: File, names: Mapping[str, str]) -> File:
     """A file of whose perturbations some have other names; nothing is read or copied but the labels."""
-    cells = file.head if isinstance(file, Disk) else cast("Cells", file)
-    labels = cells.labels["perturbation"]
-    old = [str(label) for label in labels.cat.categories]
-    new = [names.get(label, label) for label in old]
-    if new == old:
+    if not names:
         return file
-    known = pd.Index(sorted(set(new)), dtype=str)
-    codes = known.get_indexer(pd.Index(new, dtype=str))[labels.cat.codes]
-    named = cells.labels.assign(perturbation=pd.Categorical.from_codes(codes, known))
-    changed = replace(cells, labels=named)
+    cells = file.head if isinstance(file, Disk) else cast("Cells", file)
+    labels: Any = cells.labels["perturbation"].array
+    changed = replace(cells, labels=cells.labels.assign(perturbation=under_names(labels, names)))
     return replace(file, head=changed) if isinstance(file, Disk) else changed
 
 
