@@ -133,6 +133,8 @@ def test_what_was_predicted_without_a_batch_is_judged_over_all_of_them(observed)
     assert [one for one in pairs.conditions if one.perturbation == "a"] == [Condition("a", "T")]
     assert pairs.observed_cells(Condition("a", "T")).cells.shape[0] == 5 * 30
     assert len([one for one in pairs.conditions if one.perturbation == "b"]) == 5
+    any_type = align({"model": predicted}, observed, pooling=Pooling(pairs=frozenset({("a", "")})))
+    assert any_type.conditions == pairs.conditions
 
 
 def test_a_file_that_names_no_batches_pools_all_and_that_is_said(observed, predicted):

@@ -101,14 +101,17 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True)
 class Pooling:
-    """Which (perturbation, cell type) are judged over all assay batches: everything, or those named."""
+    """Which (perturbation, cell type) are judged over all assay batches: everything, or those named.
+
+    An empty cell type names the perturbation in every cell type.
+    """
 
     everything: bool = False
     pairs: frozenset[tuple[str, str]] = frozenset()
 
     def of(self, perturbation: str, cell_type: str, assay_batch: str) -> Condition:
         """The condition that cells of these labels belong to."""
-        pooled = self.everything or (perturbation, cell_type) in self.pairs
+        pooled = self.everything or not self.pairs.isdisjoint({(perturbation, cell_type), (perturbation, "")})
         return Condition(perturbation, cell_type, "" if pooled else assay_batch)
 
 
