@@ -53,7 +53,7 @@ def as_many_as_observed(model: PerturbDiff, observed: Cells, seed: int, sampling
     both = ad.concat(parts, index_unique="-")
     columns = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="batch")
     return cells_from_anndata(
-        both, columns=columns, expression=Expression(scale="log1p"), control=str(observed.control)
+        both, columns=columns, expression=Expression(scale="log1p"), control=str(observed.control), observed=False
     )
 
 

@@ -91,7 +91,9 @@ def _predicted(
 
 def _as_cells(made: ad.AnnData, model: PerturbDiff, cells: Cells) -> Cells:
     declared = model.recipe.columns.model_copy(update={"total_counts": None})
-    return cells_from_anndata(made, columns=declared, expression=Expression(scale="log1p"), control=str(cells.control))
+    return cells_from_anndata(
+        made, columns=declared, expression=Expression(scale="log1p"), control=str(cells.control), observed=False
+    )
 
 
 def shifted(

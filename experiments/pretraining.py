@@ -119,7 +119,9 @@ def zero_shot(model: PerturbDiff, kang: PerturbDiff, seed: int) -> pd.DataFrame:
     parts.append(ad.AnnData(controls.values, obs=obs.astype(str), var=pd.DataFrame(index=genes)))
     both = ad.concat(parts)
     columns = kang.recipe.columns
-    predicted = cells_from_anndata(both, columns=columns, expression=Expression(scale="log1p"), control="control")
+    predicted = cells_from_anndata(
+        both, columns=columns, expression=Expression(scale="log1p"), control="control", observed=False
+    )
     table = judged({"zero-shot": predicted}, observed, seed)
     rows = []
     for cell_type in groups["cell_type"].unique():
