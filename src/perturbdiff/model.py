@@ -31,8 +31,6 @@ from perturbdiff.prediction.inputs import control_cells, no_cells, torch_device,
 from perturbdiff.prediction.predict import Say, Track, predict
 from perturbdiff.training.encoders import Features, tables_of
 from perturbdiff.training.processes import one_at_a_time
-from perturbdiff.training.trainer import train
-from perturbdiff.training.transfer import fine_tuned
 
 if TYPE_CHECKING:
     from perturbdiff.training.fitting import Outcome
@@ -256,6 +254,9 @@ class PerturbDiff:
             ValueError: a rule or a setting does not fit, `run` holds another run, or the pretrained model has seen
                 cells that are held out here.
         """
+        from perturbdiff.training.trainer import train  # Lightning takes seconds, and a prediction needs none of it
+        from perturbdiff.training.transfer import fine_tuned
+
         torch_device(device)
         recipe = self.recipe
         if hold_out is not None:

@@ -12,11 +12,11 @@ of the distances is smallest.
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import ot
 
 from perturbdiff.data.source import Flags, Integers, Runs, Segments
 
@@ -30,7 +30,9 @@ CANDIDATES = 4
 """So many times as many control cells as perturbed ones compete to be the nearest."""
 
 
-_POT: Any = ot  # without types of its own
+def _pot() -> Any:  # noqa: ANN401 - without types of its own
+    """POT, imported where distances are asked for: it takes seconds, and most trainings pair by labels alone."""
+    return import_module("ot")
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +129,7 @@ def match_controls(runs: Runs, groups: Groups, controls: Groups, *, any_batch: b
 
 def nearest_controls(perturbed: Expression, candidates: Expression) -> Integers:
     """The candidate nearest to each perturbed cell [cells]; the first of several equally near."""
-    found: Integers = np.argmin(_POT.dist(perturbed, candidates), axis=1).astype(np.int64)
+    found: Integers = np.argmin(_pot().dist(perturbed, candidates), axis=1).astype(np.int64)
     return found
 
 
@@ -135,7 +137,7 @@ def transported_controls(perturbed: Expression, controls: Expression) -> Integer
     """The permutation of as many control cells that has the smallest sum of squared distances [cells]."""
     n_cells = len(perturbed)
     share: npt.NDArray[np.float64] = np.full(n_cells, 1 / n_cells)
-    plan = _POT.emd(share, share, _POT.dist(perturbed, controls).astype(np.float64))
+    plan = _pot().emd(share, share, _pot().dist(perturbed, controls).astype(np.float64))
     found: Integers = np.argmax(plan, axis=1).astype(np.int64)
     return found
 

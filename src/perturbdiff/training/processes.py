@@ -11,9 +11,6 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, NamedTuple
 
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-
 from perturbdiff.data.export import run_lock
 
 
@@ -58,6 +55,9 @@ def processes() -> Processes:
     Raises:
         ValueError: the processes are not spread evenly over the machines, or srun was not told how many each runs.
     """
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
     if TorchElasticEnvironment.detect():
         rank, world = TorchElasticEnvironment().global_rank(), TorchElasticEnvironment().world_size()
         nodes = max(1, world // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
