@@ -16,6 +16,7 @@ from perturbdiff.baselines.mean import MeanShift, mean_shift
 from perturbdiff.comparison import Depth
 from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.recipe import Expression
+from perturbdiff.evaluation.tables import over_batches
 from perturbdiff.prediction.predict import UNSPECIFIED
 
 GROUP = ["perturbation", "cell_type", "assay_batch"]
@@ -90,7 +91,9 @@ def _predicted(
 
 def _as_cells(made: ad.AnnData, model: PerturbDiff, cells: Cells) -> Cells:
     declared = model.recipe.columns.model_copy(update={"total_counts": None})
-    return cells_from_anndata(made, columns=declared, expression=Expression(scale="log1p"), control=str(cells.control))
+    return cells_from_anndata(
+        made, columns=declared, expression=Expression(scale="log1p"), control=str(cells.control), observed=False
+    )
 
 
 def shifted(
@@ -147,8 +150,8 @@ def judged(
 
 
 def summary(table: pd.DataFrame, by: Sequence[str], metrics: Sequence[str] = METRICS) -> pd.DataFrame:
-    """Means over conditions, then the mean and the range over seeds, a row a method."""
-    known = table[table["metric"].isin(metrics)].dropna(subset=["value"])
+    """Means over conditions (batches first), then the mean and the range over seeds, a row a method."""
+    known = over_batches(table[table["metric"].isin(metrics)], [*by, "metric", "seed"]).dropna(subset=["value"])
     means = known.groupby([*by, "metric", "seed"], sort=False)["value"].mean().reset_index()
     cells = means.groupby([*by, "metric"], sort=False)["value"].agg(spread).reset_index()
     wide = cells.pivot_table(index=list(by), columns="metric", values="value", aggfunc="first", sort=False)

@@ -55,7 +55,7 @@ def one(data: Path, double: str, seed: int) -> pd.DataFrame:
     shifts = trained_shifts(cells.take(split.rows("train")), genes)
     first, second = (shifts.loc[gene + MODALITY].to_numpy() for gene in double.split("+"))
     baselines = {
-        "additive": first + second,
+        "sum of the singles": first + second,
         "mean of the singles": (first + second) / 2,
         "mean of the trained perturbations": shifts.mean(axis=0).to_numpy(),
     }

@@ -28,10 +28,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from common import METRICS, groups_of, judged, markdown, on_panel, parsed, predicted_cells, record, summary
+from common import GROUP, METRICS, groups_of, judged, markdown, on_panel, parsed, predicted_cells, record, summary
 from perturbdiff import Cells, PerturbDiff, pretrain, read_recipe
 from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.recipe import Expression
+from perturbdiff.evaluation.tables import over_batches
 
 HERE = Path(__file__).parent
 TARGETS = ("residual", "cell")
@@ -118,7 +119,9 @@ def zero_shot(model: PerturbDiff, kang: PerturbDiff, seed: int) -> pd.DataFrame:
     parts.append(ad.AnnData(controls.values, obs=obs.astype(str), var=pd.DataFrame(index=genes)))
     both = ad.concat(parts)
     columns = kang.recipe.columns
-    predicted = cells_from_anndata(both, columns=columns, expression=Expression(scale="log1p"), control="control")
+    predicted = cells_from_anndata(
+        both, columns=columns, expression=Expression(scale="log1p"), control="control", observed=False
+    )
     table = judged({"zero-shot": predicted}, observed, seed)
     rows = []
     for cell_type in groups["cell_type"].unique():
@@ -253,9 +256,9 @@ def main() -> None:
         table = curve[curve["step"] % 50 == 49].assign(step=lambda one: one["step"].astype(int) + 1)
         means = table.pivot_table(index=["cells", "method"], columns="step", values="value", sort=False).round(3)
         lines.append(f"Validation energy over steps, means over seeds:\n\n{markdown(means)}\n")
-    means = pd.concat([shots, rows]).drop(columns=["perturbation", "cell_type"]).dropna(subset=["value"])
-    keys = [name for name in means.columns if name != "value"]
-    means = means.groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
+    every = pd.concat([shots, rows]).dropna(subset=["value"])
+    keys = [name for name in every.columns if name not in {*GROUP, "value"}]
+    means = over_batches(every, keys).groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
     record("pretraining", "\n".join(lines), means.astype({"step": "Int64"}).astype({"step": str}), arguments.out)
     print("\n".join(lines))
 

@@ -18,6 +18,7 @@ import pandas as pd
 from common import markdown, parsed, record, summary
 from perturbdiff import PerturbDiff, Recipe, read_recipe
 from perturbdiff.data.recipe import hold_outs_from, write_recipe
+from perturbdiff.evaluation.tables import over_batches
 from unseen_knockouts import FEATURES, fold_of
 
 HERE = Path(__file__).parent
@@ -87,7 +88,8 @@ def main() -> None:
     for table in tables:
         lines.append(f"## {table['data'].iloc[0]}\n")
         lines += [f"{markdown(summary(table, ['method'], metrics))}\n" for metrics in (OURS, SPREADS, PAPER)]
-    record("reports", "\n".join(lines), pd.concat(tables), arguments.out)
+    keys = ["data", "suite", "method", "seed", "metric"]
+    record("reports", "\n".join(lines), over_batches(pd.concat(tables), keys), arguments.out)
     print("\n".join(lines))
 
 

@@ -110,9 +110,11 @@ def main() -> None:
             print(f"fold {task[1]}, seed {task[2]}", flush=True)
             print(markdown(summary(table, ["method"])), flush=True)
     rows = pd.concat(tables)
+    rows = rows[rows["perturbation"] != ""]  # what is of a whole context stands apart
     pathway = rows[rows["perturbation"].isin(PATHWAY)]
     text = (
-        f"# Knock-outs that training has never seen\n\n{__doc__.split(chr(10) * 2)[0]} Means over "
+        f"# Knock-outs that training has never seen\n\n{__doc__.split(chr(10) * 2)[0]} Every replicate "
+        f"judged apart; means over replicates, over "
         f"{rows['perturbation'].nunique()} knock-outs, then the mean over seeds {arguments.seeds} (range).\n\n"
         f"{markdown(summary(rows, ['method']))}\n\n"
         f"The {len(PATHWAY)} of the interferon gamma pathway, one by one:\n\n"

@@ -10,17 +10,21 @@ import pandas as pd
 import pytest
 
 from perturbdiff.baselines.control import groups_of, predict_control
-from perturbdiff.comparison import BASELINES, CEILING, CONTROL, MEAN_SHIFT, Depth, compare
+from perturbdiff.comparison import BASELINES, CEILING, CONTROL, MEAN_SHIFT, Depth, Scope, compare
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.reading import read_h5ad
 from perturbdiff.data.recipe import Columns, Expression, Match
+from perturbdiff.evaluation.alignment import align
+from perturbdiff.evaluation.conditions import TOGETHER
 from perturbdiff.evaluation.distances import within
 from perturbdiff.evaluation.metrics import CONTEXT_METRICS, METRICS, Population
-from perturbdiff.evaluation.pairs import align
+from perturbdiff.evaluation.pairs import Condition, Context
 
+POOLED = Scope(TOGETHER)
 GENES = pd.Index([f"g{i}" for i in range(12)])
 SHIFT = {"control": 0.0, "a": np.repeat([1.5, 0.0], [4, 8]), "b": np.repeat([0.0, 1.0], [9, 3])}
+SHIFT["both"] = SHIFT["a"] + SHIFT["b"]
 
 
 def make_cells(groups, seed, shift=1.0):
@@ -175,7 +179,7 @@ def kang(real_data):
 def test_the_mean_shift_on_real_data_is_as_good_as_was_measured(kang):
     test, training = kang
     assert (~training.is_control).sum() == 538
-    found = compare({"the cells themselves": test}, test, training=training, seed=0).summary()
+    found = compare({"the cells themselves": test}, test, training=training, seed=0, scope=POOLED).summary()
     assert found.loc[CONTROL, "pearson_of_change"] == pytest.approx(-0.03, abs=0.04)
     assert found.loc[CONTROL, "mae"] == pytest.approx(0.352, abs=0.01)
     assert found.loc[CONTROL, "energy_distance"] == pytest.approx(2.6, abs=0.1)
@@ -198,8 +202,8 @@ def test_a_shift_pooled_over_cell_types_gives_the_published_anchors(kang):
         groups_of(test), test, genes=test.genes, control="control", rng=np.random.default_rng(0)
     )
     predicted = replace(unchanged, values=np.maximum(unchanged.log_expression(test.genes).toarray() + shift, 0.0))
-    scores = compare({"pooled": predicted}, test, training=None, seed=0).summary().loc["pooled"]
-    pairs = align({"pooled": predicted}, test)
+    scores = compare({"pooled": predicted}, test, training=None, seed=0, scope=POOLED).summary().loc["pooled"]
+    pairs = align({"pooled": predicted}, test, pooling=TOGETHER)
     populations = pairs.populations_of(predicted)
     bias = np.mean([_bias(populations(one)) + _bias(pairs.observed_cells(one)) for one in pairs.conditions])
     assert scores["pearson_of_change"] == pytest.approx(0.82, abs=0.015)
@@ -244,17 +248,17 @@ def test_the_folder_holds_tests_of_observed_and_predicted_genes_and_placed_cells
     deep.save(tmp_path)
     genes = pd.read_parquet(tmp_path / "genes.parquet")
     assert list(genes.columns) == [
-        "side", "perturbation", "cell_type", "gene", "change", "p_value", "p_adjusted", "mean",
+        "side", "perturbation", "cell_type", "assay_batch", "gene", "change", "p_value", "p_adjusted", "mean",
     ]  # fmt: skip
     assert set(genes["side"]) == {"observed", "model"}
     assert len(genes) == 2 * 2 * 12
     own = genes[(genes["side"] == "model") & (genes["perturbation"] == "a")]
     pairs = align({"model": PREDICTED}, OBSERVED)
-    change = pairs.populations_of(PREDICTED)(("a", "B")).mean - pairs.control("B").mean
+    change = pairs.populations_of(PREDICTED)(Condition("a", "B")).mean - pairs.control(Context("B")).mean
     assert own["change"].to_numpy() == pytest.approx(change)
     assert (own["p_adjusted"] >= own["p_value"]).all()
     cells = pd.read_parquet(tmp_path / "cells.parquet")
-    assert list(cells.columns) == ["side", "perturbation", "cell_type", "pc1", "pc2"]
+    assert list(cells.columns) == ["side", "perturbation", "cell_type", "assay_batch", "pc1", "pc2"]
     assert set(cells["side"]) == {"observed", "control", "model"}
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert {"perturbdiff", "cell-eval", "cell-eval2", "pdex", "numpy", "scipy", "anndata", "python"} <= set(
@@ -267,7 +271,10 @@ def test_the_folder_holds_tests_of_observed_and_predicted_genes_and_placed_cells
     assert {row["metric"] for row in content["dynamic_range"]} >= {"energy_distance", "MAE"}
 
 
-def test_every_mean_has_an_interval_and_a_scaled_score_that_is_0_at_the_baseline_and_1_at_the_ceiling(deep):
+def test_every_mean_has_an_interval_and_a_scaled_score_that_is_0_at_the_baseline_and_1_at_the_ceiling():
+    groups = [(tau, kind, 30) for kind in "TB" for tau in ("control", "a", "b", "both")]
+    observed, predicted = make_cells(groups, 5), make_cells(groups, 6, shift=0.5)
+    deep = compare({"model": predicted}, observed, training=make_cells(groups, 7), seed=0)
     overall = deep.overall.set_index(["suite", "method", "metric"])
     row = overall.loc[("ours", "model", "energy_distance")]
     assert row["low"] <= row["value"] <= row["high"]

@@ -239,10 +239,10 @@ def test_every_setting_of_an_encoder_is_used(make_model):
 
 
 def test_what_a_hold_out_rule_says_is_used(make_model):
-    fields = {"keep_fraction": 0.5, "keep_cells": 3, "keep_populations": 2, "hold_out_controls": True}
+    fields = {"keep_fraction": 0.5, "keep_cells": 3, "keep_populations": 1, "keep_total": 5, "hold_out_controls": True}
     rule = {"part": "test", "cell_type": ["type_3"]}
     plain = make_model(hold_out=[rule]).split().hash
     # what other_doses says is heard by the audit of a split
     assert {*HoldOut.model_fields} == {"part", "perturbation", "cell_type", "assay_batch", "other_doses", *fields}
     hashes = {make_model(hold_out=[rule | {key: value}]).split().hash for key, value in fields.items()}
-    assert len(hashes | {plain}) == 5
+    assert len(hashes | {plain}) == 6

@@ -9,7 +9,7 @@ from perturbdiff.comparison import MEAN_SHIFT
 from perturbdiff.data.audit import find_leaks
 from perturbdiff.data.export import write_h5ad
 from perturbdiff.data.reading import read_h5ad
-from perturbdiff.data.recipe import Columns, Expression, hold_outs_from, write_recipe
+from perturbdiff.data.recipe import Columns, Expression, Grammar, hold_outs_from, write_recipe
 from perturbdiff.evaluation.cache import Cache
 from perturbdiff.evaluation.disk import Disk
 from perturbdiff.judgement import LEAK, compare_files
@@ -41,8 +41,8 @@ def test_a_run_that_keeps_populations_brings_the_same_cells_again(changed, tmp_p
     model.train(run=tmp_path / "run", device="cpu", show_progress=False)
     split = model.split()
     kept = split.groups("train")["cells"].sum() + split.groups("validation")["cells"].sum()
-    assert split.groups("test")["cells"].sum() == 16 - 6
-    assert kept + 10 == 144
+    assert split.groups("test")["cells"].sum() == 16 - 2 * 6
+    assert kept + 4 == 144
     for source in (Origin.of_run(tmp_path / "run"), Origin.of_recipe(recipe)):
         assert sorted(source.training_cells().names) == sorted(model.source.names[split.rows("train")])
         assert find_leaks(source.split) == []
@@ -163,10 +163,12 @@ def test_a_judged_condition_that_was_trained_on_is_the_first_warning(screen, ada
     path = tmp_path / "trained.h5ad"
     model = PerturbDiff.load(screen.run)
     write_h5ad(model.predict(adata, perturbation="stimulus_2", cell_type="type_1", device="cpu"), path)
-    found = compare_files({"model": path}, screen.data, source=Origin.of_run(screen.run))
+    with pytest.raises(ValueError, match=r"all observed cells .* trained, so nothing is left to judge by"):
+        compare_files({"model": path}, screen.data, source=Origin.of_run(screen.run))
+    found = compare_files({"model": path}, screen.data, source=Origin.of_run(screen.run), with_training_cells=True)
     assert found.warnings[0].kind == LEAK
     assert found.warnings[0].text.startswith("1 of the 1 judged conditions were in training, such as 'stimulus_2 in")
-    assert found.audit["in_training"] == [{"perturbation": "stimulus_2", "cell_type": "type_1"}]
+    assert found.audit["in_training"] == [{"perturbation": "stimulus_2", "cell_type": "type_1", "assay_batch": ""}]
     validation = tmp_path / "validation.h5ad"
     write_h5ad(model.predict(adata, perturbation="stimulus_2", cell_type="type_3", device="cpu"), validation)
     found = compare_files({"model": validation}, screen.data, source=Origin.of_run(screen.run))
@@ -227,7 +229,7 @@ BAD = {
     "no controls": (
         lambda adata: _only(adata, perturbed=True),
         lambda adata: _only(adata, perturbed=True),
-        "neither the predicted nor the observed file holds control cells",
+        "the observed file holds no control cells",
     ),
     "only controls": (lambda adata: _only(adata, perturbed=False), None, "'p' holds no predicted cells"),
     "NaN predicted": (lambda adata: _with_value(adata, np.nan), None, "'p.h5ad' holds the value nan"),
@@ -278,4 +280,23 @@ def test_a_leak_is_said_however_quiet(cli, screen, adata, tmp_path):
     model = PerturbDiff.load(screen.run)
     write_h5ad(model.predict(adata, perturbation="stimulus_2", cell_type="type_1", device="cpu"), path)
     line = ["evaluate", path, screen.data, "--run", screen.run, "--out", tmp_path / "e", "--suites", "ours"]
+    line.append("--with-training-cells")
     assert cli(*line, "--quiet").err.startswith("LEAK: 1 of the 1 judged conditions were in training")
+
+
+def test_labels_of_other_programs_that_mean_the_same_perturbation_are_judged_as_one(screen, tmp_path):
+    observed, predicted = read_h5ad(screen.data), read_h5ad(screen.data)
+    there = {"stimulus_1": "A+B", "stimulus_2": "C", "stimulus_3": "ctrl+ctrl"}
+    other = {"stimulus_1": "B+A", "stimulus_2": "ctrl+C", "stimulus_3": "control"}
+    for adata, names in ((observed, there), (predicted, other)):
+        labels = adata.obs["perturbation"].astype(str)
+        adata.obs["perturbation"] = labels.map(lambda label, names=names: names.get(label, label))
+    grammar = Grammar(separator="+", nothing=("ctrl",))
+    predicted.uns["perturbdiff"] = {"grammar": grammar.model_dump_json()}
+    write_h5ad(observed, tmp_path / "observed.h5ad")
+    write_h5ad(predicted, tmp_path / "p.h5ad")
+    counts = Expression(scale="counts")
+    found = compare_files({"p": tmp_path / "p.h5ad"}, tmp_path / "observed.h5ad", predicted_expression=counts, **NAMED)
+    assert {one.perturbation for one in found.conditions()} == {"A+B", "C"}
+    for said in ("'ctrl+ctrl' (48 cells) as 'control'", "mean the same as others and are read as these"):
+        assert sum(said in note for note in found.notes) == 1

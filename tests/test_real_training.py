@@ -23,7 +23,9 @@ def test_a_short_training_on_real_cells_is_ahead_of_no_change_and_of_the_mean_sh
     held_out = held_out_conditions(model.trained)
     predicted = model.predict_cells(model.source, held_out, seed=0, device="cpu")
     columns = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="batch")
-    judged = cells_from_anndata(predicted, columns=columns, expression=Expression(scale="log1p"), control="control")
+    judged = cells_from_anndata(
+        predicted, columns=columns, expression=Expression(scale="log1p"), control="control", observed=False
+    )
     training = model.source.take(model.split().rows("train"))
     overall = compare({"model": judged}, model.source, training=training, seed=0, halvings=1).summary()
     energy = overall["energy_distance"]

@@ -89,4 +89,4 @@ def test_from_an_h5ad_to_the_tables_of_a_report(cli, adata, tmp_path):
     assert np.isfinite(energy).all()
     assert (energy["ceiling"].abs() < 0.2).all()  # halves of one population
     notes = json.loads((out / "metrics.json").read_text())["notes"]
-    assert notes[0] == "7 of 9 observed conditions are not judged: not chosen, or not predicted."
+    assert notes[0] == "14 of 18 observed conditions are not judged: not chosen, or not predicted."

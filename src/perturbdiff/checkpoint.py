@@ -40,7 +40,8 @@ from perturbdiff.data.vocabulary import Vocabulary
 FORMAT = 3
 """Raised with every change that an older version could not read."""
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+WEIGHTS, DESCRIPTION, LOGS = "model.safetensors", "model.json", "logs"
+"""What a run's folder holds beside its recipe and the state to resume from."""
 
 FEATURES = "features/"
 """Before a covariate's name: the tensor of its labels' features, beside the weights."""
@@ -84,6 +85,8 @@ class Checkpoint:
         features: of labels or agents, by covariate; the covariates that have some.
         fit: of what is expected of unseen perturbations.
         pretraining: what a marginal pretraining was on; None in a model of perturbations.
+        total_genes: over which the total counts of the training cells ran; None where a column gives them, where the
+            values were log1p, where files of different genes were joined, and in older models.
         begun_from: of a fine-tuned model the hash of the pretrained weights, their sources, and what was kept of them.
     """
 
@@ -100,6 +103,7 @@ class Checkpoint:
     fit: Fit = NOTHING_FITTED
     pretraining: Pretraining | None = None
     begun_from: Mapping[str, Any] | None = None
+    total_genes: tuple[str, ...] | None = None
 
     @cached_property
     def conditions(self) -> Conditions:
@@ -174,6 +178,7 @@ class Checkpoint:
                 {**source, "n_cells": own.n_cells, "limit": own.limit}
                 for source, own in zip(self.pretraining.sources, seen, strict=True)
             ],
+            "total_genes": None if self.total_genes is None else list(self.total_genes),
             "begun_from": None if self.begun_from is None else dict(self.begun_from),
         }
         with whole_file(folder / WEIGHTS) as partial:
@@ -236,6 +241,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             fit=_fit(description.get("fit")),
             pretraining=pretraining,
             begun_from=description.get("begun_from"),
+            total_genes=None if (total := description.get("total_genes")) is None else tuple(total),
         )
     except (KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(

@@ -19,6 +19,7 @@ from perturbdiff.judgement import compare_files
 from perturbdiff.model import PerturbDiff
 from perturbdiff.origin import Origin
 from perturbdiff.prediction.conditions import held_out_conditions
+from perturbdiff.prediction.inputs import torch_device
 from perturbdiff.prediction.predict import Say
 from perturbdiff.report.figure import figure, save_figure
 
@@ -49,6 +50,7 @@ def run_demo(
         show_progress: whether to draw progress bars.
         training: settings in place of `TRAINING`.
     """
+    torch_device(device)
     for setting in SETTINGS:
         folder = out / setting
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """From files on disk to a comparison: predicted and observed .h5ad files, and a run or recipe for training cells.
 
-A run also says what was held out. So the judged conditions are audited against its split: a leak is a warning that
-comes before all others.
+A run also says what was held out. Observed cells that trained, known by their names, are never among the judged ones
+unless they are asked for; and the judged conditions are audited against the split: a leak is a warning that comes
+before all others.
 """
 
 import json
@@ -11,18 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from perturbdiff.comparison import Comparison, Depth, compare
+from perturbdiff.comparison import Comparison, Depth, Scope, compare
 from perturbdiff.data.audit import find_leaks
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.composition import grammar_of
-from perturbdiff.data.recipe import Columns, Expression
+from perturbdiff.data.composition import grammar_of, same_as
+from perturbdiff.data.recipe import PLAIN, Columns, Expression, Grammar
+from perturbdiff.data.source import Flags, name_hashes
 from perturbdiff.data.split import HELD_OUT, Split
 from perturbdiff.evaluation.cache import Cache, content_hash
 from perturbdiff.evaluation.cautions import Caution
-from perturbdiff.evaluation.files import DECLARATION, IN_MEMORY, declared_by, open_file
-from perturbdiff.evaluation.pairs import Condition, File, has_controls
+from perturbdiff.evaluation.conditions import LABELS, TOGETHER, Condition, File, Pooling, perturbed_rows
+from perturbdiff.evaluation.files import DECLARATION, IN_MEMORY, declared_by, notes_of, open_file, renamed
 from perturbdiff.evaluation.suites import versions
 from perturbdiff.origin import Origin
 
@@ -41,11 +43,15 @@ def compare_files(
     columns: Columns | None = None,
     expression: Expression | None = None,
     predicted_expression: Expression | None = None,
-    control: str | None = None,
+    control: str | Sequence[str] | None = None,
     seed: int = 0,
     depth: Depth | None = None,
+    pool_batches: bool = False,
+    with_training_cells: bool = False,
+    predicted_controls: bool = False,
     cache: Path | None = None,
     in_memory: int = IN_MEMORY,
+    clip: bool = False,
 ) -> Comparison:
     """Judge predicted files beside the baselines and the ceilings.
 
@@ -56,11 +62,16 @@ def compare_files(
         columns: of files that do not declare them; those of the source when absent.
         expression: layer and scale of the observed file; those of the source when absent.
         predicted_expression: layer and scale of predicted files that do not declare them.
-        control: control label of files that do not declare it; that of the source when absent.
+        control: control label of files that do not declare it; of several the first names all. That of the source when
+            absent.
         seed: of the comparison's draws.
         depth: how much is computed; our own metrics beside control and mean shift where None.
+        pool_batches: whether conditions are judged over all assay batches together, where predictions name these.
+        with_training_cells: whether observed cells that trained are judged too.
+        predicted_controls: whether control cells come from a predicted file in place of the observed one.
         cache: a folder that keeps the tests of the observed cells; None keeps nothing.
         in_memory: files of more bytes are read a condition at a time.
+        clip: whether values below 0 of predicted files count as 0, which a note says.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -69,46 +80,93 @@ def compare_files(
     if source is not None:
         columns = columns or source.recipe.columns
         expression = expression or source.recipe.expression
-        control = control or source.recipe.control
+        control = control or [label for label in (source.recipe.control, *source.recipe.controls) if label]
+    first, *further = [control] if isinstance(control, str) else control or [""]
+    grammar = _grammar(source, [*predicted.values()])
     # totals are of counts, and predictions are log1p unless the caller says otherwise
     counted = predicted_expression is not None and predicted_expression.scale == "counts"
     labels = columns if columns is None or counted else columns.model_copy(update={"total_counts": None})
     files = {
-        name: open_file(path, columns=labels, expression=predicted_expression, control=control, in_memory=in_memory)
+        name: open_file(
+            path,
+            columns=labels,
+            expression=predicted_expression,
+            control=first or None,
+            controls=further,
+            grammar=grammar,
+            in_memory=in_memory,
+            observed=False,
+            clip=clip,
+        )
         for name, path in predicted.items()
     }
-    seen = open_file(observed, columns=columns, expression=expression, control=control, in_memory=in_memory)
+    counts = source is not None and expression is not None and expression.scale == "counts"
+    summed = source.total_genes if counts and source is not None else None
+    seen = open_file(
+        observed,
+        columns=columns,
+        expression=expression,
+        control=first or None,
+        controls=further,
+        grammar=grammar,
+        in_memory=in_memory,
+        summed=summed,
+    )
+    said_of_files = dict.fromkeys(note for file in (*files.values(), seen) for note in notes_of(file))
+    files, seen, named = _named_alike(files, seen, source, grammar)
     depth = depth or Depth()
     if cache is not None:
-        parts = [observed, *([] if has_controls(seen) else predicted.values())]
-        said = [str(columns), str(expression), str(predicted_expression), str(control), *map(content_hash, parts)]
+        parts = [observed, *(predicted.values() if predicted_controls else [])]
+        said = [
+            str(columns),
+            str(expression),
+            str(predicted_expression),
+            str(control),
+            str(clip),
+            *map(content_hash, parts),
+        ]
         depth = replace(depth, cache=Cache(cache, json.dumps([said, versions()])))
     settings = {
         "observed file": _read_as(observed, expression),
         **{f"predicted file {name!r}": _read_as(path, predicted_expression) for name, path in predicted.items()},
     }
+    pooling = Pooling(pool_batches, frozenset(pair for path in predicted.values() for pair in _open_pairs(path)))
+    scope = Scope(pooling, predicted_controls=predicted_controls)
     if source is None:
-        comparison = compare(files, seen, training=None, seed=seed, depth=depth)
-        return comparison.with_settings(settings)
+        comparison = compare(files, seen, training=None, seed=seed, scope=scope, depth=depth)
+        return comparison.with_settings(settings).with_notes(*named, *said_of_files)
+    apart, note = _trained(source.split, files, seen)
+    if not with_training_cells:
+        scope = replace(scope, apart=apart)
+    scope = replace(scope, unit=_unit(source.split, files))
     training = source.training_cells()
     comparison = compare(
         files,
         seen,
         training=training,
         seed=seed,
+        scope=scope,
         depth=depth,
         grammar=grammar_of(source.recipe),
         features=source.features,
     ).with_settings(settings | {"training cells": f"{training.n_cells} of {source.recipe.name}"})
-    conditions = [Condition(*key) for key in comparison.conditions()]
-    facts, leaks = audit(source.split, conditions, seen, training)
+    named += [note] if note and not with_training_cells else []
+    comparison = comparison.with_notes(*named, *said_of_files)
+    facts, leaks = audit(
+        source.split,
+        comparison.conditions(),
+        seen,
+        apart,
+        judged=with_training_cells,
+        grammar=grammar_of(source.recipe),
+    )
     leaks += _other_splits(predicted, source.split)
     run = None if source.run is None or source.checkpoint is None else history_of(source.run, source.checkpoint)
     return comparison.with_run(facts | {"leaks": [leak.text for leak in leaks]}, run, tuple(leaks))
 
 
 def audit(
-    split: Split, conditions: Sequence[Condition], observed: File, training: Cells
+    split: Split, conditions: Sequence[Condition], observed: File, trained: Flags, *, judged: bool, grammar: Grammar
 ) -> tuple[dict[str, Any], list[Caution]]:
     """What of the judged conditions a split held out, and every way that is looked for in which they were trained on.
 
@@ -116,52 +174,131 @@ def audit(
         split: of the training data.
         conditions: the judged ones.
         observed: the observed file.
-        training: the training cells.
+        trained: which of its cells trained, by their names [n].
+        judged: whether these are judged all the same.
+        grammar: what labels of perturbation are made of.
 
     Returns:
         Facts for the record, and a warning for each leak.
     """
     parts = {part: _conditions(split.groups(part)) for part in ("train", *HELD_OUT)}
     held_out = set.union(*(parts[part] for part in HELD_OUT))
-    trained = [one for one in conditions if one in parts["train"] and one not in held_out]
+    rows = perturbed_rows(observed, Pooling(pairs=frozenset(one.pair for one in conditions if not one.assay_batch)))
+    n_trained = {one: int(trained[rows[one]].sum()) for one in conditions}
+    # a condition that trained, and none of whose cells is known by name: who trained cannot be told
+    unknown_cells = [one for one in conditions if one in parts["train"] and not n_trained[one]]
+    seen = [
+        one for one in conditions if one in parts["train"] and one not in held_out and (judged or one in unknown_cells)
+    ]
+    few_shot = [one for one in unknown_cells if one in held_out]
     validated = [one for one in conditions if one in parts["validation"] and one not in parts["test"]]
-    unknown = [one for one in conditions if one not in held_out and one not in parts["train"]]
+    neither = [one for one in conditions if one not in held_out and one not in parts["train"]]
+    shared = sum(n_trained.values()) if judged else 0
     leaks = []
-    if trained:
+    if seen:
         leaks.append(
-            f"{len(trained)} of the {len(conditions)} judged conditions were in training, such as {str(trained[0])!r}: "
+            f"{len(seen)} of the {len(conditions)} judged conditions were in training, such as {str(seen[0])!r}: "
             "their scores say nothing of unseen conditions."
         )
-    labels = pd.MultiIndex.from_frame(observed.labels[["perturbation", "cell_type"]].astype(str))
-    judged = labels.isin([tuple(one) for one in conditions])
-    shared = int(observed.names[judged].isin(training.names[~training.is_control]).sum())
-    if shared and not trained:
-        leaks.append(f"{shared} of the {int(judged.sum())} judged observed cells were trained on, by their names.")
+    if shared and not seen:
+        n_cells = sum(rows[one].size for one in conditions)
+        leaks.append(f"{shared} of the {n_cells} judged observed cells were trained on, by their names.")
+    if few_shot:
+        leaks.append(
+            f"cells of {len(few_shot)} of the {len(conditions)} judged conditions trained, such as of "
+            f"{str(few_shot[0])!r}, and none of their names is in the observed file: they may be among the judged ones."
+        )
     if validated:
         leaks.append(
             f"{len(validated)} of the {len(conditions)} judged conditions are of the validation part, such as "
             f"{str(validated[0])!r}: the kept weights were chosen by them."
         )
-    leaks += find_leaks(split)
+    leaks += find_leaks(split, grammar)
     facts = {
         "split": split.hash,
         "judged": len(conditions),
         "held_out": sum(one in held_out for one in conditions),
-        "in_training": [one._asdict() for one in trained],
+        "in_training": [one._asdict() for one in seen],
         "in_validation": [one._asdict() for one in validated],
-        "in_neither": [one._asdict() for one in unknown],
+        "in_neither": [one._asdict() for one in neither],
         "trained_cells_judged": shared,
     }
     return facts, [Caution(LEAK, text) for text in leaks]
 
 
+def _grammar(source: Origin | None, paths: Sequence[Path]) -> Grammar:
+    """What labels are made of, as the source says, or the first predicted file that says it."""
+    if source is not None:
+        return grammar_of(source.recipe)
+    declared = (declared_by(path).get("grammar") for path in paths)
+    return next((Grammar.model_validate_json(str(one)) for one in declared if one is not None), PLAIN)
+
+
+def _named_alike(
+    files: Mapping[str, File], observed: File, source: Origin | None, grammar: Grammar
+) -> tuple[dict[str, File], File, list[str]]:
+    """The files with one name for each perturbation, the training cells' before others; and sentences on changes."""
+    known: list[str] = []
+    if source is not None:
+        known += map(str, source.split.source.runs.labels["perturbation"].cat.categories)
+    notes, found = [], {}
+    for name, file in {"observed": observed, **files}.items():
+        labels = [str(label) for label in file.labels["perturbation"].cat.categories]
+        names = same_as(labels, [*known, *labels], grammar, file.control)
+        known += [names.get(label, label) for label in labels]
+        found[name] = renamed(file, names)
+        if names:
+            one, other = next(iter(names.items()))
+            notes.append(
+                f"{len(names)} labels of {name!r} mean the same as others and are read as these, such as {one!r} as "
+                f"{other!r}."
+            )
+    observed = found.pop("observed")
+    return found, observed, notes
+
+
+def _trained(split: Split, predicted: Mapping[str, File], observed: File) -> tuple[Flags, str]:
+    """Which observed cells trained [n], by their names, and a sentence that says so; "" for none."""
+    runs = split.source.runs
+    wanted = {one.pair for file in predicted.values() for one in perturbed_rows(file, TOGETHER)}
+    pairs = runs.labels[list(LABELS[:2])].astype(str).itertuples(index=False, name=None)
+    chosen = np.array([pair in wanted for pair in pairs]) & ~runs.is_control
+    segments = split.of("train")
+    segments = segments.take(chosen[segments.run])
+    hashes = [split.source.hashes(start, stop) for start, stop in segments.spans()]
+    trained = np.isin(name_hashes(observed.names), np.concatenate(hashes)) if hashes else np.zeros(0, dtype=bool)
+    if not trained.any():
+        return np.zeros(len(observed.names), dtype=bool), ""
+    rows = perturbed_rows(observed, TOGETHER)
+    n_cells = sum(own.size for one, own in rows.items() if one.pair in wanted)
+    return trained, (
+        f"{int(trained.sum())} of the {n_cells} observed cells of the predicted perturbations and cell types "
+        "trained, by their names, and are left out; --with-training-cells judges them too."
+    )
+
+
+def _unit(split: Split, predicted: Mapping[str, File]) -> str:
+    """What is independent: assay batches where these are held out of perturbations that trained, else perturbations."""
+    trained = set(split.groups("train")["perturbation"].astype(str))
+    asked = {one.perturbation for file in predicted.values() for one in perturbed_rows(file, TOGETHER)}
+    batches = any(rule.assay_batch is not None for rule in split.hold_out if rule.part == "test")
+    return "assay_batch" if batches and asked <= trained else "perturbation"
+
+
+def _open_pairs(path: Path) -> set[tuple[str, str]]:
+    """The (perturbation, cell type) that a file was asked to predict without an assay batch."""
+    asked = json.loads(str(declared_by(path).get("conditions", "[]")))
+    return {(str(row["perturbation"]), str(row["cell_type"])) for row in asked if not row.get("assay_batch")}
+
+
 def history_of(run: Path, checkpoint: "Checkpoint") -> dict[str, Any]:
     """What a run recorded, step by step, and the settings that its model was trained with."""
-    from perturbdiff.training.resuming import LOGS  # brings all that trains, which files alone do not need
+    from perturbdiff.checkpoint import LOGS  # brings torch, which files alone do not need
 
     return {
         "history": list(_steps(run / LOGS)),
         "kept": dict(checkpoint.history),
+        "begun_from": checkpoint.begun_from,
         "settings": checkpoint.settings.model_dump(mode="json"),
         "recipe": checkpoint.recipe.name,
         "genes": len(checkpoint.genes),
@@ -191,8 +328,10 @@ def _read_as(path: Path, expression: Expression | None) -> str:
 
 
 def _conditions(groups: pd.DataFrame) -> set[Condition]:
-    pairs = groups[["perturbation", "cell_type"]].astype(str).drop_duplicates()
-    return {Condition(*row) for row in pairs.itertuples(index=False)}
+    """The conditions of some groups, by themselves and over assay batches together."""
+    rows = groups[list(LABELS)].astype(str).itertuples(index=False, name=None)
+    apart = {Condition(*row) for row in rows}
+    return apart | {Condition(*one.pair) for one in apart}
 
 
 def _other_splits(predicted: Mapping[str, Path], split: Split) -> list[Caution]:

@@ -15,6 +15,8 @@ import pandas as pd
 
 from perturbdiff.config import settings_of
 from perturbdiff.data.cells import Cells
+from perturbdiff.data.composition import grammar_of
+from perturbdiff.data.export import drawn
 from perturbdiff.data.feature_files import Features, tables_of
 from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.intake import cells_from_anndata
@@ -22,6 +24,7 @@ from perturbdiff.data.opening import open_source, recipe_at
 from perturbdiff.data.recipe import HoldOut, Recipe, hold_outs_of, recipe_from_mapping
 from perturbdiff.data.source import Source
 from perturbdiff.data.split import Split, split_cells
+from perturbdiff.training.processes import one_at_a_time
 
 if TYPE_CHECKING:
     from perturbdiff.checkpoint import Checkpoint
@@ -63,7 +66,7 @@ class PerturbDiff:
         adata: anndata.AnnData,
         *,
         perturbation: str,
-        control: str,
+        control: str | Sequence[str],
         cell_type: str | None = None,
         assay_batch: str | None = None,
         dose: str | None = None,
@@ -88,7 +91,7 @@ class PerturbDiff:
         Args:
             adata: control and perturbed cells.
             perturbation: column of `obs`.
-            control: label of the control cells in it.
+            control: label of the control cells in it; of several labels the first is the name of all.
             cell_type: column of `obs`, where there is one.
             assay_batch: column of `obs` (donor, plate, gem group), where there is one.
             dose: column of `obs` with the doses of perturbations.
@@ -114,7 +117,7 @@ class PerturbDiff:
         """
         mapping = {
             "name": name,
-            "control": control,
+            "control": list(control) if isinstance(control, Sequence) and not isinstance(control, str) else control,
             "n_genes": None if genes is not None else n_genes,
             "genes": None if genes is None else list(genes),
             "columns": {
@@ -135,8 +138,15 @@ class PerturbDiff:
         }
         recipe = recipe_from_mapping(mapping, "the arguments")
         settings_of(recipe)
-        cells = cells_from_anndata(adata, columns=recipe.columns, expression=recipe.expression, control=recipe.control)
-        return cls(recipe, source=cells, features=tables_of(features))
+        cells = cells_from_anndata(
+            adata,
+            columns=recipe.columns,
+            expression=recipe.expression,
+            control=recipe.control,
+            controls=recipe.controls,
+            grammar=grammar_of(recipe),
+        )
+        return cls(_as_read(recipe, cells), source=cells, features=tables_of(features))
 
     @classmethod
     def from_recipe(
@@ -162,7 +172,8 @@ class PerturbDiff:
             folder = folder or beside
         settings_of(recipe)
         place, tables = Path(folder or ".").resolve(), tables_of(features)
-        return cls(recipe, source=open_source(recipe, place), folder=place, features=tables)
+        source = open_source(recipe, place)
+        return cls(_as_read(recipe, source), source=source, folder=place, features=tables)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -210,6 +221,7 @@ class PerturbDiff:
         m = training.cells_per_population
         return split_cells(self.source, rules, seed=training.seed if seed is None else seed, cells_per_population=m)
 
+    @one_at_a_time
     def train(
         self,
         *,
@@ -295,6 +307,10 @@ class PerturbDiff:
         seed: int = 0,
         device: str = "auto",
         sampling: Mapping[str, Any] | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        expression: Mapping[str, Any] | None = None,
+        min_overlap: float = 0.9,
+        n_cells: int | None = None,
         say: "Say" = _LOG.info,
     ) -> anndata.AnnData:
         """Predict one cell for each control cell of each condition.
@@ -316,6 +332,11 @@ class PerturbDiff:
             seed: of all noise; the same seed gives the same cells.
             device: "auto", "cpu", "cuda".
             sampling: settings in place of the model's, as in the table [sampling] of a recipe.
+            columns: of `controls.obs`, in place of those of the training data, as in the table [columns] of a recipe.
+            expression: where and on which scale `controls` holds its expression, in place of what the training data
+                say, as in the table [expression] of a recipe.
+            min_overlap: least share of the panel's genes that `controls` must have; missing ones count as 0.
+            n_cells: predicted cells of each condition and draw; one for each of its control cells when absent.
             say: receives sentences.
 
         Returns:
@@ -325,7 +346,7 @@ class PerturbDiff:
             ValueError: a label is unknown (the nearest is named), genes do not match, or there are no control cells.
         """
         from perturbdiff.prediction.conditions import check_columns, conditions_of
-        from perturbdiff.prediction.inputs import control_cells, no_cells
+        from perturbdiff.prediction.inputs import no_cells
 
         one = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
         rows: list[dict[Any, Any]] = [one | {"dose": dose, "dose_unit": dose_unit, "modality": modality}]
@@ -346,7 +367,7 @@ class PerturbDiff:
         if controls is None:
             start = no_cells(model.trained, cells or 0, cell_type=cell_type, assay_batch=assay_batch)
         else:
-            start = control_cells(controls, recipe)
+            start = model.control_cells(controls, columns=columns, expression=expression, min_overlap=min_overlap)
         predicted = model.predict_cells(
             start,
             table,
@@ -354,9 +375,33 @@ class PerturbDiff:
             seed=seed,
             device=device,
             sampling=sampling,
+            min_overlap=min_overlap,
+            n_cells=n_cells,
             say=say,
         )
-        return predicted if controls is not None else predicted[predicted.obs["population"] >= 0].copy()
+        return predicted if controls is not None else predicted[drawn(predicted) >= 0].copy()
+
+    def control_cells(
+        self,
+        controls: anndata.AnnData,
+        *,
+        columns: Mapping[str, str | None] | None = None,
+        expression: Mapping[str, Any] | None = None,
+        min_overlap: float = 0.9,
+    ) -> Cells:
+        """The cells of an AnnData as `predict` reads them; see `prediction.inputs.control_cells`."""
+        from perturbdiff.prediction.inputs import control_cells
+
+        known = self.trained
+        return control_cells(
+            controls,
+            known.recipe,
+            columns=columns,
+            expression=expression,
+            total_genes=known.total_genes,
+            panel=known.genes,
+            min_overlap=min_overlap,
+        )
 
     def predict_cells(
         self,
@@ -367,6 +412,8 @@ class PerturbDiff:
         seed: int = 0,
         device: str = "auto",
         sampling: Mapping[str, Any] | None = None,
+        min_overlap: float = 0.9,
+        n_cells: int | None = None,
         say: "Say" = _LOG.info,
         track: "Track" = iter,
     ) -> anndata.AnnData:
@@ -383,6 +430,8 @@ class PerturbDiff:
             seed=seed,
             device=torch_device(device),
             settings=with_sampling(checkpoint.settings, sampling),
+            min_overlap=min_overlap,
+            n_cells=n_cells,
             say=say,
             track=track,
         )
@@ -440,3 +489,8 @@ class PerturbDiff:
         from perturbdiff.prediction.coverage import coverage
 
         return coverage(self.trained.conditions)
+
+
+def _as_read(recipe: Recipe, source: Source) -> Recipe:
+    """A recipe that names the control label as the source has it: ``0`` of floats, where it was called ``0.0``."""
+    return recipe if recipe.control == source.control else recipe.model_copy(update={"control": source.control})

@@ -1,6 +1,8 @@
 """Options that several commands share, and how their texts are read."""
 
 import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,8 +24,41 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print results and errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
+Layer = Annotated[
+    str | None, typer.Option(help="Layer of the expression, X, raw or obsm:KEY, in place of the recipe's.")
+]
+GeneNames = Annotated[str | None, typer.Option(help="Column of var that names the genes, in place of the recipe's.")]
+TotalCounts = Annotated[str | None, typer.Option(help="Column of each cell's total count, where genes are missing.")]
+TargetSum = Annotated[float | None, typer.Option(help="What log1p counts were normalised to, where that is not 10^4.")]
+MinOverlap = Annotated[
+    float, typer.Option(help="Least share of the panel's genes that must be there; missing ones count as 0.")
+]
 Run = Annotated[Path, typer.Argument(help="Folder of a trained model.")]
 """Options that several commands share."""
+
+
+REMEDIES = {
+    "expression.layer": "--layer",
+    "expression.gene_names": "--gene-names",
+    "expression.target_sum": "--target-sum",
+    "columns.total_counts": "--total-counts",
+    "min_overlap": "--min-overlap",
+    'declare scale = "': 'give --scale "',
+    'with scale = "': 'with --scale "',
+}
+"""What an error calls the keys of a recipe, and the options that stand for them in a command without one."""
+
+
+@contextmanager
+def by_options(more: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Name options in place of a recipe's keys in errors, so that every remedy is open in the command."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        for key, option in (REMEDIES | dict(more or {})).items():
+            text = text.replace(key, option)
+        raise ValueError(text) from error
 
 
 def rule(text: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.opening import open_source
 from perturbdiff.data.recipe import Recipe, read_recipe
 from perturbdiff.data.split import Split, split_cells
+from perturbdiff.data.totals import total_genes
 
 if TYPE_CHECKING:
     from perturbdiff.checkpoint import Checkpoint
@@ -118,6 +119,13 @@ class Origin:
         from perturbdiff.training.preparation import panel_of
 
         return tuple(panel_of(self.split, self.recipe)[0])
+
+    @property
+    def total_genes(self) -> tuple[str, ...] | None:
+        """Over which the total counts of the training cells run; see `Checkpoint`. Raises as `training_cells`."""
+        if self.checkpoint is not None and self.checkpoint.total_genes is not None:
+            return self.checkpoint.total_genes
+        return total_genes(self.split.source.genes, self.recipe) if self.folder is not None else None
 
     def baseline(self, name: str, conditions: Sequence[tuple[str, str]]) -> Predictor:
         """A baseline, fitted to the training cells for these (perturbation, cell type).

@@ -24,10 +24,12 @@ from perturbdiff.prediction.inputs import torch_device
 from perturbdiff.prediction.predict import Say
 from perturbdiff.training.pretraining import Given
 from perturbdiff.training.pretraining import pretrain as pretrain_on
+from perturbdiff.training.processes import one_at_a_time
 
 _LOG = logging.getLogger(__name__)
 
 
+@one_at_a_time
 def pretrain(
     sources: str | Path | Mapping[str, PerturbDiff],
     *,

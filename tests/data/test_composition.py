@@ -19,6 +19,7 @@ from perturbdiff.data.composition import (
     labels_from,
     members_of,
     parts_of,
+    same_as,
 )
 from perturbdiff.data.dosage import Quantity
 from perturbdiff.data.recipe import Columns, Grammar, recipe_from_mapping
@@ -403,3 +404,14 @@ def test_a_drug_without_its_dose_is_meant_at_every_dose_and_nothing_else_is():
     assert at_any_dose("a+b", known) == known[3:5]
     for nothing in ("A", "c", "", "DMSO", "b+a"):
         assert at_any_dose(nothing, known) == []
+
+
+def test_labels_that_mean_the_same_are_named_by_the_known_one_and_no_others_are():
+    grammar = Grammar(separator="+", nothing=("ctrl",))
+    labels = ["B+A", "A+ctrl", "ctrl+ctrl", "C", "A+B", "+", "a+b"]
+    assert same_as(labels, ["A+B", "A", "C"], grammar, "control") == {
+        "B+A": "A+B",
+        "A+ctrl": "A",
+        "ctrl+ctrl": "control",
+    }
+    assert same_as(["B+A"], ["A+B"], Grammar(), "control") == {}

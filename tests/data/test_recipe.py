@@ -198,5 +198,8 @@ def test_reading_says_what_is_wrong_with_a_file(tmp_path):
     with pytest.raises(ValueError, match=r"broken.toml' is not TOML: .*line 1.*mend that line"):
         read_recipe(tmp_path / "broken.toml")
     (tmp_path / "cells.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n\xff\xfe")
-    with pytest.raises(ValueError, match=r"cells.h5ad' is not text.*give a .toml file"):
+    with pytest.raises(ValueError, match=r"cells.h5ad' has the ending '.h5ad', and a recipe ends in .toml"):
         read_recipe(tmp_path / "cells.h5ad")
+    (tmp_path / "cells.h5ad").rename(tmp_path / "cells.toml")
+    with pytest.raises(ValueError, match=r"cells.toml' is not text.*give a .toml file"):
+        read_recipe(tmp_path / "cells.toml")

@@ -163,7 +163,7 @@ def test_groups_of_one_cell_do_not_count_for_validation():
 
 
 def test_validation_is_never_drawn_from_what_a_rule_keeps_in_training():
-    rule = HoldOut(part="test", perturbation=("A",), keep_cells=12)
+    rule = HoldOut(part="test", perturbation=("A",), keep_total=12)
     for seed in range(10):
         split = split_cells(made(), [rule], seed=seed)
         assert set(split.groups("validation")["perturbation"]) <= {"B", "C"}
@@ -205,12 +205,17 @@ def test_validation_says_which_perturbation_it_leaves_unseen():
             "hold_out[0] (test) matches 24 control cells only, which are never held out; name a perturbation, or set",
         ),
         (
-            [HoldOut(part="test", perturbation=("A",), keep_cells=24)],
-            "keep_cells = 24 of hold_out[0] keeps 24 of the 24 cells it matches in training, and some must stay",
+            [HoldOut(part="test", perturbation=("A",), keep_cells=4)],
+            "keep_cells = 4 of hold_out[0] counts in each group, and would keep 4 of the 4 cells of ('A', 'B', 'd1') "
+            "(6 of 6 groups are like that), where some must stay in training and some be held out; change it,",
+        ),
+        (
+            [HoldOut(part="test", perturbation=("A",), keep_total=24)],
+            "keep_total = 24 of hold_out[0] keeps all of the 24 cells it matches in training, and some must be held",
         ),
         (
             [HoldOut(part="test", perturbation=("A",), keep_fraction=0.001)],
-            "keep_fraction = 0.001 of hold_out[0] keeps 0 of the 24 cells",
+            "keep_fraction = 0.001 of hold_out[0] counts in each group, and would keep 0 of the 4 cells of",
         ),
         (
             [HoldOut(part="test", cell_type=TYPES, hold_out_controls=True)],
@@ -241,7 +246,9 @@ def test_the_hash_of_cells_of_one_name_does_not_depend_on_their_order(rng):
     assert split_cells(cells, rules, seed=0).hash == split_cells(shuffled, rules, seed=0).hash
 
 
-@pytest.mark.parametrize(("keep", "n_kept"), [({"keep_cells": 3}, 3), ({"keep_fraction": 0.25}, 2)])
+@pytest.mark.parametrize(
+    ("keep", "n_kept"), [({"keep_cells": 3}, 6), ({"keep_fraction": 0.25}, 2), ({"keep_total": 3}, 3)]
+)
 def test_so_many_matching_cells_stay_in_training_as_asked(keep, n_kept):
     cells = made()
     rule = HoldOut(part="test", perturbation=("A",), cell_type=("B",), **keep)
@@ -294,11 +301,37 @@ def test_a_real_misspelt_cell_type_is_told_the_right_one(stimulated):
 
 
 def test_populations_that_are_kept_are_so_many_cells_and_need_to_be_said_in_cells():
-    rule = {"part": "test", "perturbation": ("A",), "keep_populations": 3}
+    rule = {"part": "test", "perturbation": ("A",), "keep_populations": 1}
     cells = made()
     of_populations = split_cells(cells, [HoldOut(**rule), VALIDATION], seed=0, cells_per_population=2)
-    of_cells = split_cells(cells, [HoldOut(part="test", perturbation=("A",), keep_cells=6), VALIDATION], seed=0)
+    of_cells = split_cells(cells, [HoldOut(part="test", perturbation=("A",), keep_cells=2), VALIDATION], seed=0)
     assert of_populations.hash == of_cells.hash
-    sentence = r"hold_out\[0\] keeps 3 populations, and how many cells one has is not said; add training.cells_per_pop"
+    sentence = r"hold_out\[0\] keeps 1 populations, and how many cells one has is not said; add training.cells_per_pop"
     with pytest.raises(ValueError, match=sentence):
         split_cells(cells, [HoldOut(**rule), VALIDATION], seed=0)
+
+
+def test_cells_are_kept_of_each_group_and_a_total_of_all_of_them_together():
+    cells = made(each=8)
+    whole = {"part": "test", "perturbation": ("A", "B")}
+    each = split_cells(cells, [HoldOut(**whole, keep_cells=3), VALIDATION], seed=0)
+    assert each.groups("test")["cells"].tolist() == [5] * 12
+    total = split_cells(cells, [HoldOut(**whole, keep_total=3), VALIDATION], seed=0)
+    assert total.groups("test")["cells"].sum() == 12 * 8 - 3
+    assert find_leaks(each) == []
+
+
+@pytest.mark.parametrize("keep", ["keep_cells", "keep_total"])
+def test_what_is_kept_of_one_group_is_what_was_kept_when_rules_counted_over_all_groups(keep):
+    rule = HoldOut(part="test", perturbation=("A",), cell_type=("B",), assay_batch=("d1",), **{keep: 3})
+    split = split_cells(made(each=8), [VALIDATION, rule], seed=7)
+    assert split.hash == "c848b5859113fc0aeb4df59c4eda8271d8799a4ae57e034bad2d7bd28df007ad"
+
+
+def test_the_cells_of_a_part_are_listed_with_their_labels():
+    cells = made()
+    split = split_cells(cells, [TEST_A_IN_B, VALIDATION], seed=0)
+    table = pd.concat(split.cells("test"))
+    assert sorted(table["cell"]) == sorted(cells.names[split.rows("test")])
+    assert set(table["assay_batch"]) == {"d1", "d2"}
+    assert [set(table[name]) for name in ("perturbation", "cell_type")] == [{"A"}, {"B"}]

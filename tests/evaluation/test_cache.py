@@ -8,9 +8,10 @@ import polars as pl
 import pytest
 
 from perturbdiff.data.cells import Cells
+from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.cache import Cache, content_hash
 from perturbdiff.evaluation.differential_expression import rank_sum
-from perturbdiff.evaluation.pairs import align
+from perturbdiff.evaluation.pairs import Context
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def pairs():
 
 @pytest.fixture
 def tests(pairs):
-    control = pairs.control("T").cells
+    control = pairs.control(Context("T")).cells
     return {condition: rank_sum(pairs.observed_cells(condition).cells, control) for condition in pairs.conditions}
 
 

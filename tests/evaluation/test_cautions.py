@@ -5,7 +5,19 @@ import math
 import pandas as pd
 import pytest
 
-from perturbdiff.evaluation.cautions import carried_by_targets, check_total, collapsed, few, indistinct, off_scale
+from perturbdiff.evaluation.cautions import (
+    Caution,
+    behind,
+    carried_by_targets,
+    check_total,
+    collapsed,
+    few,
+    in_order,
+    indistinct,
+    off_scale,
+    scattered,
+    step_zero,
+)
 
 
 def _one(cautions, kind):
@@ -35,7 +47,7 @@ def _table(values):
     rows = [
         (method, f"p{i}", "T", metric, value) for (method, metric), own in values.items() for i, value in enumerate(own)
     ]
-    return pd.DataFrame(rows, columns=["method", "perturbation", "cell_type", "metric", "value"])
+    return pd.DataFrame(rows, columns=["method", "perturbation", "cell_type", "metric", "value"]).assign(assay_batch="")
 
 
 def _carried(table, every):
@@ -80,3 +92,68 @@ def test_few_perturbations_are_an_anecdote():
     assert _one(few(["a", "a"]), "few").startswith("only 1 perturbation is judged")
     assert _one(few("abcd"), "few").startswith("only 4 perturbations are judged")
     assert few("abcde") == []
+
+
+def _energies(model, control):
+    return _table({("m", "energy_distance"): model, ("control", "energy_distance"): control})
+
+
+def _behind(model, control):
+    return behind(_energies(model, control), ["m", "absent"], "control", resamples=200, seed=0)
+
+
+def test_a_prediction_further_from_the_observed_cells_than_control_cells_is_behind_them():
+    base = [1.0, 1.2, 0.8, 1.1, 0.9, 1.3]
+    text = _one(_behind([value + 0.5 for value in base], base), "behind")
+    assert text.startswith("'m' is further from the observed cells than unchanged control cells are, 'control': its")
+    assert "energy distance is larger by 0.5 (95 % interval 0.5 to 0.5)" in text
+    assert _behind([value - 0.1 for value in base], base) == []
+    assert _behind(base, base) == []
+
+
+def test_a_loss_within_the_interval_is_no_warning_and_one_without_an_interval_is_by_the_means():
+    base = [1.0, 1.2, 0.8, 1.1, 0.9, 1.3]
+    assert _behind([1.4, 0.9, 1.3, 0.8, 1.2, 1.0], base) == []
+    text = _one(_behind([1.5], [1.0]), "behind")
+    assert "larger by 0.5, in too few conditions for an interval, so" in text
+    assert "95 %" not in text
+    assert _behind([0.9], [1.0]) == []
+    assert _behind([math.nan], [1.0]) == []
+    assert behind(_energies([2.0], [1.0]), ["m"], "no such", resamples=200, seed=0) == []
+
+
+def test_predictions_that_differ_by_twice_what_the_observed_ones_do_are_warned_of():
+    text = _one(scattered({"m": 7.3, "x": 1.9, "absent": math.nan}, 1.02, ["m", "x", "absent", "none"]), "spread")
+    assert (
+        "predicted by 'm' differ from each other 7.3 times as much as the observed ones do (the ceiling: 1.02)" in text
+    )
+    assert len(scattered({"m": 2.0}, 0.4, ["m"])) == 1
+    assert scattered({"m": 1.9}, 0.4, ["m"]) == []
+    assert scattered({"m": 3.0}, 1.6, ["m"]) == []
+    assert "ceiling" not in _one(scattered({"m": 2.0}, math.nan, ["m"]), "spread")
+
+
+def _run(step, **more):
+    return {"kept": {"step": step, "validation_energy": 0.2}, "settings": {"model": {"target": "residual"}}} | more
+
+
+def test_weights_of_step_0_are_the_expected_change_and_the_network_added_nothing():
+    text = _one(step_zero(_run(0)), "step0")
+    assert "those of step 0, before any training: this is the expected change, the network added nothing." in text
+    for run in (None, {}, {"kept": {}}, _run(2), _run(None)):
+        assert step_zero(run) == []
+
+
+def test_what_step_0_predicts_is_said_as_the_target_has_it():
+    def said(target):
+        return step_zero(_run(0, settings={"model": {"target": target}}))[0].text
+
+    assert said("change").endswith("these are the control cells, the network added nothing.")
+    assert said("cell").endswith("this is what an untrained network says.")
+    assert step_zero(_run(0, begun_from={"kept": []}))[0].text.endswith("begins with, fine-tuning added nothing.")
+
+
+def test_leaks_come_first_then_what_is_behind_control_then_the_others_as_they_came():
+    kinds = ["few", "spread", "step0", "behind", "leak", "metric", "behind"]
+    ordered = in_order([Caution(kind, f"{i}") for i, kind in enumerate(kinds)])
+    assert [one.text for one in ordered] == ["4", "3", "6", "2", "0", "1", "5"]

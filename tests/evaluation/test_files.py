@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from perturbdiff.data.recipe import Columns, Expression
-from perturbdiff.evaluation.files import read_file
+from perturbdiff.evaluation.files import IN_MEMORY, open_file, read_file
 
 DECLARED = {
     "columns": {"perturbation": "drug", "cell_type": "type", "assay_batch": None, "total_counts": ""},
@@ -51,6 +51,33 @@ def test_what_nobody_says_is_refused_by_name(tmp_path, key):
     declared = {name: value for name, value in DECLARED.items() if name != key}
     with pytest.raises(ValueError, match=f"does not declare its {key} in uns"):
         read_file(_write(tmp_path / "p.h5ad", perturbdiff=declared))
+
+
+OPTIONS = (
+    r"name them by --perturbation COLUMN --control LABEL --cell-type COLUMN --assay-batch COLUMN, with --scale counts "
+    r"or log1p for the observed file and --predicted-scale for predicted ones, of its columns 'drug', 'type'\.$"
+)
+
+
+@pytest.mark.parametrize("in_memory", [IN_MEMORY, 0])
+def test_a_file_that_declares_nothing_is_refused_with_all_options_and_its_columns(tmp_path, in_memory):
+    path = _write(tmp_path / "f.h5ad")
+    with pytest.raises(ValueError, match=rf"'f\.h5ad' does not declare its columns, control and scale in .*{OPTIONS}"):
+        open_file(path, in_memory=in_memory)
+    with pytest.raises(ValueError, match=rf"no perturbation column is named for 'f\.h5ad'.*{OPTIONS}"):
+        open_file(path, columns=Columns(), expression=Expression(scale="log1p"), control="x", in_memory=in_memory)
+
+
+def test_of_very_many_columns_the_first_are_listed_and_the_others_counted(tmp_path):
+    adata = anndata.AnnData(np.ones((2, 2), dtype=np.float32))
+    for i in range(15):
+        adata.obs[f"column {i}"] = "a"
+    adata.write_h5ad(tmp_path / "f.h5ad")
+    with pytest.raises(ValueError, match=r"of its columns 'column 0', .*'column 11' and 3 more\.$"):
+        read_file(tmp_path / "f.h5ad")
+    anndata.AnnData(np.ones((2, 2), dtype=np.float32)).write_h5ad(tmp_path / "bare.h5ad")
+    with pytest.raises(ValueError, match=r"though it has no columns\.$"):
+        read_file(tmp_path / "bare.h5ad")
 
 
 def test_columns_without_a_perturbation_are_refused(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.evaluation.intervals import Resampling, Scale, gains, summarise
+from perturbdiff.evaluation.intervals import Resampling, Scale, gains, summarise, unit_of
 
 SCALE = Scale("base", "top", {"up": "higher", "down": "lower", "one": "near 1", "word": "near observed"})
 
@@ -19,7 +19,7 @@ def _table(values, metric="up", cell_types=("T",)):
         for i, of_types in enumerate(own)
         for kind, value in zip(cell_types, np.atleast_1d(of_types), strict=True)
     ]
-    return pd.DataFrame(rows, columns=["method", "perturbation", "cell_type", "metric", "value"])
+    return pd.DataFrame(rows, columns=["method", "perturbation", "cell_type", "metric", "value"]).assign(assay_batch="")
 
 
 def _row(overall, method, metric="up"):
@@ -70,12 +70,14 @@ def test_a_scaled_score_is_zero_at_the_baseline_one_at_the_ceiling_and_has_its_c
 
 
 def test_a_metric_that_is_better_when_lower_is_scaled_by_the_same_formula():
-    overall, _ = summarise(_table({"m": [0.4, 0.4], "base": [1.0, 1.2], "top": [0.0, 0.0]}, "down"), SCALE)
+    overall, _ = summarise(
+        _table({"m": [0.4, 0.4, 0.4], "base": [1.0, 1.1, 1.2], "top": [0.0, 0.0, 0.0]}, "down"), SCALE
+    )
     assert _row(overall, "m", "down")["scaled"] == pytest.approx((0.4 - 1.1) / (0.0 - 1.1))
 
 
 def test_a_metric_that_is_best_at_one_is_scaled_by_its_distance_from_it():
-    table = _table({"m": [1.5, 0.5], "base": [2.0, 2.0], "top": [1.0, 1.0]}, "one")
+    table = _table({"m": [1.5, 0.5, 0.5], "base": [2.0, 2.0, 2.0], "top": [1.0, 1.0, 1.0]}, "one")
     assert _row(summarise(table, SCALE)[0], "m", "one")["scaled"] == pytest.approx(0.5)
 
 
@@ -110,8 +112,53 @@ def test_a_gain_is_paired():
 
 
 def test_draws_are_of_as_many_perturbations_as_there_are():
-    conditions = pd.DataFrame({"perturbation": list("abca"), "cell_type": ["T", "T", "T", "B"]})
+    conditions = pd.DataFrame({"perturbation": list("abca"), "cell_type": ["T", "T", "T", "B"], "assay_batch": ""})
     drawn = Resampling.of(conditions, resamples=20, seed=0)
-    assert (drawn.clusters, drawn.weights.shape) == (3, (20, 4))
-    assert (drawn.weights[:, :3].sum(axis=1) == 3).all()
-    assert (drawn.weights[:, 0] == drawn.weights[:, 3]).all()
+    assert (drawn.clusters, drawn.weights.shape) == (3, (20, 3))
+    assert (drawn.weights.sum(axis=1) == 3).all()
+    assert drawn.unit.tolist() == [0, 1, 2, 0]
+
+
+def _of_donors(values):
+    """One metric of one method: values [perturbation][donor], NaN where a donor has none."""
+    rows = [
+        ("m", f"p{i}", "T", f"d{j}", "up", value)
+        for i, own in enumerate(values)
+        for j, value in enumerate(own)
+        if not np.isnan(value)
+    ]
+    return pd.DataFrame(rows, columns=["method", "perturbation", "cell_type", "assay_batch", "metric", "value"])
+
+
+def test_a_mean_is_over_the_batches_of_a_perturbation_first():
+    table = _of_donors([[1.0, 2.0, 3.0], [10.0, np.nan, np.nan]])
+    for unit in ("perturbation", "assay_batch"):
+        assert _row(summarise(table, SCALE, unit=unit)[0], "m")["value"] == (2.0 + 10.0) / 2
+
+
+def test_donors_are_drawn_where_they_are_the_unit_and_the_bootstrap_is_the_one_written_out():
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(3, 1)) + 2 * rng.normal(size=(1, 8)) + 0.1 * rng.normal(size=(3, 8))
+    table = _of_donors(values)
+    donors = _row(summarise(table, SCALE, resamples=4000, unit="assay_batch")[0], "m")
+    means = [values[:, rng.integers(0, 8, 8)].mean() for _ in range(4000)]
+    assert [donors["low"], donors["high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.15)
+    perturbations = _row(summarise(table, SCALE, resamples=4000)[0], "m")
+    means = [values.mean(axis=1)[rng.integers(0, 3, 3)].mean() for _ in range(4000)]
+    assert [perturbations["low"], perturbations["high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.1)
+
+
+def test_a_unit_of_which_there_is_one_only_gives_way_to_the_next():
+    conditions = pd.DataFrame({"perturbation": ["a", "a"], "cell_type": ["T", "T"], "assay_batch": ["d0", "d1"]})
+    assert unit_of(conditions) == "assay_batch"
+    assert unit_of(conditions.assign(perturbation=["a", "b"])) == "perturbation"
+    assert unit_of(conditions.assign(perturbation=["a", "b"]), "assay_batch") == "assay_batch"
+    assert unit_of(conditions.assign(assay_batch="", cell_type=["T", "B"])) == "cell_type"
+
+
+def test_two_units_have_no_interval_and_no_scaled_score_and_three_have_both():
+    values = {"m": [0.4, 0.5, 0.6], "base": [1.0, 1.1, 1.2], "top": [0.0, 0.1, 0.0]}
+    two = _row(summarise(_table({name: own[:2] for name, own in values.items()}, "down"), SCALE)[0], "m", "down")
+    assert two[["low", "high", "scaled"]].isna().all()
+    three = _row(summarise(_table(values, "down"), SCALE)[0], "m", "down")
+    assert three[["low", "high", "scaled"]].notna().all()

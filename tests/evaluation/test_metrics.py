@@ -42,8 +42,8 @@ def test_means_zeros_and_spread_of_a_small_case_are_those_computed_by_hand():
     assert values["mae"] == pytest.approx((1.0 + 1.0) / 2)
     assert values["zeros_predicted"] == pytest.approx(2 / 6)
     assert values["zeros_observed"] == pytest.approx(1 / 4)
-    assert values["spread_ratio"] == pytest.approx(2.0 / math.sqrt(2.0))
-    assert values["variance_ratio"] == pytest.approx(2.0)  # of the only gene that varies in the observed cells
+    assert values["spread_ratio"] == pytest.approx((2.0 + 1.0) / math.sqrt(2.0))
+    assert math.isnan(values["variance_ratio"])  # of 2 and infinity: one of the genes varies in the prediction alone
     assert values["zeros_error"] == pytest.approx((abs(1 / 3 - 1 / 2) + 1 / 3) / 2)
 
 

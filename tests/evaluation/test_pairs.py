@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from perturbdiff.data.cells import Cells
-from perturbdiff.evaluation.pairs import Condition, align
+from perturbdiff.evaluation.alignment import align
+from perturbdiff.evaluation.pairs import Condition, Context
 
 GENES = ("g0", "g1", "g2")
 
@@ -38,7 +39,7 @@ def test_conditions_are_paired_with_the_control_cells_of_their_cell_type():
     assert pairs.conditions == (Condition("a", "B"), Condition("b", "T"))
     populations = pairs.populations_of(predicted)
     means = {
-        c: (pairs.observed_cells(c).mean[0], pairs.control(c.cell_type).mean[0], populations(c).mean[0])
+        c: (pairs.observed_cells(c).mean[0], pairs.control(c.context).mean[0], populations(c).mean[0])
         for c in pairs.conditions
     }
     assert means == {Condition("a", "B"): (4.0, 3.0, 0.0), Condition("b", "T"): (2.0, 0.0, 1.0)}
@@ -54,17 +55,27 @@ def test_genes_are_matched_by_name_in_the_observed_order_and_counted():
     assert "2 genes are shared and judged (3 in 'model', 3 in 'observed')." in pairs.notes
 
 
-def test_the_predicted_files_control_cells_serve_where_the_observed_file_has_none():
+def test_the_predicted_files_control_cells_serve_only_where_they_are_asked_for_and_that_is_said():
     observed = make_cells([("a", "T", 3)])
     predicted = make_cells([("a", "T", 2), ("control", "T", 2)])
-    assert align({"model": predicted}, observed).control("T").mean[0] == 1.0
+    with pytest.raises(ValueError, match="take those of 'model' with --predicted-controls"):
+        align({"model": predicted}, observed)
+    pairs = align({"model": predicted}, observed, predicted_controls=True)
+    assert pairs.control(Context("T")).mean[0] == 1.0
+    assert "control cells are those of 'model', as asked; the observed file's are not used." in pairs.notes
+
+
+def test_the_observed_control_cells_are_the_truth_whatever_a_predicted_file_holds_under_their_label():
+    predicted = make_cells([("a", "T", 2), ("control", "T", 2)])
+    pairs = align({"model": predicted}, make_cells(OBSERVED))
+    assert pairs.control(Context("T")).mean[0] == 0.0
 
 
 def test_only_the_conditions_of_every_predicted_file_are_judged():
     first, second = make_cells([("a", "T", 2), ("b", "T", 2)]), make_cells([("a", "T", 2)])
     pairs = align({"one": first, "two": second}, make_cells(OBSERVED))
     assert pairs.conditions == (Condition("a", "T"),)
-    assert "1 of 2 predicted conditions are not judged: not chosen, or not in every file." in pairs.notes
+    assert "1 of 2 predicted conditions is not judged: not chosen, or not in every file." in pairs.notes
 
 
 def test_chosen_conditions_alone_are_judged():
@@ -84,7 +95,12 @@ def test_chosen_conditions_alone_are_judged():
         ),
         ([("a", "T", 1)], OBSERVED, None, "'a in T' has one cell in 'model'"),
         ([("a", "T", 2)], [("control", "T", 2), ("a", "T", 1)], None, "'a in T' has one cell in 'observed'"),
-        ([("a", "T", 2)], [("a", "T", 2)], None, "neither the predicted nor the observed file holds control cells"),
+        (
+            [("a", "T", 2)],
+            [("a", "T", 2)],
+            None,
+            "the observed file holds no control cells, .*; add them or name",
+        ),
         ([("a", "B", 2)], [("control", "T", 2), ("a", "B", 2)], None, "cell type 'B' has no control cells"),
         ([("a", "B", 2)], [("control", "B", 1), ("a", "B", 2)], None, "cell type 'B' has one control cell"),
         ([("control", "T", 2)], OBSERVED, None, "'model' holds no predicted cells"),

@@ -8,7 +8,7 @@ import pytest
 
 from perturbdiff.data.cells import Cells
 from perturbdiff.evaluation import projection
-from perturbdiff.evaluation.pairs import align
+from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.projection import COLUMNS, UMAP_COLUMNS, project
 
 N_GENES = 8

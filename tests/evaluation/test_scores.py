@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from perturbdiff.data.cells import Cells
+from perturbdiff.evaluation.alignment import align
+from perturbdiff.evaluation.conditions import TOGETHER
 from perturbdiff.evaluation.metrics import METRICS, Reference, judge
-from perturbdiff.evaluation.pairs import Condition, align
+from perturbdiff.evaluation.pairs import Condition, Context
 from perturbdiff.evaluation.scores import CEILING, OBSERVED, REPLICATES, Contexts, Judging, in_order
 
 GENES = ["TP53", *(f"g{i}" for i in range(11))]
@@ -53,7 +55,7 @@ class Files:
 
 
 def _judged(observed=OBSERVED_CELLS, absent=(), **settings):
-    pairs = align({"m": PREDICTED}, observed)
+    pairs = align({"m": PREDICTED}, observed, pooling=TOGETHER)
     settings = {"seed": 0, "replicates": False, "kept": ("m",)} | settings
     return pairs, list(Judging(**settings).judge(pairs, Files(pairs, {"m": PREDICTED}, absent)))
 
@@ -75,7 +77,7 @@ def test_a_condition_is_judged_against_its_own_cells_the_controls_of_its_type_an
     pairs, judged = _judged()
     (condition,) = [one.condition for one in judged if one.condition == Condition("b", "B")]
     means = [pairs.observed_cells(Condition(label, "B")).mean for label in ("TP53", "b", "c")]
-    reference = Reference(pairs.observed_cells(condition), pairs.control("B"), np.mean(means, axis=0))
+    reference = Reference(pairs.observed_cells(condition), pairs.control(Context("B")), np.mean(means, axis=0))
     expected = judge(pairs.populations_of(PREDICTED)(condition), reference)
     found = next(one for one in judged if one.condition == condition)
     assert found.scores["m"] == pytest.approx(expected)
@@ -87,13 +89,13 @@ def test_the_genes_that_a_label_names_are_left_out_of_every_metric_and_never_of_
     found = next(one for one in judged if one.condition == Condition("TP53", "T"))
     targets = np.array([0])
     means = [pairs.observed_cells(Condition(label, "T")).mean for label in ("TP53", "b", "c")]
-    reference = Reference(pairs.observed_cells(found.condition), pairs.control("T"), np.mean(means, axis=0))
+    reference = Reference(pairs.observed_cells(found.condition), pairs.control(Context("T")), np.mean(means, axis=0))
     cells = pairs.populations_of(PREDICTED)(found.condition)
     assert found.scores["m"] == pytest.approx(judge(cells.without(targets), reference.without(targets)))
     assert found.all_genes["m"]["mae"] == pytest.approx(judge(cells, reference)["mae"])
     for side in ("m", OBSERVED):
         assert found.tests[side].change.shape == found.tests[side].test.p_value.shape == (12,)
-    assert found.observed.mean[0] == pairs.control("T").mean[0]
+    assert found.observed.mean[0] == pairs.control(Context("T")).mean[0]
     assert any("2 of 6 conditions have a label that names judged genes" in note for note in pairs.notes)
 
 
@@ -113,8 +115,8 @@ def test_the_spread_between_is_over_the_conditions_that_a_method_predicts():
         contexts.add(one)
     for one in _judged(absent=[("m", Condition("b", "T"))])[1]:
         fewer.add(one)
-    every = {(method, kind): scores["spread_between"] for method, (_, kind), scores in contexts.scores()}
-    some = {(method, kind): scores["spread_between"] for method, (_, kind), scores in fewer.scores()}
+    every = {(method, kind): scores["spread_between"] for method, (_, kind, _), scores in contexts.scores()}
+    some = {(method, kind): scores["spread_between"] for method, (_, kind, _), scores in fewer.scores()}
     assert every["m", "T"] == pytest.approx(0.5, abs=0.1)
     assert some["m", "T"] == pytest.approx(0.5, abs=0.1)
     assert every["m", "T"] != some["m", "T"]

@@ -8,12 +8,50 @@ import pytest
 from perturbdiff.evaluation.spread import Between, between_ratio, spread_ratio, variance_ratio, zeros_error
 
 
-def test_ratios_leave_out_genes_constant_in_the_observed():
-    predicted, observed = np.array([2.0, 1.0, 7.0]), np.array([1.0, 2.0, 0.0])
-    assert spread_ratio(predicted, observed) == pytest.approx(1.25)
-    assert variance_ratio(predicted, observed) == pytest.approx((4.0 + 0.25) / 2)
+def test_genes_constant_on_both_sides_do_not_count_in_the_ratios():
+    predicted, observed = np.array([2.0, 1.0, 6.0]), np.array([1.0, 2.0, 3.0])
+    rare = np.zeros(7)
+    for ratio, value in ((spread_ratio, 1.5), (variance_ratio, 4.0)):
+        assert ratio(predicted, observed) == pytest.approx(value)
+        assert ratio(np.append(predicted, rare), np.append(observed, rare)) == pytest.approx(value)
+        assert math.isnan(ratio(rare, rare))
+
+
+def test_a_gene_that_varies_on_one_side_alone_counts_on_that_side():
+    both = np.array([1.0, 1.0, 1.0])
+    assert spread_ratio(np.append(both, 1.0), np.append(both, 0.0)) == pytest.approx(4 / 3)
+    assert spread_ratio(np.append(both, 0.0), np.append(both, 1.0)) == pytest.approx(3 / 4)
+    few = np.array([2.0, 1.0, 0.5])
+    assert variance_ratio(np.append(few, [1.0, 1.0]), np.append(np.ones(3), [0.0, 0.0])) == 4.0
+    assert variance_ratio(np.append(few, [0.0, 0.0]), np.append(np.ones(3), [1.0, 1.0])) == 0.25
+
+
+def test_the_ratios_of_cells_without_any_spread_are_0_and_undefined_where_the_observed_have_none():
     for ratio in (spread_ratio, variance_ratio):
-        assert math.isnan(ratio(np.array([2.0]), np.array([0.0])))
+        assert ratio(np.zeros(3), np.ones(3)) == 0.0
+        assert math.isnan(ratio(np.ones(3), np.zeros(3)))
+
+
+def test_the_ratios_turn_into_their_inverse_where_the_sides_change_places():
+    rng = np.random.default_rng(3)
+    one, other = rng.exponential(size=(2, 31)) * np.array([[1.0] * 29 + [0.0, 1.0], [1.0] * 29 + [1.0, 0.0]])
+    for ratio in (spread_ratio, variance_ratio):
+        assert ratio(one, other) == pytest.approx(1 / ratio(other, one))
+
+
+@pytest.mark.parametrize("expressed", [0.01, 0.05, 1.0])
+def test_half_of_the_cells_of_a_sparse_panel_against_the_other_half_is_at_1(expressed):
+    rng = np.random.default_rng(4)
+    rates = rng.gamma(0.3, 1.0, 500) * expressed / 0.3
+    found, lost = [], []
+    for _ in range(40):
+        cells = np.log1p(5 * rng.poisson(rates * rng.gamma(2.0, 0.5, (60, 1))))
+        one, other = (half.std(axis=0, ddof=1) for half in (cells[:30], cells[30:]))
+        found.append([spread_ratio(one, other), variance_ratio(one, other)])
+        lost.append(np.mean(one[other > 0] / other[other > 0]))
+    assert np.mean(found, axis=0) == pytest.approx([1.0, 1.0], abs=0.13)
+    if expressed < 1:
+        assert np.mean(lost) < 0.87
 
 
 def test_the_error_of_zeros_is_per_gene_and_does_not_cancel_between_genes():

@@ -10,8 +10,9 @@ import pytest
 
 from perturbdiff.data.cells import Cells
 from perturbdiff.evaluation import suites
+from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.metrics import Metric
-from perturbdiff.evaluation.pairs import Condition, align
+from perturbdiff.evaluation.pairs import Condition, Context
 from perturbdiff.evaluation.scores import CEILING
 from perturbdiff.evaluation.suites import PERTURBATION, Suite, check_suites, is_installed, judge_by, legend, too_large
 
@@ -86,8 +87,8 @@ def test_both_sides_have_the_same_real_control_cells_and_the_cells_of_their_own(
     kind = next(iter(pairs.contexts))
     assert np.array_equal(_values(predicted, "control"), pairs.control(kind).cells)
     assert np.array_equal(_values(observed, "control"), pairs.control(kind).cells)
-    assert np.array_equal(_values(observed, "a"), pairs.observed_cells(Condition("a", kind)).cells)
-    assert np.array_equal(_values(predicted, "b"), pairs.populations_of(PREDICTED)(Condition("b", kind)).cells)
+    assert np.array_equal(_values(observed, "a"), pairs.observed_cells(Condition("a", *kind)).cells)
+    assert np.array_equal(_values(predicted, "b"), pairs.populations_of(PREDICTED)(Condition("b", *kind)).cells)
     assert list(observed.adata.var_names) == list(pairs.genes)
 
 
@@ -96,7 +97,7 @@ def test_the_ceiling_is_one_half_of_the_observed_cells_against_the_disjoint_othe
     first, second = seen[1]
     kind = next(iter(pairs.contexts))
     halves = np.concatenate([_values(first, "a"), _values(second, "a")])
-    assert np.array_equal(np.sort(halves, axis=0), np.sort(pairs.observed_cells(Condition("a", kind)).cells, axis=0))
+    assert np.array_equal(np.sort(halves, axis=0), np.sort(pairs.observed_cells(Condition("a", *kind)).cells, axis=0))
     assert len(_values(first, "a")) == len(_values(second, "a")) == 5
 
 
@@ -140,11 +141,11 @@ def test_the_tests_of_the_observed_side_are_made_once_a_context_and_kept_by_name
 def test_a_context_of_too_many_values_is_named(monkeypatch):
     pairs = align({"m": PREDICTED}, OBSERVED)
     assert too_large(pairs, lambda _: 10) == []
-    assert too_large(pairs, lambda one: 10**9 if one.cell_type == "T" else 10) == ["T"]
+    assert too_large(pairs, lambda one: 10**9 if one.cell_type == "T" else 10) == [Context("T")]
     monkeypatch.setattr(suites, "VALUES", 30 * 4)  # two conditions and the control cells, 4 genes
     assert too_large(pairs, lambda _: 1) == []
     monkeypatch.setattr(suites, "VALUES", 30 * 4 - 1)
-    assert too_large(pairs, lambda _: 1) == ["B", "T"]
+    assert too_large(pairs, lambda _: 1) == [Context("B"), Context("T")]
 
 
 def test_a_suite_that_there_is_not_or_that_is_not_installed_is_refused(monkeypatch):

@@ -100,7 +100,8 @@ def test_missing_genes_count_as_zero_and_are_said_and_recorded(model, controls):
     said, (gone, *kept) = [], model.trained.genes
     panel = model.trained.genes[:10] + model.trained.genes[10:]
     fewer = controls[:, [gene != gone for gene in controls.var_names]].copy()
-    found = predict(model, fewer, say=said.append)
+    fewer.obs["umi"] = np.asarray(controls.X.sum(axis=1)).ravel()
+    found = predict(model, fewer, columns={"total_counts": "umi"}, say=said.append)
     assert f"1 of the panel's {len(panel)} genes are not in the control cells and count as 0: {gone}." in said
     assert json.loads(found.uns["perturbdiff"]["missing_genes"]) == [gone]
     controls_alone = found[(found.obs["population"] == -1).to_numpy()]
@@ -216,7 +217,7 @@ def test_log1p_control_cells_predict_as_counts_do(model, controls):
     from perturbdiff.prediction.inputs import control_cells
 
     conditions = pd.DataFrame([ONE | {"assay_batch": ""}])
-    cells = control_cells(logged, model.trained.recipe, scale="log1p")
+    cells = control_cells(logged, model.trained.recipe, expression={"scale": "log1p"})
     found = model.predict_cells(cells, conditions, device="cpu")
     np.testing.assert_allclose(dense(found), dense(predict(model, controls)), atol=1e-4)
 
@@ -258,3 +259,28 @@ def test_total_counts_that_the_model_was_trained_with_must_be_there(make_model, 
     assert made(predict(model, with_totals)).n_obs == 24
     with pytest.raises(ValueError, match="the control cells have no column 'total', where the model's data keep each"):
         predict(model, controls)
+
+
+def test_so_many_cells_of_each_condition_are_predicted_each_control_cell_once_a_chunk(model, controls):
+    few = made(predict(model, controls, n_cells=10))
+    assert few.n_obs == few.obs["control_cell"].nunique() == 10
+    many = made(predict(model, controls, n_cells=60, populations=2))
+    assert list(many.obs["population"].value_counts().sort_index()) == [60, 60]
+    assert many.obs_names.is_unique
+    times = many.obs[many.obs["population"] == 0]["control_cell"].value_counts()
+    assert (len(times), set(times)) == (24, {2, 3})
+    every = predict(model, controls)
+    assert np.array_equal(dense(made(predict(model, controls, n_cells=24))), dense(made(every)))
+    assert np.array_equal(dense(many[:24]), dense(made(every)))
+    with pytest.raises(ValueError, match="n_cells=0 must be at least 1"):
+        predict(model, controls, n_cells=0)
+
+
+def test_a_batch_with_fewer_than_two_control_cells_borrows_those_of_its_cell_type_as_in_training(model, controls):
+    own = (controls.obs["assay_batch"] == "donor_1") & (controls.obs["cell_type"] == "type_3")
+    fewer = controls[~own | (own.cumsum() == 1)].copy()
+    said = []
+    found = made(predict(model, fewer, assay_batch="donor_1", say=said.append))
+    assert found.n_obs == 12 + 1
+    assert set(found.obs["assay_batch"]) == {"donor_1"}
+    assert any("with fewer than 2 control cells in the batch begin at those of the cell type" in one for one in said)

@@ -163,14 +163,14 @@ def test_on_a_phone_the_headline_shows_model_baseline_and_ceiling_without_scroll
 
 
 def test_the_dark_page_is_dark_with_light_texts_in_figures_too(browser, written):
-    colours = {}
+    text, colours = "#radar ~ figure svg[role=img] text[style*=ink]", {}
     for scheme in ("light", "dark"):
         browser.look(1280, scheme=scheme)
         browser.open(written)
         colours[scheme] = [
             browser.run("getComputedStyle(document.body).backgroundColor"),
             browser.run("getComputedStyle(document.body).color"),
-            browser.run("getComputedStyle(document.querySelector('#radar ~ figure svg[role=img] text')).fill"),
+            browser.run(f"getComputedStyle(document.querySelector({text!r})).fill"),
         ]
     brightness = {scheme: [_brightness(one) for one in found] for scheme, found in colours.items()}
     assert brightness["light"][0] > 240 > 80 > max(brightness["light"][1:])

@@ -112,7 +112,7 @@ def test_a_tie_is_half_a_win_and_undefined_conditions_do_not_count(evaluated):
     evaluation = evaluated(values)
     pairs = Comparer(evaluation).differences(evaluation.metrics[0], "model", "x")
     assert (pairs.wins, pairs.n, pairs.win_rate) == (1.5, 3, 0.5)
-    assert pairs.perturbation == ("p0", "p1", "p2")
+    assert [key[0] for key in pairs.conditions] == ["p0", "p1", "p2"]
 
 
 def test_the_best_and_the_strongest_ignore_what_has_no_value(evaluated):

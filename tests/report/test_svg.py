@@ -124,6 +124,6 @@ def test_genes_are_read_as_they_stand_in_whatever_order_and_rows_may_be_missing(
     genes = read_genes(tmp_path / "genes.parquet")
     assert np.isnan(list(genes.change.values())).sum() == 1
     for row in table.itertuples():
-        place = genes.conditions.index((row.perturbation, row.cell_type)), genes.names.index(row.gene)
+        place = genes.conditions.index((row.perturbation, row.cell_type, "")), genes.names.index(row.gene)
         assert genes.change[row.side][place] == pytest.approx(row.change, rel=1e-6)
         assert genes.evidence[row.side][place] == pytest.approx(-np.log10(row.p_adjusted), rel=1e-5)

@@ -10,7 +10,7 @@ from torch import nn
 
 from perturbdiff.checkpoint import load_checkpoint
 from perturbdiff.model import PerturbDiff
-from perturbdiff.training.callbacks import RESUME, AveragedWeights, Interruption
+from perturbdiff.training.callbacks import RESUME, AveragedWeights, Interruption, Progress
 from perturbdiff.training.module import DenoiserModule
 
 NO_VALIDATION = [{"part": "test", "perturbation": ["stimulus_1", "stimulus_2"]}]
@@ -169,3 +169,11 @@ def test_what_is_kept_are_weights_of_the_denoiser_alone(make_model):
     model = make_model().train(device="cpu", show_progress=False)
     assert isinstance(model.trained.denoiser(), nn.Module)
     assert not any("denoiser" in name or "module" in name for name in model.trained.weights)
+
+
+def test_a_bar_writes_little_into_a_log_that_is_no_terminal(monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    assert Progress.of(2000).refresh_rate == 200
+    assert Progress.of(4).refresh_rate == 1
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert Progress.of(2000).refresh_rate == 1

@@ -145,3 +145,13 @@ def test_shrinking_never_turns_a_shift_round_and_leaves_null_and_control_at_zero
     assert (share <= 1).all()
     assert not shrunk[0].any()
     assert not shrunk[prepared.conditions.trained["perturbation"].index("control")].any()
+
+
+def test_held_out_perturbations_that_the_model_cannot_be_asked_are_said_before_training(make_model):
+    prepared, _ = prepared_of(make_model(hold_out=[{"part": "test", "perturbation": ["stimulus_1"]}]))
+    assert any(
+        note.startswith("1 of the 1 perturbations held out for test cannot be asked of this model ('stimulus_1')")
+        for note in prepared.notes
+    )
+    prepared, _ = prepared_of(make_model())
+    assert not any("cannot be asked" in note for note in prepared.notes)

@@ -2,11 +2,15 @@
 
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from perturbdiff.checkpoint import load_checkpoint
+from perturbdiff.data.export import run_lock
+from perturbdiff.model import PerturbDiff
 from perturbdiff.training.callbacks import RESUME
 from perturbdiff.training.module import DenoiserModule
 
@@ -154,3 +158,37 @@ def test_a_damaged_or_missing_state_is_named_and_the_model_stays(make_model, own
 def test_a_run_folder_can_be_moved(make_model, own_run, tmp_path):
     moved = shutil.move(own_run, tmp_path / "elsewhere")
     assert train(make_model(n_genes=30), moved, max_steps=5).outcome.steps == 5
+
+
+def test_a_run_folder_in_which_another_process_trains_is_refused_and_left_as_it_is(screen, cli, tmp_path):
+    run = tmp_path / "run"
+    code = (
+        "import sys, pathlib; from perturbdiff.data.export import run_lock\n"
+        "with run_lock(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+        ended = cli("train", screen.recipe, "--out", run)
+        assert ended.status == 2
+        sentence = f"another process trains in {str(run)!r}; wait until it has ended, or choose another folder."
+        assert ended.err == f"error: {sentence}\n"
+        model = PerturbDiff.from_recipe(screen.recipe)
+        with pytest.raises(ValueError, match="another process trains in"):
+            model.train(run=run, device="cpu", show_progress=False)
+        assert [path.name for path in run.iterdir()] == [".lock"]
+    finally:
+        other.kill()
+        other.communicate()
+    # the system let go of it; what is left of it stands in nobody's way, and a training leaves nothing of it behind
+    model.train(run=run, device="cpu", show_progress=False)
+    assert (run / "model.json").exists()
+    assert not (run / ".lock").exists()
+
+
+def test_a_lock_leaves_no_folder_behind_that_it_made_for_itself(tmp_path):
+    with pytest.raises(ValueError, match="bad input"), run_lock(tmp_path / "a" / "run"):
+        raise ValueError("bad input")
+    assert not list(tmp_path.iterdir())

@@ -23,11 +23,8 @@ from perturbdiff.baselines.pseudobulk import Vector, pseudobulks
 from perturbdiff.baselines.ridge import Ridge
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.features import FeatureTable
-from perturbdiff.data.recipe import Grammar
+from perturbdiff.data.recipe import PLAIN, Grammar
 from perturbdiff.data.vocabulary import nearest
-
-PLAIN = Grammar()
-"""Every label is one agent."""
 
 
 class NoResponse:

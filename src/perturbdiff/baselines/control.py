@@ -2,7 +2,7 @@
 
 For each predicted (perturbation, cell type, assay batch) as many control cells of the same cell type and assay
 batch are drawn, without replacement while they last, then from a fresh permutation; of the cell type in any
-assay batch where the label is empty or has no control cells.
+assay batch where the label is empty or has fewer than two control cells, as in training.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from perturbdiff.data.cells import Cells
+from perturbdiff.data.controls import FEWEST
 
 GROUP = ("perturbation", "cell_type", "assay_batch")
 """The labels of a population."""
@@ -50,7 +51,8 @@ def predict_control(
     for cell_type, assay_batch, n_cells in zip(
         groups["cell_type"], groups["assay_batch"], groups["cells"], strict=True
     ):
-        available = rows_of.get((cell_type, assay_batch), rows_of.get((cell_type, "")))
+        own, of_kind = rows_of.get((cell_type, assay_batch)), rows_of.get((cell_type, ""))
+        available = of_kind if own is None or own.size < FEWEST else own
         if available is None:
             raise ValueError(
                 f"cell type {cell_type!r} has no control cells to predict from; add them or leave the cell type out."

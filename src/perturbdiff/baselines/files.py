@@ -6,7 +6,8 @@ where its label is empty), each moved, in the order of the file. Columns, `popul
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from perturbdiff.baselines.predictor import Predictor
 from perturbdiff.baselines.pseudobulk import Places
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.composition import beside, parts_of
-from perturbdiff.data.export import PREDICTIONS, write_h5ad
+from perturbdiff.data.controls import borrowing_note, controls_of
+from perturbdiff.data.export import OWN_COLUMNS, PREDICTIONS, free_name, write_h5ad
 from perturbdiff.data.recipe import Columns
-from perturbdiff.data.vocabulary import nearest
+
+_LOG = logging.getLogger(__name__)
 
 
 def write_prediction(
@@ -34,9 +37,10 @@ def write_prediction(
     *,
     columns: Columns,
     split_hash: str | None = None,
+    say: Callable[[str], None] = _LOG.info,
 ) -> None:
     """Write `predicted_file`, whole or not at all; its arguments and errors."""
-    write_h5ad(predicted_file(predictor, cells, conditions, columns=columns, split_hash=split_hash), path)
+    write_h5ad(predicted_file(predictor, cells, conditions, columns=columns, split_hash=split_hash, say=say), path)
 
 
 def predicted_file(
@@ -46,6 +50,7 @@ def predicted_file(
     *,
     columns: Columns,
     split_hash: str | None = None,
+    say: Callable[[str], None] = _LOG.info,
 ) -> anndata.AnnData:
     """Predict conditions from control cells.
 
@@ -55,6 +60,7 @@ def predicted_file(
         conditions: a row for each (perturbation, cell_type, assay_batch), "" for any cell type or assay batch.
         columns: of the data, under which the labels are written.
         split_hash: of the split that the training cells came from.
+        say: receives sentences on control cells that are borrowed and on conditions that are left out.
 
     Returns:
         The control cells and the predicted cells [cells, genes], log1p counts per 10^4. Conditions that the baseline
@@ -65,7 +71,9 @@ def predicted_file(
     """
     _check(conditions)
     given = [_labels(row) for row in conditions[list(GROUP)].to_dict("records")]
-    matched = [_controls_of(cells, labels) for labels in given]
+    matched, borrowing = controls_of(cells, given)
+    for note in borrowing_note(given, borrowing):
+        say(note)
     parts: list[tuple[int, Places, sp.csr_matrix[np.float32]]] = []
     left_out = []
     for number, (labels, rows) in enumerate(zip(given, matched, strict=True)):
@@ -78,13 +86,18 @@ def predicted_file(
             f"the baseline {predictor.name!r} can predict none of the {len(given)} conditions, since "
             f"{left_out[0]['reason']}; name others, or give more training cells."
         )
+    if left_out:
+        say(
+            f"{len(left_out)} of {len(given)} conditions are left out, such as {left_out[0]['perturbation']!r}: "
+            f"{left_out[0]['reason']}."
+        )
     used = np.unique(np.concatenate([rows for _, rows, _ in parts]))
     source = np.concatenate([rows for _, rows, _ in parts])
     condition = np.repeat([number for number, _, _ in parts], [len(rows) for _, rows, _ in parts])
     control = cells.log_expression(predictor.genes, used)
     names = cells.names.to_numpy(dtype=object)
     predicted = [f"{names[row]}-predicted-{number}-0" for row, number in zip(source, condition, strict=True)]
-    obs = _obs(cells, used, source, [given[number] for number in condition], columns)
+    obs, ours = _obs(cells, used, source, [given[number] for number in condition], columns)
     obs.index = pd.Index([*map(str, names[used]), *predicted], dtype=str)
     facts = {
         "format": PREDICTIONS,
@@ -96,7 +109,9 @@ def predicted_file(
         "left_out": json.dumps(left_out),
         "populations": 1,
         "missing_genes": "[]",
+        "grammar": cells.grammar.model_dump_json(),
         "columns": columns.of_predictions(),
+        "own_columns": ours,
         "control": str(cells.control),
         "conditions": pd.DataFrame(given).to_json(orient="records"),
     }
@@ -120,23 +135,6 @@ def _check(conditions: pd.DataFrame) -> None:
 
 def _labels(row: Mapping[Any, Any]) -> dict[str, str]:
     return {name: str(row[name]) for name in GROUP}
-
-
-def _controls_of(cells: Cells, labels: Mapping[str, str]) -> Places:
-    """The control cells with the cell type and assay batch of a condition."""
-    rows = np.flatnonzero(cells.is_control)
-    for name in GROUP[1:]:
-        own, wanted = cells.labels[name].iloc[rows], labels[name]
-        if not wanted or list(cells.labels[name].cat.categories) == [""]:
-            continue
-        found = rows[(own == wanted).to_numpy()]
-        if not found.size:
-            raise ValueError(
-                f"there is no control cell of {name} {wanted!r} for perturbation {labels['perturbation']!r}; "
-                f"{nearest(wanted, map(str, own.unique()))}, or leave the label empty."
-            )
-        rows = found
-    return rows
 
 
 def _by_cell_type(cells: Cells, rows: Places) -> Iterator[Places]:
@@ -167,8 +165,10 @@ def _moved(
     return rows, predictor.predict(start).log_expression(predictor.genes), ""
 
 
-def _obs(cells: Cells, used: Places, source: Places, given: list[dict[str, str]], columns: Columns) -> pd.DataFrame:
-    """The labels of the control cells `used`, then of the predicted ones, under the columns of the data."""
+def _obs(
+    cells: Cells, used: Places, source: Places, given: list[dict[str, str]], columns: Columns
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The labels of the control cells `used`, then of the predicted ones, and what our own columns are called."""
     obs: dict[str, Any] = {}
     composed = [str(cells.control)] * len(used) + [labels["perturbation"] for labels in given]
     parts = {label: parts_of(label, columns) for label in dict.fromkeys(composed)}
@@ -181,6 +181,7 @@ def _obs(cells: Cells, used: Places, source: Places, given: list[dict[str, str]]
             obs[column] = pd.Categorical([*own[used], *wanted])
     obs |= beside(composed, columns)
     names = cells.names.to_numpy(dtype=object)
-    obs["population"] = np.repeat([-1, 0], [len(used), len(source)])
-    obs["control_cell"] = np.concatenate([names[used], names[source]])
-    return pd.DataFrame(obs)
+    ours = {name: free_name(name, obs) for name in OWN_COLUMNS}
+    obs[ours["population"]] = np.repeat([-1, 0], [len(used), len(source)])
+    obs[ours["control_cell"]] = np.concatenate([names[used], names[source]])
+    return pd.DataFrame(obs), ours

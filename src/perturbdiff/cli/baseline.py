@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from perturbdiff.options import Overwrite, Quiet
+from perturbdiff.options import GeneNames, Layer, Overwrite, Quiet, TargetSum, TotalCounts, by_options
 from perturbdiff.screen import Screen
 
 
@@ -23,6 +23,10 @@ def baseline(
         str | None, typer.Option(help="Predict all conditions of this part: test (when absent), validation.")
     ] = None,
     scale: Annotated[str | None, typer.Option(help="counts or log1p, in place of the recipe's.")] = None,
+    layer: Layer = None,
+    gene_names: GeneNames = None,
+    total_counts: TotalCounts = None,
+    target_sum: TargetSum = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -47,8 +51,17 @@ def baseline(
         origin = Origin.of_recipe(recipe)
     else:
         raise ValueError("a baseline is fitted to the training cells of --run or of --recipe; give one of the two.")
-    rows = None if conditions is None else read_rows(conditions)
-    cells = control_cells(read_h5ad(controls), origin.recipe, scale=scale)
+    rows = None if conditions is None else read_rows(conditions, screen.say)
+    with by_options():
+        cells = control_cells(
+            read_h5ad(controls),
+            origin.recipe,
+            columns={"total_counts": total_counts},
+            expression={"scale": scale, "layer": layer, "gene_names": gene_names, "target_sum": target_sum},
+            total_genes=origin.total_genes,
+        )
+    for note in cells.notes:
+        screen.say(note)
     if rows is None:
         rows = origin.split.groups(part or "test").to_dict("records")
         if not rows:
@@ -63,5 +76,7 @@ def baseline(
     predictor = origin.baseline(name, asked)
     for note in predictor.notes:
         screen.say(note)
-    write_prediction(predictor, cells, table, out, columns=origin.recipe.columns, split_hash=origin.split.hash)
+    write_prediction(
+        predictor, cells, table, out, columns=origin.recipe.columns, split_hash=origin.split.hash, say=screen.say
+    )
     screen.say(f"{str(out)!r} holds what {name!r} predicts of {len(table)} conditions, and their control cells.")

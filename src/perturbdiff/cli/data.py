@@ -1,6 +1,7 @@
 """Commands on data: recipes, split, prepare."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ from perturbdiff.options import Json, OptionalSeed, Overwrite, Quiet
 from perturbdiff.screen import Screen
 
 if TYPE_CHECKING:
+    from perturbdiff.data.split import Split
     from perturbdiff.data.store.prepare import Plan
 
 
@@ -76,6 +78,12 @@ def prepare(
 def split(
     recipe: Annotated[Path, typer.Argument(help="A recipe (.toml), or a store.")],
     *,
+    cells: Annotated[
+        str | None,
+        typer.Option(
+            help="List the cells of this part instead, as CSV: train, validation, test; no leak is looked for."
+        ),
+    ] = None,
     seed: OptionalSeed = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -84,11 +92,19 @@ def split(
     from perturbdiff.config import settings_of
     from perturbdiff.data.audit import LOOKED_FOR, find_leaks
     from perturbdiff.data.composition import grammar_of
+    from perturbdiff.data.split import check_part
     from perturbdiff.model import PerturbDiff
 
     screen = Screen(quiet=quiet)
+    if cells is not None:
+        if as_json:
+            raise ValueError("--cells lists cells as CSV, and --json prints the split; give one of them.")
+        check_part(cells)
     model = PerturbDiff.from_recipe(recipe)
     found = model.split(seed=seed)
+    if cells is not None:
+        _list_cells(found, cells)
+        return
     m = settings_of(model.recipe).training.cells_per_population
     leaks = find_leaks(found, grammar_of(model.recipe))
     if as_json:
@@ -98,7 +114,7 @@ def split(
             "hash": found.hash,
             "parts": parts,
             "held_out": held_out,
-            "notes": found.notes,
+            "notes": [*found.source.notes, *found.notes],
             "looked_for": LOOKED_FOR,
             "leaks": leaks,
         }
@@ -111,13 +127,23 @@ def split(
                 screen.out.print(f"held out for {part}:")
                 screen.table(groups, as_json=False)
         screen.out.print(f"hash {found.hash}")
-        for note in found.notes:
+        for note in (*found.source.notes, *found.notes):
             screen.say(note)
         for leak in leaks:
             screen.out.print(f"leak: {leak}", markup=False)
         screen.say(f"{_found(leaks)}; looked for {', '.join(LOOKED_FOR[:-1])} and {LOOKED_FOR[-1]}.")
     if leaks:
         raise typer.Exit(1)
+
+
+def _list_cells(found: "Split", part: str) -> None:
+    """Write the cells of a part to standard output, in the canonical order."""
+    header = True
+    for table in found.cells(part):
+        table.to_csv(sys.stdout, index=False, header=header, lineterminator="\n")
+        header = False
+    if header:
+        sys.stdout.write("cell,perturbation,cell_type,assay_batch\n")
 
 
 def _found(leaks: list[str]) -> str:

@@ -46,7 +46,9 @@ def loadings(
     gene_names: Annotated[str | None, typer.Option(help="Column of var that names the genes (.h5ad).")] = None,
     total_counts: Annotated[str | None, typer.Option(help="Column of total counts, for a partial panel.")] = None,
     perturbation: Annotated[str | None, typer.Option(help="Column of perturbations (.h5ad).")] = None,
-    control: Annotated[str | None, typer.Option(help="Label of control cells (.h5ad).")] = None,
+    control: Annotated[
+        list[str] | None, typer.Option(help="Label of control cells; several: the first names them all (.h5ad).")
+    ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -105,7 +107,7 @@ def _cells(data: Path, described: dict[str, Any]) -> "tuple[Source, Segments]":
     from perturbdiff.data.recipe import recipe_from_mapping
     from perturbdiff.data.split import split_cells
 
-    if data.suffix in {".h5ad", ".zarr"}:
+    if data.suffix in {".h5ad", ".h5mu", ".zarr"}:
         if "scale" not in described.get("expression", {}):
             raise ValueError(f"the scale of {str(data)!r} is not given; add --scale counts or --scale log1p.")
         perturbed = "perturbation" in described.get("columns", {})

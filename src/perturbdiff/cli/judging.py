@@ -2,15 +2,36 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbdiff.options import Device, Json, Overwrite, Quiet, Run, Seed, given, guidance_of, names
+from perturbdiff.options import (
+    Device,
+    GeneNames,
+    Json,
+    Layer,
+    MinOverlap,
+    Overwrite,
+    Quiet,
+    Run,
+    Seed,
+    TargetSum,
+    TotalCounts,
+    by_options,
+    given,
+    guidance_of,
+    names,
+)
 from perturbdiff.screen import Screen
 
 if TYPE_CHECKING:
     from perturbdiff.evaluation.pairs import Condition
+    from perturbdiff.origin import Origin
+
+
+FAR_ABOVE = 10
+"""So many times the cells that were held out are more predicted ones than anybody needs."""
 
 
 def predict(
@@ -40,6 +61,14 @@ def predict(
     cell_type_column: Annotated[str | None, typer.Option(help="In place of the model's.")] = None,
     assay_batch_column: Annotated[str | None, typer.Option(help="In place of the model's.")] = None,
     scale: Annotated[str | None, typer.Option(help="counts or log1p, in place of the model's.")] = None,
+    layer: Layer = None,
+    gene_names: GeneNames = None,
+    total_counts: TotalCounts = None,
+    target_sum: TargetSum = None,
+    min_overlap: MinOverlap = 0.9,
+    cells_per_condition: Annotated[
+        int | None, typer.Option(help="Predicted cells of each condition; as many as control cells when absent.", min=1)
+    ] = None,
     populations: Annotated[int, typer.Option(help="How often each condition is drawn.", min=1)] = 1,
     steps: Annotated[int | None, typer.Option(help="Network evaluations for each population.")] = None,
     guidance: Annotated[
@@ -51,11 +80,11 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Predict one cell for each control cell of each condition."""
-    from perturbdiff.data.export import check_writable, write_h5ad
+    from perturbdiff.data.export import check_writable, drawn, write_h5ad
     from perturbdiff.data.reading import read_h5ad
     from perturbdiff.model import PerturbDiff
     from perturbdiff.prediction.conditions import conditions_of, held_out_conditions, read_conditions
-    from perturbdiff.prediction.inputs import control_cells, no_cells, with_sampling
+    from perturbdiff.prediction.inputs import no_cells, with_sampling
 
     screen = Screen(quiet=quiet)
     check_writable(out, overwrite=overwrite)
@@ -75,34 +104,46 @@ def predict(
         raise ValueError("conditions come from a CSV file, from --perturbation or from --part; give one of them.")
     with_sampling(checkpoint.settings, sampling)
     if conditions is not None:
-        table = read_conditions(conditions, checkpoint.conditions, checkpoint.recipe.columns)
+        table = read_conditions(conditions, checkpoint.conditions, checkpoint.recipe.columns, screen.say)
     elif part is not None:
-        table = held_out_conditions(checkpoint, part)
+        table = held_out_conditions(checkpoint, part, screen.say)
     else:
         row = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
         row |= {"dose": dose, "dose_unit": dose_unit, "modality": modality}
         table = conditions_of([row], checkpoint.conditions, checkpoint.recipe.columns)
     columns = {"perturbation": perturbation_column, "cell_type": cell_type_column, "assay_batch": assay_batch_column}
+    columns["total_counts"] = total_counts
+    read = {"scale": scale, "layer": layer, "gene_names": gene_names, "target_sum": target_sum}
     if controls is None:
         start = no_cells(checkpoint, cells or 0, cell_type=cell_type, assay_batch=assay_batch)
     else:
-        start = control_cells(read_h5ad(controls), checkpoint.recipe, columns=columns, scale=scale)
-    adata = model.predict_cells(
-        start,
-        table,
-        populations=populations,
-        seed=seed,
-        device=device,
-        sampling=sampling,
-        say=screen.say,
-        track=screen.track,
-    )
-    predicted = (adata.obs["population"] >= 0).to_numpy()
+        with by_options():
+            start = model.control_cells(read_h5ad(controls), columns=columns, expression=read, min_overlap=min_overlap)
+    with by_options():
+        adata = model.predict_cells(
+            start,
+            table,
+            populations=populations,
+            seed=seed,
+            device=device,
+            sampling=sampling,
+            min_overlap=min_overlap,
+            n_cells=cells_per_condition,
+            say=screen.say,
+            track=screen.track,
+        )
+    predicted = (drawn(adata) >= 0).to_numpy()
     write_h5ad(adata if controls is not None else adata[predicted].copy(), out)
     n_predicted = int(predicted.sum())
     of = "1 condition" if len(table) == 1 else f"{len(table)} conditions"
     beside = "" if controls is None else ", and their control cells"
     screen.say(f"{str(out)!r} holds {n_predicted} predicted cells of {of}{beside}.")
+    n_observed = sum(int(row["cells"]) for row in checkpoint.split["conditions"][part]) if part is not None else 0
+    if n_observed and n_predicted > FAR_ABOVE * n_observed:
+        screen.say(
+            f"that is {n_predicted / n_observed:.0f} times the {n_observed} cells that are held out for {part}; "
+            "--cells-per-condition says how many to predict of each condition."
+        )
 
 
 def evaluate(
@@ -112,12 +153,29 @@ def evaluate(
     run: Annotated[Path | None, typer.Option(help="A trained model: brings the training cells of baselines.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe, to the same end.")] = None,
     perturbation: Annotated[str | None, typer.Option(help="Column, in files that do not declare it.")] = None,
-    control: Annotated[str | None, typer.Option(help="Label, in files that do not declare it.")] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(help="Label, in files that do not declare it; several: the first names them all."),
+    ] = None,
     cell_type: Annotated[str | None, typer.Option(help="Column, in files that do not declare it.")] = None,
     assay_batch: Annotated[str | None, typer.Option(help="Column, in files that do not declare it.")] = None,
     total_counts: Annotated[str | None, typer.Option(help="Column of total counts, for a partial panel.")] = None,
     scale: Annotated[str | None, typer.Option(help="counts or log1p, of the observed file.")] = None,
+    layer: Layer = None,
+    gene_names: GeneNames = None,
+    target_sum: TargetSum = None,
     predicted_scale: Annotated[str | None, typer.Option(help="Of predicted files that do not declare it.")] = None,
+    pool_batches: Annotated[
+        bool, typer.Option("--pool-batches", help="Judge conditions over all assay batches together.")
+    ] = False,
+    with_training_cells: Annotated[
+        bool, typer.Option("--with-training-cells", help="Judge by observed cells that trained, too.")
+    ] = False,
+    predicted_controls: Annotated[
+        bool, typer.Option("--predicted-controls", help="Control cells of the predicted file, not the observed one.")
+    ] = False,
+    predicted_layer: Annotated[str | None, typer.Option(help="Layer of predicted files; X when absent.")] = None,
+    clip: Annotated[bool, typer.Option("--clip", help="Judge values below 0 of predicted files as 0.")] = False,
     suites: Annotated[
         str | None, typer.Option(help="Of metrics, with commas: ours, paper, vcc2026; ours and paper when absent.")
     ] = None,
@@ -141,14 +199,11 @@ def evaluate(
     from perturbdiff.data.recipe import Columns, Expression
     from perturbdiff.data.table import validated
     from perturbdiff.judgement import LEAK, compare_files
-    from perturbdiff.origin import Origin
     from perturbdiff.report.figure import figure, save_figure
 
     screen = Screen(quiet=quiet)
     if len(files) < 2:
         raise ValueError(f"one file is given ({str(files[0])!r}); give one or more predicted files, then the observed.")
-    if run is not None and recipe is not None:
-        raise ValueError("--run and --recipe both bring the training cells; give one of them.")
     check_writable(out / "metrics.json", overwrite=overwrite)
     *predicted, observed = files
     by_name = names(predicted)
@@ -159,8 +214,15 @@ def evaluate(
         "total_counts": total_counts,
     }
     named = given(columns)
-    if named and perturbation is None:
+    source = _origin(run, recipe)
+    if source is not None and set(named) == {"total_counts"}:
+        named = source.recipe.columns.model_dump(exclude_none=True) | named
+    elif named and perturbation is None:
         raise ValueError(f"{', '.join(named)} were given without --perturbation; name all columns, or none.")
+    read = _read_as(given({"layer": layer, "gene_names": gene_names, "scale": scale, "target_sum": target_sum}), source)
+    if predicted_layer is not None and predicted_scale is None:
+        raise ValueError(f"--predicted-layer {predicted_layer!r} is given without its scale; add --predicted-scale.")
+    of_predicted = given({"layer": predicted_layer, "scale": predicted_scale})
     chosen, forced, said = suites_of(suites)
 
     def track(conditions: "Sequence[Condition]") -> "Iterator[Condition]":
@@ -178,20 +240,27 @@ def evaluate(
         jobs=jobs,
         track=track,
     )
-    comparison = compare_files(
-        by_name,
-        observed,
-        source=Origin.of_run(run) if run is not None else Origin.of_recipe(recipe) if recipe is not None else None,
-        columns=validated(Columns, named, "the options") if named else None,
-        expression=None if scale is None else validated(Expression, {"scale": scale}, "--scale"),
-        predicted_expression=(
-            None if predicted_scale is None else validated(Expression, {"scale": predicted_scale}, "--predicted-scale")
-        ),
-        control=control,
-        seed=seed,
-        depth=depth,
-        cache=out / "cache" if cache is None else cache,
-    )
+    either = {
+        "--layer": "--layer (of a predicted file --predicted-layer)",
+        "or clip predicted ones": "or judge those of predicted files as 0 by --clip",
+    }
+    with by_options(either):
+        comparison = compare_files(
+            by_name,
+            observed,
+            source=source,
+            columns=validated(Columns, named, "the options") if named else None,
+            expression=validated(Expression, read, "--scale") if read else None,
+            predicted_expression=validated(Expression, of_predicted, "--predicted-scale") if of_predicted else None,
+            control=control,
+            seed=seed,
+            depth=depth,
+            pool_batches=pool_batches,
+            with_training_cells=with_training_cells,
+            predicted_controls=predicted_controls,
+            cache=out / "cache" if cache is None else cache,
+            clip=clip,
+        )
     comparison.save(out)
     save_figure(figure(comparison.drawn()), out / "figure.png")
     # what leads fits a terminal; a record a method with every metric fits a program
@@ -204,6 +273,27 @@ def evaluate(
     for note in comparison.notes:
         screen.say(note)
     screen.say(f"{str(out)!r} holds the tables, metrics.json and figure.png; `perturbdiff report` makes a page of it.")
+
+
+def _origin(run: Path | None, recipe: Path | None) -> "Origin | None":
+    """What brings the training cells, if anything does."""
+    from perturbdiff.origin import Origin
+
+    if run is not None and recipe is not None:
+        raise ValueError("--run and --recipe both bring the training cells; give one of them.")
+    if recipe is not None:
+        return Origin.of_recipe(recipe)
+    return None if run is None else Origin.of_run(run)
+
+
+def _read_as(read: dict[str, Any], source: "Origin | None") -> dict[str, Any]:
+    """How the observed file is read: as the options say, and in what they do not as a run's or recipe's data are."""
+    if source is not None and read and "scale" not in read:
+        read = source.recipe.expression.model_dump(exclude_none=True) | read
+    if read and "scale" not in read:
+        option, value = next(iter(read.items()))
+        raise ValueError(f"--{option.replace('_', '-')} {value!r} is given without a scale; add --scale.")
+    return read
 
 
 def baselines_of(text: str) -> tuple[str, ...]:

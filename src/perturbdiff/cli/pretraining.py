@@ -24,22 +24,23 @@ def pretrain(
 
     Under torchrun or srun all processes train one model together.
     """
-    from perturbdiff.data.export import check_writable
+    from perturbdiff.data.export import check_writable, run_lock
     from perturbdiff.pretraining import pretrain as pretrain_on
     from perturbdiff.training.processes import processes
 
     screen = Screen(quiet=quiet or processes().rank > 0)
-    check_writable(out / "model.json", overwrite=True)
-    model = pretrain_on(
-        mixture,
-        run=out,
-        max_steps=max_steps,
-        seed=seed,
-        overwrite=overwrite,
-        device=device,
-        show_progress=not screen.quiet,
-        say=screen.say,
-    )
+    with run_lock(out, first=processes().rank == 0):
+        check_writable(out / "model.json", overwrite=True)
+        model = pretrain_on(
+            mixture,
+            run=out,
+            max_steps=max_steps,
+            seed=seed,
+            overwrite=overwrite,
+            device=device,
+            show_progress=not screen.quiet,
+            say=screen.say,
+        )
     finish(model, out, screen)
 
 
@@ -58,7 +59,7 @@ def finetune(
 
     The table [finetuning] of the recipe says what is kept, frozen and learned slowly.
     """
-    from perturbdiff.data.export import check_writable
+    from perturbdiff.data.export import check_writable, run_lock
     from perturbdiff.data.opening import recipe_at
     from perturbdiff.model import PerturbDiff
     from perturbdiff.training.processes import processes
@@ -67,18 +68,19 @@ def finetune(
     screen = Screen(quiet=quiet or not first)
     before = PerturbDiff.load(pretrained)
     read, folder = recipe_at(recipe)
-    check_writable(out / "model.json", overwrite=True)
-    model = PerturbDiff.from_recipe(read, folder=folder)
-    model.train(
-        run=out,
-        max_steps=max_steps,
-        seed=seed,
-        pretrained=before,
-        overwrite=overwrite,
-        device=device,
-        show_progress=not screen.quiet,
-        say=screen.say,
-    )
-    if first:
-        keep_recipe(model.recipe, folder, out)
+    with run_lock(out, first=first):
+        check_writable(out / "model.json", overwrite=True)
+        model = PerturbDiff.from_recipe(read, folder=folder)
+        model.train(
+            run=out,
+            max_steps=max_steps,
+            seed=seed,
+            pretrained=before,
+            overwrite=overwrite,
+            device=device,
+            show_progress=not screen.quiet,
+            say=screen.say,
+        )
+        if first:
+            keep_recipe(model.recipe, folder, out)
     finish(model, out, screen)

@@ -33,7 +33,9 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command resumes it.")],
     *,
     perturbation: Annotated[str | None, typer.Option(help="Column of perturbations (.h5ad).")] = None,
-    control: Annotated[str | None, typer.Option(help="Label of control cells (.h5ad).")] = None,
+    control: Annotated[
+        list[str] | None, typer.Option(help="Label of control cells; several: the first names them all (.h5ad).")
+    ] = None,
     cell_type: Annotated[str | None, typer.Option(help="Column of cell types (.h5ad).")] = None,
     assay_batch: Annotated[str | None, typer.Option(help="Column of donors, plates, lanes (.h5ad).")] = None,
     dose: Annotated[str | None, typer.Option(help="Column of doses (.h5ad).")] = None,
@@ -58,7 +60,7 @@ def train(
 
     Under torchrun or srun all processes train one model together: torchrun --nproc-per-node 4 -m perturbdiff train ...
     """
-    from perturbdiff.data.export import check_writable
+    from perturbdiff.data.export import check_writable, run_lock
     from perturbdiff.data.opening import recipe_at
     from perturbdiff.data.recipe import recipe_from_mapping
     from perturbdiff.model import PerturbDiff
@@ -75,13 +77,17 @@ def train(
         "modality": modality,
         "total_counts": total_counts,
     }
-    described: dict[str, Any] = {"control": control, "n_genes": n_genes, "columns": columns}
+    described: dict[str, Any] = {
+        "control": control[0] if control and len(control) == 1 else control,
+        "n_genes": n_genes,
+        "columns": columns,
+    }
     described["perturbation"] = {"separator": separator, "modality_separator": modality_separator}
     if features is not None:
         described["encoders"] = {"perturbation": {"kind": "table", "file": str(features.resolve())}}
     described |= {"expression": {"layer": layer, "scale": scale}, "hold_out": [rule(text) for text in hold_out or []]}
     folder = data.resolve().parent
-    if data.suffix in {".h5ad", ".zarr"}:
+    if data.suffix in {".h5ad", ".h5mu", ".zarr"}:
         mapping = {"name": data.stem, "files": [str(data.resolve())], **described}
         recipe = recipe_from_mapping(given(mapping), "the options")
     else:
@@ -92,11 +98,12 @@ def train(
         "training": recipe.training | given({"max_steps": max_steps, "seed": seed}),
     }
     recipe = recipe.model_copy(update=changed)
-    check_writable(out / "model.json", overwrite=True)
-    model = PerturbDiff.from_recipe(recipe, folder=folder)
-    model.train(run=out, overwrite=overwrite, device=device, show_progress=not screen.quiet, say=screen.say)
-    if first:
-        keep_recipe(model.recipe, folder, out)
+    with run_lock(out, first=first):
+        check_writable(out / "model.json", overwrite=True)
+        model = PerturbDiff.from_recipe(recipe, folder=folder)
+        model.train(run=out, overwrite=overwrite, device=device, show_progress=not screen.quiet, say=screen.say)
+        if first:
+            keep_recipe(model.recipe, folder, out)
     finish(model, out, screen)
 
 

@@ -10,34 +10,65 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from perturbdiff.baselines.catalogue import PLAIN
 from perturbdiff.comparison.methods import BASELINES, CONTROL, MEAN_SHIFT, Methods, fitted
 from perturbdiff.comparison.result import Comparison
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.features import FeatureTable
-from perturbdiff.data.recipe import Grammar
+from perturbdiff.data.recipe import PLAIN, Grammar
 from perturbdiff.evaluation import cautions, suites
+from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.cache import Cache
 from perturbdiff.evaluation.cautions import Caution
 from perturbdiff.evaluation.ceilings import HALVINGS
-from perturbdiff.evaluation.intervals import RESAMPLES, Scale, summarise
+from perturbdiff.evaluation.conditions import APART, LABELS, Condition, File, Pooling
+from perturbdiff.evaluation.intervals import RESAMPLES, UNITS, Scale, summarise, unit_of
 from perturbdiff.evaluation.metrics import CONTEXT_METRICS, METRICS
-from perturbdiff.evaluation.pairs import Condition, File, Pairs, align
+from perturbdiff.evaluation.pairs import Pairs
 from perturbdiff.evaluation.projection import project
 from perturbdiff.evaluation.scores import CEILING, OBSERVED, REPLICATES, Contexts, Judged, Judging, Track
 from perturbdiff.evaluation.suites import Suite
-from perturbdiff.evaluation.tables import OURS, long_table, overall_table, undefined_notes
+from perturbdiff.evaluation.tables import COLUMNS, OURS, long_table, overall_table, undefined_notes
 from perturbdiff.report.reading import Method
 
-__all__ = ["BASELINES", "CEILING", "CONTROL", "MEAN_SHIFT", "REPLICATES", "Comparison", "Depth", "Method", "compare"]
+__all__ = [
+    "BASELINES",
+    "CEILING",
+    "CONTROL",
+    "MEAN_SHIFT",
+    "REPLICATES",
+    "Comparison",
+    "Depth",
+    "Method",
+    "Scope",
+    "compare",
+]
 
 HEADLINE = ("energy_distance", "pearson_from_centroid", "de_auroc", "de_overlap")
 """What the tables lead with. R2 of means is high for nearly everything and is never among them."""
 
 SIMPLE = (CONTROL, MEAN_SHIFT)
 """The baselines of a quick comparison."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which cells are judged.
+
+    Attributes:
+        pooling: which conditions are judged over all assay batches together.
+        apart: observed cells that take no part [n], such as those that trained; None where all may.
+        predicted_controls: whether control cells come from a predicted file in place of the observed one.
+        unit: what the intervals draw where there are several: perturbations, assay batches or cell types.
+    """
+
+    pooling: Pooling = APART
+    apart: NDArray[np.bool_] | None = None
+    predicted_controls: bool = False
+    unit: str = UNITS[0]
 
 
 @dataclass(frozen=True)
@@ -77,8 +108,9 @@ def compare(
     *,
     training: Cells | None,
     seed: int,
-    conditions: Collection[tuple[str, str]] | None = None,
+    conditions: Collection[tuple[str, ...]] | None = None,
     halvings: int = HALVINGS,
+    scope: Scope = Scope(),
     depth: Depth | None = None,
     grammar: Grammar = PLAIN,
     features: FeatureTable | None = None,
@@ -86,13 +118,14 @@ def compare(
     """Judge predicted files, the baselines and the ceilings against the observed cells.
 
     Args:
-        predicted: files of predicted cells by name; the first one's control cells are those of the baselines.
-        observed: the observed cells; changes are measured from its control cells, else from a predicted file's.
+        predicted: files of predicted cells by name; baselines have as many cells of a condition as the first one.
+        observed: the observed cells; changes are measured, and baselines predict, from its control cells.
         training: the training cells, perturbed and control; None leaves out the baselines that need them, and a note
             names these.
-        seed: draws the baselines' control cells, the ceiling's halves and the perturbations of the intervals.
-        conditions: (perturbation, cell type) pairs to judge; None for all predicted ones.
+        seed: draws the baselines' control cells, the ceiling's halves and the units of the intervals.
+        conditions: (perturbation, cell type), or with the assay batch, to judge; None for all predicted ones.
         halvings: how many random halvings the ceiling averages, where `depth` does not say.
+        scope: which cells are judged, from which control cells, and what intervals draw.
         depth: how much is computed; our own metrics beside control and mean shift where None.
         grammar: what labels of perturbation are made of, for the baselines.
         features: of the agents of perturbations, for the baselines.
@@ -108,9 +141,20 @@ def compare(
             raise ValueError(
                 f"a predicted file is named {name!r}, which is the name of a method here; name it otherwise."
             )
-    pairs = align(predicted, observed, conditions=conditions, seed=seed)
+    scope = scope or Scope()
+    pairs = align(
+        predicted,
+        observed,
+        conditions=conditions,
+        pooling=scope.pooling,
+        apart=scope.apart,
+        predicted_controls=scope.predicted_controls,
+        seed=seed,
+    )
+    unit = unit_of(pd.DataFrame(pairs.conditions, columns=list(LABELS)), scope.unit)
     known, notes = fitted(depth.baselines, training, pairs, grammar=grammar, features=features)
-    baselines = {name: one for name, one in known.items() if len(one.left_out) < len(pairs.conditions)}
+    left_out = {name: sum(one.pair in own.left_out for one in pairs.conditions) for name, own in known.items()}
+    baselines = {name: one for name, one in known.items() if left_out[name] < len(pairs.conditions)}
     methods = Methods.of(predicted, pairs, baselines, seed)
     judged = _judged(pairs, methods, predicted, depth, seed)
     has_replicates = depth.replicates and any(
@@ -118,8 +162,7 @@ def compare(
     )
     table, more = _tables(pairs, methods, judged, depth, seed, replicates=has_replicates)
     baseline = next(name for name in (MEAN_SHIFT, CONTROL, *methods.names[len(predicted) :], "") if name in baselines)
-    overall, contexts, ranges = _summaries(table, baseline, depth, seed)
-    left_out = {name: len(one.left_out) for name, one in baselines.items()}
+    overall, contexts, ranges = _summaries(table, baseline, depth, unit, seed)
     named = [*_described(predicted, baselines), *_ceilings(replicates=has_replicates)]
     return Comparison(
         scores=table,
@@ -127,7 +170,7 @@ def compare(
         contexts=contexts,
         ranges=ranges,
         notes=(*pairs.notes, *notes, *more, *undefined_notes(overall[overall["method"] != REPLICATES], left_out)),
-        warnings=tuple(_warnings(table, judged, ranges, list(predicted), baseline, depth, seed)),
+        warnings=cautions.in_order(_warnings(table, judged, ranges, list(predicted), baseline, depth, unit, seed)),
         methods=tuple(named),
         tests=tuple((one.condition, one.tests) for one in judged),
         genes=pairs.genes,
@@ -137,7 +180,7 @@ def compare(
         ceiling=CEILING,
         headline=_headline(overall),
         versions={**suites.versions(), "python": sys.version.split()[0]},
-        settings=_settings(depth, seed),
+        settings=_settings(depth, unit, seed),
         missing=tuple(name for name in depth.baselines if name not in baselines),
     )
 
@@ -178,7 +221,7 @@ def _tables(
         large = [] if name in depth.forced else suites.too_large(pairs, methods.n_cells)
         if large:
             notes.append(
-                f"the suite {name!r} is left out: cell type {large[0]!r} has more than {suites.VALUES:.0e} values, "
+                f"the suite {name!r} is left out: {large[0]} has more than {suites.VALUES:.0e} values, "
                 f"which it holds in memory several times; ask for it by --suites {name}."
             )
             continue
@@ -187,7 +230,7 @@ def _tables(
         tables.append(_sorted(long_table(scores), order).assign(suite=name))
     if not tables:
         raise ValueError(f"no suite is left of {', '.join(depth.suites)}; ask for 'ours' too.")
-    columns = ["suite", "method", "perturbation", "cell_type", "metric", "value"]
+    columns = ["suite", *COLUMNS]
     return pd.concat(tables, ignore_index=True)[columns], notes
 
 
@@ -206,7 +249,7 @@ def _sorted(table: pd.DataFrame, order: list[str]) -> pd.DataFrame:
 
 
 def _summaries(
-    table: pd.DataFrame, baseline: str, depth: Depth, seed: int
+    table: pd.DataFrame, baseline: str, depth: Depth, unit: str, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Means over conditions, the same for each cell type, and the dynamic range of each metric, suite by suite."""
     legend = suites.legend(depth.suites)
@@ -214,11 +257,11 @@ def _summaries(
     for suite, own in table.groupby("suite", sort=False):
         better = {metric: said["better"] for metric, said in legend[str(suite)].items()}
         scale = Scale(baseline, CEILING, better)
-        means, span = summarise(own, scale, resamples=depth.resamples, seed=seed)
+        means, span = summarise(own, scale, resamples=depth.resamples, seed=seed, unit=unit)
         overall.append(means.assign(suite=suite))
         ranges.append(span.assign(suite=suite))
         for kind, some in own.groupby("cell_type", sort=False):
-            means, _ = summarise(some, scale, resamples=depth.resamples, seed=seed)
+            means, _ = summarise(some, scale, resamples=depth.resamples, seed=seed, unit=unit)
             contexts.append(means.assign(suite=suite, cell_type=kind))
     return (
         _first(overall, ["suite", "method"]),
@@ -239,20 +282,25 @@ def _warnings(
     predicted: list[str],
     baseline: str,
     depth: Depth,
+    unit: str,
     seed: int,
 ) -> Iterator[Caution]:
-    yield from cautions.few(one.condition.perturbation for one in judged)
+    yield from cautions.few((getattr(one.condition, unit) for one in judged), unit)
     totals = {side: sum(one.total[side] for one in judged) / len(judged) for side in (OBSERVED, *predicted)}
     yield from cautions.off_scale({name: totals[name] for name in predicted}, totals[OBSERVED])
     if OURS in depth.suites:
         ours = table[table["suite"] == OURS]
+        yield from cautions.behind(ours, predicted, CONTROL, resamples=depth.resamples, seed=seed, unit=unit)
         between = overall_table(ours[ours["metric"] == CONTEXT_METRICS[0].name]).set_index("method")["value"]
         spreads = {str(method): float(value) for method, value in between.items()}
         yield from cautions.collapsed(spreads, spreads.get(CEILING, float("nan")), predicted)
+        yield from cautions.scattered(spreads, spreads.get(CEILING, float("nan")), predicted)
         every = long_table(
             (method, one.condition, scores) for one in judged for method, scores in one.all_genes.items()
         )
-        yield from cautions.carried_by_targets(ours, every, predicted, baseline, resamples=depth.resamples, seed=seed)
+        yield from cautions.carried_by_targets(
+            ours, every, predicted, baseline, resamples=depth.resamples, seed=seed, unit=unit
+        )
     yield from cautions.indistinct(ranges, baseline, CEILING)
 
 
@@ -276,7 +324,7 @@ def _ceilings(*, replicates: bool) -> Iterator[Method]:
         yield Method(REPLICATES, "ceiling", "the observed cells of one assay batch against those of the others")
 
 
-def _settings(depth: Depth, seed: int) -> dict[str, Any]:
+def _settings(depth: Depth, unit: str, seed: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "suites": list(depth.suites),
@@ -284,6 +332,7 @@ def _settings(depth: Depth, seed: int) -> dict[str, Any]:
         "halvings": depth.halvings,
         "resamples": depth.resamples,
         "interval": 0.95,
+        "unit": unit,
         "false_discovery_rate": 0.05,
         "scale": "log1p counts per 10^4",
         "metrics": [metric.name for metric in METRICS],

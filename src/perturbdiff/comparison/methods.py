@@ -1,27 +1,25 @@
 """The methods that are judged: predicted files, and baselines that predict from the same control cells.
 
-A baseline moves the control cells of a condition (the *control prediction*: as many cells of the same cell type and
-assay batches as the first predicted file has). It is fitted to the training cells once, and predicts a condition at a
-time.
+A baseline moves the control cells of a condition's context, from which every change is measured (the *control
+prediction*: as many cells, of the same assay batches, as the first predicted file has). It is fitted to the training
+cells once, and predicts a condition at a time.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
 
 import numpy as np
-import pandas as pd
 
 from perturbdiff.baselines import catalogue
-from perturbdiff.baselines.catalogue import PLAIN
-from perturbdiff.baselines.control import groups_of, predict_control
+from perturbdiff.baselines.control import GROUP, groups_of, predict_control
 from perturbdiff.baselines.predictor import Predictor
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.features import FeatureTable
-from perturbdiff.data.recipe import Grammar
+from perturbdiff.data.recipe import PLAIN, Grammar
 from perturbdiff.evaluation.metrics import Population
-from perturbdiff.evaluation.pairs import Condition, File, Pairs, has_controls
+from perturbdiff.evaluation.pairs import Condition, File, Pairs
 
 CONTROL, MEAN_SHIFT = "control", "control + mean shift"
 """The baselines of every comparison."""
@@ -46,7 +44,12 @@ def fitted(
     if training is not None:
         _check_genes(training, pairs)
     return catalogue.fitted(
-        (CONTROL, *names), training, pairs.genes, conditions=pairs.conditions, grammar=grammar, features=features
+        (CONTROL, *names),
+        training,
+        pairs.genes,
+        conditions=list(dict.fromkeys(condition.pair for condition in pairs.conditions)),
+        grammar=grammar,
+        features=features,
     )
 
 
@@ -73,29 +76,29 @@ class Methods:
     def of(
         cls, predicted: Mapping[str, File], pairs: Pairs, baselines: Mapping[str, Predictor], seed: int
     ) -> "Methods":
-        """The methods of a comparison; the first predicted file's control cells and numbers are the baselines'."""
-        first = next(iter(predicted.values()))
-        own = replace(pairs, controls=first) if has_controls(first) else pairs
-        groups = groups_of(cast("Cells", first))
-        keys = ["perturbation", "cell_type"]
-        of_condition = {
-            Condition(*map(str, key)): own_groups for key, own_groups in groups.groupby(keys, observed=True)
-        }
+        """The methods of a comparison; the baselines have as many cells of a condition as the first predicted file."""
+        groups = groups_of(cast("Cells", next(iter(predicted.values()))))
+        labels = zip(*(groups[name].astype(str) for name in GROUP), strict=True)
+        places: dict[Condition, list[int]] = {}
+        for row, key in enumerate(labels):
+            places.setdefault(pairs.pooling.of(*key), []).append(row)
         place = {condition: index for index, condition in enumerate(pairs.conditions)}
-        control_cells = lru_cache(maxsize=2)(own.control_cells)
+        of_condition = {condition: groups.iloc[places[condition]].reset_index(drop=True) for condition in place}
+        control_cells = lru_cache(maxsize=2)(pairs.control_cells)
 
         @lru_cache(maxsize=8)
         def unchanged(condition: Condition) -> Cells:
             rng = np.random.default_rng([seed, 0, place[condition]])
-            some = of_condition[condition].reset_index(drop=True)
-            controls = control_cells(condition.cell_type)
-            return predict_control(some, controls, genes=pairs.genes, control=str(controls.control), rng=rng)
+            controls = control_cells(condition.context)
+            return predict_control(
+                of_condition[condition], controls, genes=pairs.genes, control=str(controls.control), rng=rng
+            )
 
         return cls(
             {name: pairs.populations_of(file) for name, file in predicted.items()},
             baselines,
             unchanged,
-            {condition: _cells(of_condition, condition) for condition in pairs.conditions},
+            {condition: int(own["cells"].sum()) for condition, own in of_condition.items()},
             pairs.genes,
         )
 
@@ -106,7 +109,7 @@ class Methods:
 
     def has(self, method: str, condition: Condition) -> bool:
         """Whether a method predicts a condition: a file does, a baseline may have nothing to say of it."""
-        return method in self.files or tuple(condition) not in self.baselines[method].left_out
+        return method in self.files or condition.pair not in self.baselines[method].left_out
 
     def n_cells(self, condition: Condition) -> int:
         """How many cells a method has of a condition."""
@@ -118,7 +121,3 @@ class Methods:
             return self.files[method](condition)
         moved = self.baselines[method].predict(self.unchanged(condition))
         return Population(moved.log_expression(self.genes).toarray())
-
-
-def _cells(groups: Mapping[Condition, pd.DataFrame], condition: Condition) -> int:
-    return int(groups[condition]["cells"].sum())

@@ -1,14 +1,15 @@
 """What a comparison found, and the folder that it is written to.
 
-    metrics.csv      suite, method, perturbation, cell_type, metric, value
+    metrics.csv      suite, method, perturbation, cell_type, assay_batch, metric, value
     overall.csv      means over conditions with 95 % intervals: suite, method, metric, value, low, high, conditions,
                      undefined, scaled, scaled_low, scaled_high
     contexts.csv     the same for each cell type
-    genes.parquet    side, perturbation, cell_type, gene, change, p_value, p_adjusted, mean
-    cells.parquet    side, perturbation, cell_type, pc1, pc2, and with UMAP umap1, umap2
+    genes.parquet    side, perturbation, cell_type, assay_batch, gene, change, p_value, p_adjusted, mean
+    cells.parquet    side, perturbation, cell_type, assay_batch, pc1, pc2, and with UMAP umap1, umap2
     metrics.json     all but the genes and cells, the legend, notes, warnings, versions and settings
 
-Each file is written whole or not at all; undefined values are nan in the tables and null in JSON.
+The assay batch of a condition is "" where it is judged over all batches together. Each file is written whole or not at
+all; undefined values are nan in the tables and null in JSON.
 """
 
 import json
@@ -25,8 +26,8 @@ import pyarrow.parquet
 
 from perturbdiff.comparison.methods import BASELINES, CONTROL, MEAN_SHIFT
 from perturbdiff.data.export import whole_file
-from perturbdiff.evaluation.cautions import Caution
-from perturbdiff.evaluation.pairs import Condition
+from perturbdiff.evaluation.cautions import Caution, in_order, step_zero
+from perturbdiff.evaluation.conditions import LABELS, Condition
 from perturbdiff.evaluation.projection import Projection
 from perturbdiff.evaluation.scores import Test
 from perturbdiff.evaluation.suites import Legend
@@ -41,7 +42,8 @@ class Comparison:
     """The tables of a comparison.
 
     Attributes:
-        scores: suite, method, perturbation, cell_type, metric, value; metrics of a whole context have no perturbation.
+        scores: suite, method, perturbation, cell_type, assay_batch, metric, value; metrics of a whole context have no
+            perturbation.
         overall: means over conditions, see the module.
         contexts: the same for each cell type.
         ranges: the dynamic range of each metric: suite, metric, baseline, ceiling, difference, low, high.
@@ -84,12 +86,12 @@ class Comparison:
 
     @property
     def table(self) -> pd.DataFrame:
-        """Our own metrics of every method and condition: method, perturbation, cell_type, metric, value."""
+        """Our own metrics of every method and condition; the columns of `evaluation.tables`."""
         own = (self.scores["suite"] == OURS) & (self.scores["perturbation"] != "")
         return self.scores.loc[own, list(COLUMNS)].reset_index(drop=True)
 
-    def conditions(self) -> list[tuple[str, str]]:
-        """The judged (perturbation, cell type) pairs."""
+    def conditions(self) -> list[Condition]:
+        """The judged conditions."""
         return [condition for condition, _ in self.tests]
 
     def summary(self) -> pd.DataFrame:
@@ -116,11 +118,15 @@ class Comparison:
         """The same with more settings on record."""
         return replace(self, settings={**self.settings, **settings})
 
+    def with_notes(self, *notes: str) -> "Comparison":
+        """The same with sentences before all other notes."""
+        return replace(self, notes=(*notes, *self.notes))
+
     def with_run(
         self, audit: Mapping[str, Any] | None, run: Mapping[str, Any] | None, leaks: tuple[Caution, ...]
     ) -> "Comparison":
         """The same with what is known of the run that made the predictions; leaks come before all other warnings."""
-        return replace(self, audit=audit, run=run, warnings=(*leaks, *self.warnings))
+        return replace(self, audit=audit, run=run, warnings=in_order((*leaks, *self.warnings, *step_zero(run))))
 
     def save(self, folder: Path) -> None:
         """Write the folder of results (see the module), each file whole or not at all."""
@@ -158,7 +164,7 @@ class Comparison:
         """A row a side, condition and gene, written condition by condition."""
         label = _PYARROW.dictionary(_PYARROW.int32(), _PYARROW.string())
         numbers = [(name, _PYARROW.float64()) for name in ("change", "p_value", "p_adjusted", "mean")]
-        labels = [(name, label) for name in ("side", "perturbation", "cell_type", "gene")]
+        labels = [(name, label) for name in ("side", *LABELS, "gene")]
         schema = _PYARROW.schema([*labels, *numbers])
         places = np.arange(len(self.genes), dtype=np.int32)
         with whole_file(path) as partial, _PYARROW.parquet.ParquetWriter(partial, schema) as writer:

@@ -1,9 +1,10 @@
 """The audit of a split: every way that is looked for in which held-out cells may reach training.
 
-Repeated names and profiles (the same cell twice, in one file or several); a held-out perturbation that trains in the
-same cell type under another spelling, order of members, unit or dose; held-out groups in training though nothing was
-to be kept there; control cells in training that a rule asked to hold out. Costs a pass over hashes of cells, never
-over expression, and bounded memory.
+Repeated names and profiles (the same cell twice, in one file or several); training cells that a rule would hold out
+but for the spelling of a label it names (of perturbation also the order of members or the unit), whatever else of that
+name trains elsewhere; a held-out drug that trains in the same cell type at another dose; held-out groups in training
+though nothing was to be kept there; control cells in training that a rule asked to hold out. Costs a pass over hashes
+of cells, never over expression, and bounded memory.
 """
 
 from collections import defaultdict
@@ -15,8 +16,8 @@ import numpy as np
 from perturbdiff.data.cells import matches
 from perturbdiff.data.composition import at_any_dose, identity, without_dose
 from perturbdiff.data.duplicates import spelling
-from perturbdiff.data.recipe import Grammar, HoldOut
-from perturbdiff.data.source import Flags, Hashes, Integers, Segments, Source, chunks
+from perturbdiff.data.recipe import COVARIATES, Grammar, HoldOut, Match
+from perturbdiff.data.source import Flags, Hashes, Integers, Runs, Segments, Source, chunks
 from perturbdiff.data.split import PARTS, Split
 
 EXPRESSED = 10
@@ -28,7 +29,8 @@ _AT_ONCE = 1 << 26
 LOOKED_FOR = (
     "repeated cell names",
     "held-out cells with the expression of a training cell",
-    "held-out perturbations that train under another spelling, order of members, unit or dose",
+    "training cells that a rule holds out but for a spelling, an order of members or a unit",
+    "held-out perturbations that train at another dose",
     "held-out groups in training",
     "control cells in training that a rule holds out",
 )
@@ -36,17 +38,20 @@ LOOKED_FOR = (
 
 
 def find_leaks(split: Split, grammar: Grammar | None = None) -> list[str]:
-    """A sentence for each leak; `grammar` says what labels of perturbation are made of, as in `Recipe.perturbation`."""
+    """A sentence for each leak; `grammar` says what labels are made of, that of the source when absent."""
+    grammar = split.source.runs.grammar if grammar is None else grammar
     return [
-        *_repeated_names(split.source),
+        *repeated_names(split.source),
         *_shared_profiles(split),
-        *_other_labels(split, grammar or Grammar()),
+        *_other_spellings(split, grammar),
+        *_other_doses(split, grammar),
         *_held_out_groups_in_training(split),
         *_shared_controls(split),
     ]
 
 
-def _repeated_names(source: Source) -> Iterator[str]:
+def repeated_names(source: Source) -> Iterator[str]:
+    """A sentence where cells share a name."""
     whole = source.runs.whole()
     n_ranges = -(-source.n_cells // _AT_ONCE)
     n_repeated, example = 0, ""
@@ -65,7 +70,7 @@ def _repeated_names(source: Source) -> Iterator[str]:
     if n_repeated:
         yield (
             f"{n_repeated} cells share their name with another cell, such as {example!r}, so the same cell may be "
-            "there twice; give every cell a name of its own."
+            "there twice; give every cell a name of its own, as adata.obs_names_make_unique() does."
         )
 
 
@@ -107,40 +112,89 @@ def _profiles(source: Source, segments: Segments) -> tuple[Hashes, Integers]:
     return np.concatenate(found), np.concatenate(places)
 
 
-def _other_labels(split: Split, grammar: Grammar) -> Iterator[str]:
-    """Held-out (perturbation, cell type) that train under another label of the same meaning, or at another dose."""
+def _other_spellings(split: Split, grammar: Grammar) -> Iterator[str]:
+    """Training cells that a rule would hold out, were their labels spelt as in the rule; at the rule's resolution."""
+    runs = split.source.runs
+    n_cells = split.cells_of_runs("train")
+    folded = {name: _folded(runs, name, grammar) for name in COVARIATES}
+    drawn, asked = ~runs.is_control, np.zeros(len(runs), dtype=bool)
+    found: list[tuple[Flags, str, Flags]] = []
+    for i, rule in enumerate(split.hold_out):
+        place = f"hold_out[{i}]"
+        literal = matches(runs.labels, rule, place, runs.grammar, runs.control)
+        if rule.keeps:
+            asked |= literal
+        meant = np.ones(len(runs), dtype=bool)
+        for name, wanted in rule.named().items():
+            own = matches(runs.labels, Match(**{name: wanted}), place, runs.grammar, runs.control)
+            meant &= np.isin(folded[name], np.unique(folded[name][own]))
+        drawn &= ~literal
+        if not rule.hold_out_controls:
+            meant &= ~runs.is_control
+        found.append((meant & ~literal & (n_cells > 0), f"{place} ({rule.part})", literal))
+    for stray, what, literal in found:
+        # what a rule keeps in training is there because it asks for it
+        yield from _spelt(runs, stray & ~asked, n_cells, what, literal)
+    held = np.zeros(len(runs), dtype=bool)
+    for part in PARTS[1:]:
+        held |= split.cells_of_runs(part) > 0
+    triples = np.stack([folded[name] for name in COVARIATES], axis=1)
+    kept = {tuple(row) for row in triples[held & drawn].tolist()}
+    if kept:
+        again = np.array([tuple(row) in kept for row in triples.tolist()]) & ~held & ~runs.is_control
+        yield from _spelt(runs, again & (n_cells > 0), n_cells, "the drawn validation part", held & drawn)
+
+
+def _folded(runs: Runs, name: str, grammar: Grammar) -> Integers:
+    """A number for each run, equal where the labels of a covariate mean the same or differ in spelling only."""
+    categories = [str(label) for label in runs.labels[name].cat.categories]
+    if name == "perturbation":
+        texts = [identity(label, grammar, runs.control) for label in categories]
+    else:
+        texts = [spelling(label) for label in categories]
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    of_category = np.array([numbers[text] for text in texts], dtype=np.int64)
+    found: Integers = of_category[runs.labels[name].cat.codes.to_numpy()]
+    return found
+
+
+def _spelt(runs: Runs, stray: Flags, n_cells: Integers, what: str, held: Flags) -> Iterator[str]:
+    """The sentence on training runs that are meant to be held out."""
+    if stray.any():
+        first, other = int(np.argmax(stray)), int(np.argmax(held))
+        yield (
+            f"{int(n_cells[stray].sum())} training cells, such as those of {runs.name(first)}, differ from what {what} "
+            f"holds out, such as {runs.name(other)}, in the spelling of labels, the order of members or a unit only; "
+            "give the same thing one name."
+        )
+
+
+def _other_doses(split: Split, grammar: Grammar) -> Iterator[str]:
+    """Held-out perturbations that train in the same cell type at another dose."""
     means = partial(identity, grammar=grammar, control=split.source.control)
     at_no_dose = partial(without_dose, grammar=grammar, control=split.source.control)
     pair = ["perturbation", "cell_type"]
     training = list(split.groups("train")[pair].drop_duplicates().astype(str).itertuples(index=False, name=None))
     known = set(training)
-    same: dict[tuple[str, str], tuple[str, str]] = {}
     doses: dict[tuple[str, str], list[str]] = defaultdict(list)
     for label, cell_type in training:
-        same.setdefault((means(label), spelling(cell_type)), (label, cell_type))
         drug = at_no_dose(label)
         if drug is not None:
             doses[drug, spelling(cell_type)].append(label)
     for part in PARTS[1:]:
         rules = [rule for rule in split.hold_out if rule.part == part]
-        seen: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
+        seen: list[tuple[str, str, str]] = []
         for label, cell_type in split.groups(part)[pair].drop_duplicates().astype(str).itertuples(index=False):
-            other = same.get((means(label), spelling(cell_type)))
-            if other is not None and (label, cell_type) not in known:
-                yield (
-                    f"the {part} cells of perturbation {label!r} in cell type {cell_type!r} may be in training too, "
-                    f"spelt {other[0]!r} in {other[1]!r}; give the same thing one name."
-                )
             drug = at_no_dose(label)
             if drug is None or (label, cell_type) in known or _doses_may_train(rules, label):
                 continue
             trained = [one for one in doses[drug, spelling(cell_type)] if means(one) != means(label)]
             if trained:
-                seen[part].append((label, cell_type, trained[0]))
-        for found in seen.values():
-            label, cell_type, trained_label = found[0]
+                seen.append((label, cell_type, trained[0]))
+        if seen:
+            label, cell_type, trained_label = seen[0]
             yield (
-                f"{len(found)} perturbations held out for {part} train in the same cell type at another dose, such as "
+                f"{len(seen)} perturbations held out for {part} train in the same cell type at another dose, such as "
                 f"{label!r} in {cell_type!r} as {trained_label!r}; hold all doses out, or write "
                 'other_doses = "train" in the rule where that is meant.'
             )
@@ -167,12 +221,12 @@ def _held_out_groups_in_training(split: Split) -> Iterator[str]:
     stray = held & ~runs.is_control & (split.cells_of_runs("train") > 0)
     for i, rule in enumerate(split.hold_out):
         if rule.keeps:
-            stray &= ~matches(runs.labels, rule, f"hold_out[{i}]")
+            stray &= ~matches(runs.labels, rule, f"hold_out[{i}]", runs.grammar, runs.control)
     if stray.any():
         n_cells = int(split.cells_of_runs("train")[stray].sum())
         yield (
             f"{n_cells} training cells are of held-out groups, such as {runs.name(int(np.argmax(stray)))}, and no "
-            "keep_cells or keep_fraction asks for it; hold the whole group out."
+            "keep_* key of a rule asks for it; hold the whole group out."
         )
 
 

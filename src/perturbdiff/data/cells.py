@@ -14,13 +14,14 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
-from perturbdiff.data.composition import at_any_dose
+from perturbdiff.data.composition import at_any_dose, same_as
 from perturbdiff.data.duplicates import profile_hashes
+from perturbdiff.data.labels import NO_LABEL, is_missing, plain
 from perturbdiff.data.reading import (
     Matrix,
     Scale,
 )
-from perturbdiff.data.recipe import COVARIATES, Match
+from perturbdiff.data.recipe import COVARIATES, PER, PLAIN, Grammar, Match
 from perturbdiff.data.source import (
     Hashes,
     Integers,
@@ -33,9 +34,6 @@ from perturbdiff.data.source import (
     thinned_note,
 )
 from perturbdiff.data.vocabulary import columns_of, nearest
-
-PER = 1e4
-"""Counts are scaled to this total before log1p."""
 
 type Rows = npt.NDArray[np.integer[Any]]
 
@@ -54,6 +52,7 @@ class Cells:
             do not have holds the single label "".
         control: the control cells' label of perturbation; None where no cell is perturbed.
         notes: sentences on what was done to the data on the way in.
+        grammar: what labels of perturbation are made of.
     """
 
     values: Matrix
@@ -64,6 +63,7 @@ class Cells:
     labels: pd.DataFrame
     control: str | None
     notes: tuple[str, ...] = ()
+    grammar: Grammar = PLAIN
 
     def __repr__(self) -> str:
         """One line: how many cells and genes, and on which scale."""
@@ -118,6 +118,10 @@ class Cells:
         """See `Source`."""
         return str(self.names[self.order[position]])
 
+    def names_at(self, start: int, stop: int) -> npt.NDArray[np.object_]:
+        """See `Source`."""
+        return self.names[self.order[start:stop]].astype(str).to_numpy(dtype=object)
+
     def rows(self, segments: Segments) -> Integers:
         """The rows of stretches of positions, ascending."""
         return np.sort(self.order[segments.positions()])
@@ -147,7 +151,7 @@ class Cells:
 
     @cached_property
     def _arranged(self) -> tuple[Integers, Runs]:
-        return arrange(self.labels, self._hashes, self.control)
+        return arrange(self.labels, self._hashes, self.control, self.grammar)
 
     @cached_property
     def _profiles(self) -> tuple[Hashes, Integers]:
@@ -196,8 +200,20 @@ class Held:
         return self.loaded
 
 
-def matches(labels: pd.DataFrame, rule: Match, place: str) -> npt.NDArray[np.bool_]:
-    """Which cells a rule matches [n]; `place` ("hold_out[0]") opens the sentence of an error.
+def matches(
+    labels: pd.DataFrame, rule: Match, place: str | None, grammar: Grammar = PLAIN, control: str | None = None
+) -> npt.NDArray[np.bool_]:
+    """Which cells a rule matches [n].
+
+    A label is found by what it means, as are all others that mean the same; a drug without its dose is meant at every
+    dose, and a missing label ("", "nan") is that of the cells without one.
+
+    Args:
+        labels: a row a cell (or a run), categories.
+        rule: what to look for.
+        place: opens the sentence of an error ("hold_out[0]"); None where a label that no cell has matches none.
+        grammar: what labels of perturbation are made of.
+        control: label of the control cells.
 
     Raises:
         ValueError: the rule names a label that no cell has; the nearest is named.
@@ -205,17 +221,22 @@ def matches(labels: pd.DataFrame, rule: Match, place: str) -> npt.NDArray[np.boo
     found = np.ones(len(labels), dtype=bool)
     for covariate, wanted in rule.named().items():
         categories = labels[covariate].cat.categories
+        known = list(map(str, categories))
+        own = covariate == "perturbation"
+        # labels of one meaning have one of them as their name
+        names = same_as([*known, *wanted], [*known, *wanted], grammar, control) if own else {}
         named: list[str] = []
         for label in wanted:
-            # a drug without its dose is meant at every dose
-            one = [label] if label in categories else at_any_dose(label, categories)
-            if not one:
+            spelt = (label, plain(label), NO_LABEL if is_missing(label) else label)
+            meant = {names.get(text, text) for text in next(([text] for text in spelt if text in known), [label])}
+            one = [text for text in known if names.get(text, text) in meant] or at_any_dose(label, known)
+            if not one and place is not None:
                 raise ValueError(
                     f"{place} names {covariate} {label!r}, which no cell has; "
                     f"{nearest(label, categories)}; mend the label or leave it out."
                 )
             named += one
-        found &= np.isin(labels[covariate].cat.codes, categories.get_indexer(pd.Index(named)))
+        found &= np.isin(labels[covariate].cat.codes, categories.get_indexer(pd.Index(named, dtype=str)))
     return found
 
 

@@ -80,6 +80,33 @@ def members_of(label: str, grammar: Grammar, control: str | None) -> Members:
     return tuple(sorted(kept, key=_place))
 
 
+def same_as(labels: Iterable[str], known: Iterable[str], grammar: Grammar, control: str | None) -> dict[str, str]:
+    """The known label that means the same, of those labels of which there is another one.
+
+    Two labels mean the same where their members are equal: ``B+A`` is ``A+B``, ``A+ctrl`` is A where ctrl is nothing,
+    and a label of nothing only is the control label. What the grammar can't read means itself alone.
+
+    Args:
+        labels: of some cells.
+        known: labels to be named by, the first of equals before the others.
+        grammar: what labels are made of.
+        control: label of the control cells.
+    """
+    if is_plain(grammar):
+        return {}
+    places: dict[Members, str] = {} if control is None else {(): control}
+    for label in known:
+        members = _read(label, grammar, control)
+        if members is not None:
+            places.setdefault(members, label)
+    found = {}
+    for label in labels:
+        members = _read(label, grammar, control)
+        if members is not None and (other := places.get(members, label)) != label:
+            found[label] = other
+    return found
+
+
 def identity(label: str, grammar: Grammar, control: str | None) -> str:
     """A text that is equal for labels that mean the same perturbation, or differ in spelling only."""
     members = _read(label, grammar, control)
@@ -201,9 +228,11 @@ def _text(value: object) -> str:
 
 
 def labels_from(
-    read: "Callable[[str, str], pd.Series[Any]]", columns: Columns, control: str | None
+    read: "Callable[[str, str], pd.Series[Any]]", columns: Columns, *controls: str | None
 ) -> "pd.Series[Any]":
     """The labels of perturbation of some cells; `read` gives a column by its name and its key in a recipe.
+
+    Cells of the labels `controls` have no dose, and keep their label.
 
     Raises:
         ValueError: as in `composed`.
@@ -220,7 +249,7 @@ def labels_from(
     coded = {key: pd.factorize(series) for key, series in found.items()}
     rows = pd.DataFrame({key: codes for key, (codes, _) in coded.items()})
     unique = rows.drop_duplicates(ignore_index=True)
-    texts = [_written(row, coded, columns, control) for row in unique.itertuples(index=False)]
+    texts = [_written(row, coded, columns, controls) for row in unique.itertuples(index=False)]
     place = pd.MultiIndex.from_frame(unique).get_indexer(pd.MultiIndex.from_frame(rows))
     return pd.Series(pd.Categorical.from_codes(*_folded(texts, place)))
 
@@ -234,13 +263,18 @@ def is_unit(text: str) -> bool:
     return True
 
 
-def _written(row: Any, coded: dict[str, Any], columns: Columns, control: str | None) -> str | None:  # noqa: ANN401
+def _written(
+    row: Any,  # noqa: ANN401 - a named tuple of any columns
+    coded: dict[str, Any],
+    columns: Columns,
+    controls: Sequence[str | None],
+) -> str | None:
     values = {key: coded[key][1][code] if code >= 0 else None for key, code in row._asdict().items()}
     label = values["label"]
     if label is None or not str(label).strip():
         return None
-    if str(label) == control:
-        return control
+    if str(label) in controls:
+        return str(label)
     return composed(
         str(label), columns, values.get("modality"), values.get("dose"), values.get("dose_unit", columns.dose_unit)
     )

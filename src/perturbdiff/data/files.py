@@ -16,12 +16,40 @@ from perturbdiff.data.recipe import Recipe
 _ZARR = ("zarr.json", ".zgroup", ".zattrs")
 """One of these stands in the folder of a zarr group."""
 
+MUDATA = ".h5mu"
+CELLS = (".h5ad", MUDATA, ".zarr")
+"""The endings of files of cells."""
+
+ENDINGS = ".h5ad, .h5mu or .zarr"
+
+_RNA = ("rna", "gex", "gene expression")
+"""What the modality of RNA is called, in small letters."""
+
 _SPARSE = ("csr_matrix", "csc_matrix")
 
 
 def is_store(path: Path) -> bool:
     """Whether a path is the folder of a store."""
     return (path / "manifest.json").is_file()
+
+
+def rna_of(root: Any, path: Path) -> Any:  # noqa: ANN401 - groups of h5py have no types
+    """The group of a file that is an AnnData: the file itself, or the modality of RNA of an .h5mu.
+
+    Raises:
+        ValueError: an .h5mu has no modalities, or several of which none is called so; they are named.
+    """
+    if path.suffix != MUDATA:
+        return root
+    found = list(root.get("mod", ()))
+    rna = [name for name in found if str(name).lower() in _RNA]
+    if len(rna) == 1 or len(found) == 1:
+        return root["mod"][(rna or found)[0]]
+    named = ", ".join(map(repr, found)) or "none"
+    raise ValueError(
+        f"{str(path)!r} has the modalities {named}, and that of RNA is read, which is called 'rna'; rename it, or "
+        "write it as an .h5ad."
+    )
 
 
 def resolve_files(recipe: Recipe, folder: Path) -> list[Path]:

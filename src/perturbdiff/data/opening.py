@@ -8,7 +8,7 @@ from perturbdiff.data.recipe import Recipe, read_recipe
 from perturbdiff.data.source import Source
 from perturbdiff.data.store.stored import Store
 
-BOUND = ("kind", "control", "columns", "expression", "exclude")
+BOUND = ("kind", "control", "controls", "columns", "expression", "exclude")
 """What a store has been made with, and a recipe that reads it must agree on."""
 
 
@@ -43,6 +43,8 @@ def open_source(recipe: Recipe, folder: Path) -> Source:
         )
     store = Store.open(Path(folder) / Path(stores[0]).expanduser())
     differing = [key for key in BOUND if getattr(recipe, key) != getattr(store.recipe, key)]
+    if "control" in differing and recipe.control == store.control:
+        differing.remove("control")  # a number, named as the store reads it
     if differing:
         raise ValueError(
             f"recipe {recipe.name!r} differs from the one that the store {stores[0]!r} was made with in "

@@ -12,6 +12,7 @@ of the distances is smallest.
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,11 @@ SMALLEST_GROUP = 2
 
 CANDIDATES = 4
 """So many times as many control cells as perturbed ones compete to be the nearest."""
+
+
+def _pot() -> Any:  # noqa: ANN401 - without types of its own
+    """POT, imported where distances are asked for: it takes seconds, and most trainings pair by labels alone."""
+    return import_module("ot")
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,25 +129,17 @@ def match_controls(runs: Runs, groups: Groups, controls: Groups, *, any_batch: b
 
 def nearest_controls(perturbed: Expression, candidates: Expression) -> Integers:
     """The candidate nearest to each perturbed cell [cells]; the first of several equally near."""
-    pot = _transport()
-    found: Integers = np.argmin(pot.dist(perturbed, candidates), axis=1).astype(np.int64)
+    found: Integers = np.argmin(_pot().dist(perturbed, candidates), axis=1).astype(np.int64)
     return found
 
 
 def transported_controls(perturbed: Expression, controls: Expression) -> Integers:
     """The permutation of as many control cells that has the smallest sum of squared distances [cells]."""
-    pot, n_cells = _transport(), len(perturbed)
+    n_cells = len(perturbed)
     share: npt.NDArray[np.float64] = np.full(n_cells, 1 / n_cells)
-    plan = pot.emd(share, share, pot.dist(perturbed, controls).astype(np.float64))
+    plan = _pot().emd(share, share, _pot().dist(perturbed, controls).astype(np.float64))
     found: Integers = np.argmax(plan, axis=1).astype(np.int64)
     return found
-
-
-def _transport() -> Any:  # noqa: ANN401 - POT is without types of its own
-    """POT, which takes seconds to import, where cells are compared."""
-    import ot
-
-    return ot
 
 
 def divided(segments: Segments, is_control: Flags) -> tuple[Segments, Segments]:

@@ -1,12 +1,11 @@
-"""Files and their matrices, looked at once before anything is computed from them.
+"""Matrices and their genes, looked at once before anything is computed from them.
 
 Every check passes over the stored values in chunks, so that a matrix is never copied to be checked. What a check
 refuses, it names: the value, the rule and the remedy.
 """
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 import anndata
 import numpy as np
@@ -14,8 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
-from perturbdiff.data.files import find_hole, is_store
-from perturbdiff.data.recipe import Columns, Expression, control_character
+from perturbdiff.data.container import read_anndata as read_anndata
+from perturbdiff.data.container import read_h5ad as read_h5ad
+from perturbdiff.data.recipe import Expression, control_character
 from perturbdiff.data.vocabulary import nearest
 
 type Matrix = sp.csr_matrix[Any] | sp.csr_array[Any, Any] | npt.NDArray[Any]
@@ -23,77 +23,29 @@ type Matrix = sp.csr_matrix[Any] | sp.csr_array[Any, Any] | npt.NDArray[Any]
 
 type Scale = Literal["counts", "log1p"]
 
-_UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)
-"""What anndata, h5py and zarr raise for a file that they cannot read."""
+_NEGATIVE = "expression is never negative; give counts or log1p values, or clip predicted ones"
+"""Whose last remedy is an option of the command that judges them."""
 
 _CHUNK = 1 << 20
 """So many values are checked at a time."""
 
+_KIND_COLUMNS = ("featuretypes", "featuretype")
+_GENE_KINDS = ("gene expression", "gene", "genes", "rna", "gex")
+_OTHER_KINDS = (
+    "antibody capture",
+    "crispr guide capture",
+    "multiplexing capture",
+    "antigen capture",
+    "peaks",
+    "custom",
+    "vdj",
+    "vdj-t",
+    "vdj-b",
+)
+"""Kinds of features, as 10x calls them, in small letters; an underscore in the column's name is not looked at."""
+
 _LOG1P_LIMIT = 9.3
 """No log1p count per 10^4 exceeds log1p(10^4) = 9.21."""
-
-_TOTAL_SLACK = 1.5
-"""A panel's counts may exceed the declared total by rounding or another counting, not by half of it."""
-
-
-def read_anndata(path: Path) -> anndata.AnnData:
-    """Read one .h5ad, or one folder in the zarr format, into memory.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, damaged, or not an AnnData; parts of the folder are missing; it is a store.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {str(path)!r}; give the path of an .h5ad file or a .zarr folder.")
-    if is_store(path):
-        raise ValueError(f"{str(path)!r} is a store and not an AnnData; name it as the only file of a recipe.")
-    return _read_zarr(path) if path.is_dir() else _read_h5ad(path)
-
-
-read_h5ad = read_anndata
-"""The name for those who expect an .h5ad."""
-
-
-def _read_h5ad(path: Path) -> anndata.AnnData:
-    try:
-        return anndata.read_h5ad(path)
-    except _UNREADABLE as error:
-        reason = str(error).replace("\n", " ")
-        if "truncated" in reason:
-            why = "is cut short; copy or download it again"
-        elif "signature" in reason:
-            why = "is not an HDF5 file, which an .h5ad is; write it with anndata's write_h5ad"
-        elif isinstance(error, OSError):
-            why = f"cannot be read and is probably damaged ({reason[:120]}); copy or download it again"
-        else:
-            why = f"is HDF5 but not an AnnData ({reason[:120]}); write it with anndata's write_h5ad"
-        raise ValueError(f"{str(path)!r} {why}.") from error
-
-
-def _read_zarr(path: Path) -> anndata.AnnData:
-    try:
-        hole = find_hole(path)
-    except _UNREADABLE as error:
-        raise ValueError(
-            f"{str(path)!r} is a folder but not an AnnData in the zarr format ({_reason(error)}); write it with "
-            "anndata's write_zarr, or copy it again."
-        ) from error
-    if hole is not None:
-        raise ValueError(
-            f"{str(path)!r} is not whole: parts of its array {hole!r} are missing, which would be read as zeros; copy "
-            "or download it again."
-        )
-    try:
-        return anndata.read_zarr(path)
-    except _UNREADABLE as error:
-        raise ValueError(
-            f"{str(path)!r} cannot be read and is probably damaged ({_reason(error)}); copy or download it again."
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error).replace("\n", " ")[:120].rstrip(" .") or type(error).__name__
 
 
 def check_label_texts(labels: Iterable[str], column: str, source: str) -> None:
@@ -111,16 +63,36 @@ def check_label_texts(labels: Iterable[str], column: str, source: str) -> None:
             )
 
 
-def expression_of(adata: anndata.AnnData, expression: Expression, source: str) -> tuple[Matrix, pd.Index]:
+class Read(NamedTuple):
+    """The expression of an AnnData.
+
+    Attributes:
+        values: [cells, genes], CSR or dense.
+        genes: unique names.
+        kept: which columns of the stored matrix are genes; None where all of them are.
+        note: a sentence on those that are not.
+    """
+
+    values: Matrix
+    genes: pd.Index
+    kept: npt.NDArray[np.bool_] | None
+    note: str | None
+
+
+def expression_of(adata: anndata.AnnData, expression: Expression, source: str) -> Read:
     """The matrix and its genes; CSR and dense matrices are taken as they are, others become CSR once.
 
     Raises:
         ValueError: the layer, the obsm key or the column of gene names is not there, gene names are missing or
             repeated, there are no cells or no genes, or the matrix is not in memory.
     """
-    raw = _stored(adata, expression, source)
+    raw, table = _stored(adata, expression, source)
     width = int(raw.shape[1])
-    genes = _gene_names(adata, raw, expression, width, source)
+    genes = _gene_names(table, raw, expression, width, source)
+    in_obsm = (expression.layer or "").startswith("obsm:")
+    kept, note = (None, None) if in_obsm else _kinds(table, source)
+    if kept is not None:
+        genes = genes[kept]
     if raw.shape[0] == 0 or width == 0:
         raise ValueError(
             f"{source} holds {raw.shape[0]} cells and {width} genes, and there must be some of both; give another file."
@@ -131,7 +103,33 @@ def expression_of(adata: anndata.AnnData, expression: Expression, source: str) -
             f"{source} has {repeated.nunique()} gene names more than once, such as {repeated[0]!r}, and names must "
             "be unique; call adata.var_names_make_unique() or name another column of var in expression.gene_names."
         )
-    return _in_rows(raw, source), genes
+    values = _in_rows(raw, source)
+    return Read(values if kept is None else values[:, np.flatnonzero(kept)], genes, kept, note)
+
+
+def _kinds(var: pd.DataFrame, source: str) -> tuple[npt.NDArray[np.bool_] | None, str | None]:
+    """Which features are genes, where antibodies, guides and the like stand beside them, and a sentence on the others.
+
+    Raises:
+        ValueError: none are.
+    """
+    column = next((one for one in var.columns if str(one).lower().replace("_", "") in _KIND_COLUMNS), None)
+    if column is None:
+        return None, None
+    kinds = var[column].astype(str)
+    plain = kinds.str.strip().str.lower()
+    genes = plain.isin(_GENE_KINDS).to_numpy()
+    if not genes.any() and plain.isin(_OTHER_KINDS).all() and len(plain):
+        raise ValueError(
+            f"{source} has features of the kind {kinds.iloc[0]!r} alone, by column {column!r} of var, and expression "
+            "is of genes; give the matrix or the file that holds genes."
+        )
+    # where nothing is called a gene, the column says what the genes are
+    if genes.all() or not genes.any():
+        return None, None
+    others = kinds[~genes].value_counts()
+    named = ", ".join(f"{count} {kind!r}" for kind, count in others.items())
+    return genes, f"{source}: {int((~genes).sum())} of {len(genes)} features are no genes and are left out: {named}."
 
 
 def check_values(values: Matrix, scale: Scale, source: str) -> None:
@@ -147,7 +145,12 @@ def check_values(values: Matrix, scale: Scale, source: str) -> None:
     integers, highest = True, 0.0
     for chunk in chunks(values):
         _refuse(chunk, ~np.isfinite(chunk), f"{source} holds", "expression must be finite; fill or remove it")
-        _refuse(chunk, chunk < 0, f"{source} holds", "expression is never negative; give counts, or log1p values")
+        _refuse(
+            chunk,
+            chunk < 0,
+            f"{source} holds",
+            "expression is never negative; give counts or log1p values, or clip predicted ones",
+        )
         whole = chunk == np.rint(chunk) if chunk.dtype.kind == "f" else np.ones_like(chunk, dtype=bool)
         if scale == "counts":
             _refuse(
@@ -165,37 +168,18 @@ def check_values(values: Matrix, scale: Scale, source: str) -> None:
         )
 
 
-def total_counts_of(adata: anndata.AnnData, values: Matrix, column: str | None, source: str) -> npt.NDArray[np.float64]:
-    """Each cell's total count [n]: the column of obs where one is declared, else the sum over all genes of the file.
-
-    Raises:
-        ValueError: a total is not positive and finite, or far below the sum over the file's genes.
-    """
-    sums = row_sums(values)
-    if column is None:
-        if (sums <= 0).any():
-            raise ValueError(
-                f"{int((sums <= 0).sum())} cells of {source} have no counts at all, and expression is per 10^4 of a "
-                "cell's total; remove these cells, or declare columns.total_counts where the file holds a panel."
-            )
-        return sums
-    obs: Any = adata.obs
-    series = column_of(obs, column, "columns.total_counts", source)
-    totals = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64)
-    bad = ~(np.isfinite(totals) & (totals > 0))
-    if bad.any():
-        raise ValueError(
-            f"column {column!r} of {source} gives {int(bad.sum())} cells a total count such as "
-            f"{series.iloc[int(np.argmax(bad))]}, and a total must be above 0; mend it or remove these cells."
-        )
-    short = sums > _TOTAL_SLACK * totals
-    if short.any():
-        i = int(np.argmax(short))
-        raise ValueError(
-            f"column {column!r} of {source} gives {int(short.sum())} cells a total count such as {totals[i]:g} where "
-            f"the file's genes alone sum to {sums[i]:g}; name the column with totals over all genes, in counts."
-        )
-    return totals
+def clipped(values: Matrix, source: str) -> tuple[Matrix, str | None]:
+    """The values with those below 0 as 0, and a sentence that says how many there were; a copy where there are some."""
+    below = [chunk[chunk < 0] for chunk in chunks(values)]
+    number = sum(len(some) for some in below)
+    if not number:
+        return values, None
+    note = f"{source}: {number} values are below 0, the lowest {min(some.min() for some in below if some.size):g}, "
+    if isinstance(values, np.ndarray):
+        return np.maximum(values, 0), note + "and are judged as 0."
+    kept: Any = values.copy()
+    kept.data = np.maximum(kept.data, 0)
+    return kept, note + "and are judged as 0."
 
 
 def check_control_label(control: str | None, known: pd.Index, column: str | None) -> None:
@@ -211,24 +195,22 @@ def check_control_label(control: str | None, known: pd.Index, column: str | None
         )
 
 
-def check_totals_fit(columns: Columns, scale: Scale, source: str) -> None:
-    """Refuse total counts beside values that are log1p counts per 10^4 already.
+def check_control_labels(controls: Iterable[str], known: Sequence[str], column: str | None) -> None:
+    """Refuse a further label of control cells that no cell has.
 
     Raises:
-        ValueError: both are declared.
+        ValueError: naming the nearest label.
     """
-    if scale == "log1p" and columns.total_counts is not None:
-        raise ValueError(
-            f'columns.total_counts = {columns.total_counts!r} goes with scale = "counts", and the scale of {source} '
-            'is "log1p", already per 10^4; leave it out.'
-        )
+    for label in controls:
+        check_control_label(label, pd.Index(known, dtype=str), column)
 
 
-def missing_labels(column: str, source: str, n_cells: int, example: str) -> ValueError:
-    """The error of a column that has no label for some cells."""
+def missing_labels(column: str, source: str, n_cells: int, example: str | None) -> ValueError:
+    """The error of a column that has no label for some cells, one of which is named where it is known."""
+    such = "" if example is None else f", such as {example!r}"
     return ValueError(
-        f"column {column!r} of {source} has no label for {n_cells} cells, such as {example!r}, and every cell needs "
-        "one; fill in the labels or remove these cells."
+        f"column {column!r} of {source} has no label for {n_cells} cells{such}, and every cell needs one; fill in the "
+        'labels, remove these cells, or exclude them in a recipe by the label "".'
     )
 
 
@@ -272,20 +254,32 @@ def _refuse(chunk: npt.NDArray[Any], bad: npt.NDArray[np.bool_], opening: str, r
         raise ValueError(f"{opening} the value {chunk[bad][0]:g}, and {rule}.")
 
 
-def _stored(adata: anndata.AnnData, expression: Expression, source: str) -> Any:  # noqa: ANN401 - any array
-    layer = expression.layer
+def _stored(adata: anndata.AnnData, expression: Expression, source: str) -> tuple[Any, pd.DataFrame]:
+    """The matrix that is named, and the table of its genes."""
+    layer, var = expression.layer, _table(adata.var)
     if layer is None:
         if adata.X is None:
             raise ValueError(
                 f"{source} has no X, where expression is read; name a layer in expression.layer; "
                 f"{nearest('counts', _keys(adata.layers))}."
             )
-        return adata.X
+        return adata.X, var
+    if is_raw(layer, adata.layers) and adata.raw is not None:
+        return adata.raw.X, _table(adata.raw.var)
     where, key = ("obsm", layer.removeprefix("obsm:")) if layer.startswith("obsm:") else ("layers", layer)
     known = _keys(getattr(adata, where))
     if key not in known:
         raise ValueError(f"{source} has no {key!r} in {where}, which expression.layer names; {nearest(key, known)}.")
-    return getattr(adata, where)[key]
+    return getattr(adata, where)[key], var
+
+
+def is_raw(layer: str | None, layers: Container[Any]) -> bool:
+    """Whether a layer's name means `raw.X`: where no layer is called so."""
+    return layer == "raw" and layer not in layers
+
+
+def _table(found: Any) -> pd.DataFrame:  # noqa: ANN401 - anndata's own tables
+    return cast("pd.DataFrame", found)
 
 
 def _keys(mapping: Any) -> list[str]:  # noqa: ANN401 - anndata's own mappings
@@ -293,7 +287,7 @@ def _keys(mapping: Any) -> list[str]:  # noqa: ANN401 - anndata's own mappings
 
 
 def _gene_names(
-    adata: anndata.AnnData,
+    var: pd.DataFrame,
     raw: Any,  # noqa: ANN401 - any array
     expression: Expression,
     width: int,
@@ -301,9 +295,8 @@ def _gene_names(
 ) -> pd.Index:
     if isinstance(raw, pd.DataFrame):
         return pd.Index([str(gene) for gene in raw.columns], dtype=str)
-    names: Any = adata.var_names
+    names: Any = var.index
     if expression.gene_names is not None:
-        var: Any = adata.var
         names = column_of(var, expression.gene_names, "expression.gene_names", source)
         if names.isna().any():
             raise ValueError(
@@ -311,7 +304,7 @@ def _gene_names(
                 "and every gene needs one; name another column of var in expression.gene_names."
             )
         if names.dtype == bool:
-            names = adata.var_names[names.to_numpy()]
+            names = var.index[names.to_numpy()]
     if len(names) != width:
         raise ValueError(
             f"{source} has {len(names)} gene names for the {width} columns of {expression.layer or 'X'!r}, and there "

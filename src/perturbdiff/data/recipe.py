@@ -9,6 +9,7 @@ untouched; the settings read them.
 import tomllib
 import unicodedata
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,6 +21,9 @@ from perturbdiff.data.table import Table, validated
 
 COVARIATES = ("perturbation", "cell_type", "assay_batch")
 """The covariates of a cell, in the order of every table and condition."""
+
+PER = 1e4
+"""The unit of expression: log1p counts per so many."""
 
 _CONTROL = ("Cc", "Zl", "Zp")
 """Categories of characters that break a line or are not seen."""
@@ -90,24 +94,43 @@ class Grammar(Table):
         return self
 
 
+PLAIN = Grammar()
+"""Every label is one agent."""
+
+
 class Expression(Table):
     """Where the expression is and its scale.
 
     Attributes:
         scale: "counts" (checked to be integers) or "log1p" (log1p counts per 10^4); never guessed.
-        layer: a layer's name, or "obsm:KEY"; None is `X`.
+        layer: a layer's name, "raw" for `raw.X`, or "obsm:KEY"; None is `X`.
         gene_names: the column of `var` that names the genes; None is `var_names`. For "obsm:KEY" it may be a column
             of booleans: the genes that the matrix holds, in their order.
         gene_table: a CSV (relative to the recipe) with the columns identifier and name, which renames genes.
+        target_sum: what each cell's counts were normalised to before log1p; 10^4 when absent. Values of another one
+            are converted to log1p counts per 10^4.
     """
 
     scale: Literal["counts", "log1p"]
     layer: str | None = None
     gene_names: str | None = None
     gene_table: str | None = None
+    target_sum: float | None = None
+
+    @property
+    def normalised_to(self) -> float:
+        """What each cell's counts were normalised to, where the scale is log1p."""
+        return PER if self.target_sum is None else self.target_sum
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.target_sum is not None and self.scale == "counts":
+            raise ValueError(
+                f"target_sum = {self.target_sum:g} is what counts were normalised to before log1p, and the scale is "
+                '"counts"; leave it out'
+            )
+        if self.target_sum is not None and not (isfinite(self.target_sum) and self.target_sum > 0):
+            raise ValueError(f"target_sum = {self.target_sum:g} is not above 0; leave it out for log1p counts per 10^4")
         if self.gene_table is not None and not self.gene_table.strip():
             raise ValueError("gene_table is empty, and it is the path of a CSV; leave it out to rename no gene")
         return self
@@ -147,8 +170,9 @@ class HoldOut(Match):
 
     Attributes:
         part: what they are held out for.
-        keep_fraction, keep_cells, keep_populations: so many of them stay in training, drawn by seed; a population has
-            training.cells_per_population cells.
+        keep_fraction, keep_cells, keep_populations: so many of each matching (perturbation, cell type, assay batch)
+            stay in training, drawn by seed; a population has training.cells_per_population cells.
+        keep_total: so many of all matching cells together, whichever groups they are of.
         hold_out_controls: whether control cells that match are held out too.
         other_doses: what training cells of the same drug in the same context at another dose are: a "leak", or meant
             to "train".
@@ -158,12 +182,13 @@ class HoldOut(Match):
     keep_fraction: float | None = None
     keep_cells: int | None = None
     keep_populations: int | None = None
+    keep_total: int | None = None
     hold_out_controls: bool = False
     other_doses: Literal["leak", "train"] = "leak"
 
     @model_validator(mode="after")
     def _check_keep(self) -> Self:
-        keys = ("keep_fraction", "keep_cells", "keep_populations")
+        keys = ("keep_fraction", "keep_cells", "keep_populations", "keep_total")
         both = [f"{key} = {getattr(self, key)}" for key in keys if getattr(self, key) is not None]
         if len(both) > 1:
             raise ValueError(f"{' and '.join(both)} both say how many cells stay in training; give one of them")
@@ -180,14 +205,16 @@ class HoldOut(Match):
     @property
     def keeps(self) -> bool:
         """Whether some of the matching cells stay in training."""
-        return any(kept is not None for kept in (self.keep_fraction, self.keep_cells, self.keep_populations))
+        kept = (self.keep_fraction, self.keep_cells, self.keep_populations, self.keep_total)
+        return any(number is not None for number in kept)
 
 
 class Recipe(Table):
     """A data set: its files (relative to the recipe), its columns, its panel of genes, what is held out.
 
     Attributes:
-        control: the control cells' label of perturbation.
+        control: the control cells' label of perturbation; given as a list, the first one, under which all are read.
+        controls: the further labels of control cells, which are the rest of such a list.
         join: how files with different genes are put together: their genes must be the "same" (in any order), or their
             "intersection" or "union" is taken.
         cell_names: names of cells are "unique" over all files, or each is made so "with_file": its file's name.
@@ -202,6 +229,7 @@ class Recipe(Table):
     about: str = ""
     kind: Literal["perturb-seq", "rna-seq"] = "perturb-seq"
     control: str | None = None
+    controls: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     join: Literal["same", "intersection", "union"] = "same"
     cell_names: Literal["unique", "with_file"] = "unique"
@@ -217,6 +245,18 @@ class Recipe(Table):
     sampling: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
     finetuning: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_control(cls, table: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+        """A list of control labels, as the first one and the others; numbers as text."""
+        given = table.get("control") if isinstance(table, Mapping) else None
+        if not isinstance(given, list | tuple):
+            return table if given is None else {**table, "control": _number_as_text(given)}
+        listed = [_number_as_text(label) for label in given]
+        if not listed or not all(isinstance(label, str) for label in listed):
+            raise ValueError(f"control = {list(given)!r} is no label and no list of them; write texts in quotes")
+        return {**table, "control": listed[0], "controls": tuple(listed[1:])}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -303,6 +343,11 @@ def toml_tables(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is not TOML.
     """
+    if path.suffix != ".toml":
+        raise ValueError(
+            f"{str(path)!r} has the ending {path.suffix!r}, and a recipe ends in .toml and cells in .h5ad, .h5mu or "
+            ".zarr; give one of these, or the folder of a store."
+        )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
@@ -325,6 +370,11 @@ def with_absolute_features(recipe: Recipe, folder: Path) -> Recipe:
         if isinstance(table, Mapping) and "file" in table:
             encoders[name] = {**table, "file": str((folder / Path(table["file"]).expanduser()).resolve())}
     return recipe.model_copy(update={"encoders": encoders})
+
+
+def _number_as_text(label: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+    """A label that is given as a number, as text; ``0.0`` is ``0``."""
+    return f"{label:.12g}" if isinstance(label, int | float) and not isinstance(label, bool) else label
 
 
 def control_character(label: str) -> str | None:

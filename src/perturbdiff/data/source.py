@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from perturbdiff.data.recipe import COVARIATES
+from perturbdiff.data.recipe import COVARIATES, PLAIN, Grammar
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -66,11 +66,13 @@ class Runs:
             such covariate.
         offsets: run r holds the positions ``offsets[r]`` to ``offsets[r + 1]``.
         control: label of the control cells; None where no cell is perturbed.
+        grammar: what labels of perturbation are made of.
     """
 
     labels: pd.DataFrame
     offsets: Integers
     control: str | None
+    grammar: Grammar = PLAIN
 
     def __len__(self) -> int:
         """Count the runs."""
@@ -284,6 +286,10 @@ class Source(Protocol):
         """The name of a cell."""
         ...
 
+    def names_at(self, start: int, stop: int) -> "npt.NDArray[np.object_]":
+        """The names of the cells at positions start to stop, as text."""
+        ...
+
     def rows(self, segments: Segments) -> Integers:
         """What the user knows the cells of these stretches by: rows of cells in memory, positions in a store."""
         ...
@@ -301,13 +307,16 @@ class Source(Protocol):
         ...
 
 
-def arrange(labels: pd.DataFrame, hashes: Hashes, control: str | None) -> tuple[Integers, Runs]:
+def arrange(
+    labels: pd.DataFrame, hashes: Hashes, control: str | None, grammar: Grammar = PLAIN
+) -> tuple[Integers, Runs]:
     """The canonical order of cells (which row stands at each position) and its runs.
 
     Args:
         labels: a row a cell, categories sorted as text.
         hashes: of the cells' names.
         control: label of the control cells.
+        grammar: what labels of perturbation are made of.
     """
     codes = np.stack([labels[name].cat.codes.to_numpy() for name in COVARIATES], axis=1).astype(np.int64)
     order = np.lexsort((hashes, *codes.T[::-1])).astype(np.int64)
@@ -316,4 +325,4 @@ def arrange(labels: pd.DataFrame, hashes: Hashes, control: str | None) -> tuple[
     first[1:] = (codes[1:] != codes[:-1]).any(axis=1)
     starts = np.flatnonzero(first)
     of_runs: dict[str, Any] = {name: labels[name].array[order[starts]] for name in COVARIATES}
-    return order, Runs(pd.DataFrame(of_runs), np.append(starts, len(order)).astype(np.int64), control)
+    return order, Runs(pd.DataFrame(of_runs), np.append(starts, len(order)).astype(np.int64), control, grammar)

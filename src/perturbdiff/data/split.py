@@ -1,18 +1,17 @@
 """The split: which cells train, validate and test, by one rule for every data set and every source.
 
-A cell is held out where all covariates that a rule names match. `keep_fraction` and `keep_cells` leave so many of a
-rule's cells in training, drawn by seed. Control cells are held out by `hold_out_controls` only. Where no rule names a
-validation part, a seeded tenth of the training groups of perturbed cells becomes it, a group being the cells of one
-(perturbation, cell type, assay batch).
+A cell is held out where all covariates that a rule names match, but for those that the rule keeps in training (see
+`data.keeping`). Control cells are held out by `hold_out_controls` only. Where no rule names a validation part, a seeded
+tenth of the training groups of perturbed cells becomes it, a group being the cells of one (perturbation, cell type,
+assay batch).
 
-Rules match whole runs, so a split costs as much as there are runs. Only the runs of which some cells are kept are cut:
-the kept cells are those that follow a random word among the hashes of their names, taken as a ring, which is one
-stretch of each run. A split depends on cell names, labels, rules and seed, not on the cells' order or files.
+Rules match whole runs, so a split costs as much as there are runs. Only the runs of which some cells are kept are cut.
+A split depends on cell names, labels, rules and seed, not on the cells' order or files.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,8 +19,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from perturbdiff.data.cells import matches
+from perturbdiff.data.keeping import Ring, hashes_of, n_kept
 from perturbdiff.data.recipe import HoldOut
-from perturbdiff.data.source import Flags, Hashes, Integers, Runs, Segments, Source, digested, mixed
+from perturbdiff.data.source import Flags, Integers, Runs, Segments, Source, chunks, digested
 
 PARTS = ("train", "validation", "test")
 HELD_OUT = PARTS[1:]
@@ -60,8 +60,7 @@ class Split:
         Raises:
             ValueError: there is no such part.
         """
-        if part not in PARTS:
-            raise ValueError(f"there is no part {part!r}; choose one of {', '.join(PARTS)}.")
+        check_part(part)
         return self.segments.take(self.part == PARTS.index(part))
 
     def rows(self, part: str) -> Integers:
@@ -73,6 +72,14 @@ class Split:
         cells = self.cells_of_runs(part)
         chosen = (cells > 0) & ~self.source.runs.is_control
         return self.source.runs.labels[chosen].assign(cells=cells[chosen]).reset_index(drop=True)
+
+    def cells(self, part: str) -> Iterator[pd.DataFrame]:
+        """The cells of a part in the canonical order, some at a time: cell (its name) and its three labels."""
+        runs = self.source.runs
+        for start, stop in chunks(self.of(part)):
+            run = runs.of(np.arange(start, stop, dtype=np.int64))
+            labels = {name: runs.labels[name].array[run].astype(object) for name in runs.labels}
+            yield pd.DataFrame({"cell": self.source.names_at(start, stop), **labels})
 
     def cells_of_runs(self, part: str) -> Integers:
         """How many cells of each run are in a part [runs]."""
@@ -99,6 +106,16 @@ class Split:
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
 
 
+def check_part(part: str) -> None:
+    """Refuse what is no part.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if part not in PARTS:
+        raise ValueError(f"there is no part {part!r}; choose one of {', '.join(PARTS)}.")
+
+
 def _populations(sizes: Integers, m: int | None) -> dict[str, int]:
     if m is None:
         return {}
@@ -118,18 +135,17 @@ def split_cells(
 
     Raises:
         ValueError: a rule names a label that no cell has (the nearest is named), or matches no cell; a test and a
-            validation rule match the same cell; as many cells are to be kept as there are; nothing is left to train.
+            validation rule match the same cell; of a group none or all cells would be kept; nothing is left to train.
     """
     runs = source.runs
     matched = [_matched(runs, rule, i) for i, rule in enumerate(hold_out)]
     _refuse_overlap(runs, hold_out, matched)
     part = np.zeros(len(runs), dtype=np.int8)
-    rings: list[tuple[Flags, Ring]] = []
+    rings: list[Ring] = []
     for i, (rule, found) in enumerate(zip(hold_out, matched, strict=True)):
         part[found] = PARTS.index(rule.part)
-        n_kept = _n_kept(rule, int(runs.sizes[found].sum()), i, cells_per_population)
-        if n_kept:
-            rings.append((found, Ring.of(_hashes(source, runs.whole(found)), n_kept, (seed, i))))
+        if rule.keeps:
+            rings.append(Ring.of(source, found, n_kept(rule, runs, found, i, cells_per_population), (seed, i)))
     whole = [found for i, found in enumerate(matched) if not hold_out[i].keeps]
     shared = _any(matched, runs) & ~_any(whole, runs)
     if not ((part == TRAIN) | shared).any():
@@ -143,31 +159,12 @@ def split_cells(
     return Split(source, segments, parts, tuple(hold_out), seed, _hash(source, segments, parts), notes)
 
 
-@dataclass(frozen=True)
-class Ring:
-    """The cells that follow a random word among the hashes of names, up to a distance: so many of those matched."""
-
-    word: np.uint64
-    distance: np.uint64
-
-    @classmethod
-    def of(cls, hashes: Hashes, n_kept: int, key: tuple[int, int]) -> "Ring":
-        """The ring that holds `n_kept` of these cells; more only where names repeat."""
-        seed, rule = (np.array([number], dtype=np.uint64) for number in key)
-        word = mixed(rule + mixed(seed + np.uint64(1)))[0]
-        return cls(word, np.partition(hashes - word, n_kept - 1)[n_kept - 1])
-
-    def holds(self, hashes: Hashes) -> Flags:
-        """Which cells it holds."""
-        return np.asarray(hashes - self.word <= self.distance)
-
-
 def _any(chosen: Sequence[Flags], runs: Runs) -> Flags:
     return np.asarray(np.any(chosen, axis=0)) if chosen else np.zeros(len(runs), dtype=bool)
 
 
 def _matched(runs: Runs, rule: HoldOut, i: int) -> Flags:
-    found = matches(runs.labels, rule, f"hold_out[{i}]")
+    found = matches(runs.labels, rule, f"hold_out[{i}]", runs.grammar, runs.control)
     controls = found & runs.is_control
     if not rule.hold_out_controls:
         found &= ~runs.is_control
@@ -194,30 +191,6 @@ def _refuse_overlap(runs: Runs, hold_out: Sequence[HoldOut], matched: list[Flags
                     f"hold_out[{i}] ({first.part}) and hold_out[{j}] ({hold_out[j].part}) both match "
                     f"{int(runs.sizes[both].sum())} cells, and a cell has one part; narrow one of the two rules."
                 )
-
-
-def _n_kept(rule: HoldOut, n_matched: int, i: int, cells_per_population: int | None) -> int:
-    """How many of a rule's cells stay in training."""
-    if not rule.keeps:
-        return 0
-    if rule.keep_cells is not None:
-        n_kept, asked = rule.keep_cells, f"keep_cells = {rule.keep_cells}"
-    elif rule.keep_populations is not None:
-        if cells_per_population is None:
-            raise ValueError(
-                f"hold_out[{i}] keeps {rule.keep_populations} populations, and how many cells one has is not said; "
-                "add training.cells_per_population, or write keep_cells."
-            )
-        n_kept = rule.keep_populations * cells_per_population
-        asked = f"keep_populations = {rule.keep_populations}"
-    else:
-        n_kept, asked = round((rule.keep_fraction or 0) * n_matched), f"keep_fraction = {rule.keep_fraction}"
-    if not 0 < n_kept < n_matched:
-        raise ValueError(
-            f"{asked} of hold_out[{i}] keeps {n_kept} of the {n_matched} cells it matches in training, and some must "
-            "stay and some be held out; change it, or leave it out to hold out all."
-        )
-    return n_kept
 
 
 def _draw_validation(runs: Runs, part: Parts, touched: Flags, shared: Flags, seed: int) -> str:
@@ -264,17 +237,17 @@ def _spare(candidates: list[tuple[int, str]], n_groups: Counter[str], n_drawn: i
     return (drawn + others)[:n_drawn]
 
 
-def _segments(source: Source, part: Parts, shared: Flags, rings: list[tuple[Flags, Ring]]) -> tuple[Segments, Parts]:
+def _segments(source: Source, part: Parts, shared: Flags, rings: list[Ring]) -> tuple[Segments, Parts]:
     """The stretches of every part: whole runs, but for those of which some cells train."""
     runs = source.runs
     found = [(runs.whole(~shared), part[~shared])]
     if shared.any():
         whole = runs.whole(shared)
-        positions, hashes = whole.positions(), _hashes(source, whole)
+        positions, hashes = whole.positions(), hashes_of(source, whole)
         run = np.repeat(whole.run, whole.sizes)
         trains = np.ones(len(positions), dtype=bool)
-        for matched, ring in rings:
-            trains &= ~matched[run] | ring.holds(hashes)
+        for ring in rings:
+            trains &= ring.leaves(hashes, run)
         kept, held = Segments.of(runs, positions[trains]), Segments.of(runs, positions[~trains])
         found += [(kept, np.full(len(kept), TRAIN, dtype=np.int8)), (held, part[held.run])]
     joined = found[0][0]
@@ -282,11 +255,6 @@ def _segments(source: Source, part: Parts, shared: Flags, rings: list[tuple[Flag
         joined = joined.union(more)
     by_start = np.argsort(np.concatenate([segments.start for segments, _ in found]), kind="stable")
     return joined, np.concatenate([parts for _, parts in found])[by_start]
-
-
-def _hashes(source: Source, segments: Segments) -> Hashes:
-    """The hashes of the names of some stretches' cells, in their order."""
-    return np.concatenate([source.hashes(start, stop) for start, stop in segments.spans()])
 
 
 def _hash(source: Source, segments: Segments, part: Parts) -> str:

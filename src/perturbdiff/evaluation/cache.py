@@ -1,9 +1,9 @@
 """What was computed of the observed cells, kept between evaluations: their tests of differential expression.
 
 A file of the cache is named by a hash of all that its numbers depend on: the content of the observed file (and of the
-one that the control cells come from), how it is read, the judged genes and conditions, the seed, the version of the
-tests. So it is found where nothing has changed, and is never out of date. It is written whole or not at all; one that
-cannot be read is made again.
+one that the control cells come from), how it is read, the judged genes, conditions and cells, the seed, the version of
+the tests. So it is found where nothing has changed, and is never out of date. It is written whole or not at all; one
+that cannot be read is made again.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from perturbdiff.data.export import whole_file
 from perturbdiff.evaluation.differential_expression import RankSum
 from perturbdiff.evaluation.pairs import Condition, Pairs
 
-VERSION = 1
+VERSION = 2
 """Raised with every change of the tests."""
 
 _AT_ONCE = 1 << 22
@@ -51,7 +51,7 @@ class Cache:
     """A folder of tests of observed cells.
 
     Attributes:
-        folder: made where it is not there.
+        folder: made where it is not there, when the first file is kept.
         identity: of the files and of how they are read, as text.
     """
 
@@ -61,7 +61,10 @@ class Cache:
     def key(self, pairs: Pairs) -> str:
         """The name under which the tests of these conditions, genes and control cells are kept."""
         said = [VERSION, self.identity, pairs.seed, pairs.genes, pairs.conditions]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+        digest = hashlib.sha256(json.dumps(said).encode())
+        for rows in pairs.observed_rows.values():  # not all cells of a condition need take part
+            digest.update(rows.tobytes())
+        return digest.hexdigest()[:32]
 
     def path(self, pairs: Pairs, suffix: str = ".npz") -> Path:
         """The file of these tests."""
@@ -95,7 +98,6 @@ class Cache:
                 return import_module("polars").from_arrow(found) if kind == "polars" else found.to_pandas()
             found = made()
             kind = "polars" if hasattr(found, "write_parquet") else "pandas"
-            self.folder.mkdir(parents=True, exist_ok=True)
             with whole_file(paths[kind]) as partial:
                 if kind == "polars":
                     found.write_parquet(partial)
@@ -107,7 +109,6 @@ class Cache:
 
     def save(self, pairs: Pairs, tests: Mapping[Condition, RankSum]) -> None:
         """Keep the tests of all conditions."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {
             "p_value": np.stack([tests[condition].p_value for condition in pairs.conditions]),
             "effect": np.stack([tests[condition].effect for condition in pairs.conditions]),

@@ -1,26 +1,38 @@
 """What a reader must know before believing a number: warnings, each of a kind and in one sentence.
 
+behind     a prediction is further from the observed cells than unchanged control cells are
+step0      the weights that a run kept are those from before its training
+spread     the predicted conditions differ far more from each other than the observed ones do
 metric     a metric doesn't tell the ceiling from the baseline: the interval of their difference holds 0
 collapse   the predicted conditions differ far less from each other than the observed ones do
 targets    a gain over the baseline is there only with the genes that a perturbation's label names
 scale      predicted cells hold far more or fewer counts than observed ones, so the declared scale may be wrong
-few        there are too few perturbations for intervals to be trusted
+few        there are too few of what the intervals draw for them to be trusted
+
+They are read in an order: leaks first, then `FIRST`, then all others as they were found.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from perturbdiff.evaluation.intervals import gains
+from perturbdiff.evaluation.intervals import UNITS, gains
 from perturbdiff.evaluation.metrics import METRICS, OF_ALL_GENES
 
 COLLAPSED = 0.5
 """Predicted conditions that spread by less than this share of what the ceiling spreads by have collapsed."""
 
+SCATTERED = 2.0
+"""Predicted conditions that spread by this many times what the ceiling and the observed ones do differ too much."""
+
+FIRST = ("leak", "behind", "step0")
+"""The kinds that come before all others, in this order."""
+
 FEW = 5
-"""Below so many perturbations a bootstrap is not to be trusted."""
+"""Below so many perturbations, or other units, a bootstrap is not to be trusted."""
 
 APART = 2.0
 """Predicted counts that are so many times the observed ones, or one over it, are suspicious."""
@@ -29,6 +41,7 @@ PER = 1e4
 OBSERVED_LIMIT, PREDICTED_LIMIT = 1.5 * PER, 10 * PER
 """Cells that sum to more cannot be on the scale of log1p counts per 10^4; predictions may be somewhat off."""
 
+_PLURAL = {"assay batch": "assay batches"}
 _BETTER = {metric.name: metric.better for metric in METRICS}
 
 
@@ -96,6 +109,89 @@ def collapsed(spreads: Mapping[str, float], ceiling: float, predicted: Sequence[
     ]
 
 
+def scattered(spreads: Mapping[str, float], ceiling: float, predicted: Sequence[str]) -> list[Caution]:
+    """A warning for each predicted file whose conditions differ far more from each other than the observed ones.
+
+    Args:
+        spreads: of methods, the mean of `spread_between`, where 1 is the spread of the observed conditions.
+        ceiling: that of the ceiling, which counts where it is above 1: halves of few cells may differ by chance.
+        predicted: the predicted files.
+    """
+    most = SCATTERED * max(ceiling if np.isfinite(ceiling) else 1.0, 1.0)
+    reached = f" (the ceiling: {ceiling:.2f})" if np.isfinite(ceiling) else ""
+    return [
+        Caution(
+            "spread",
+            f"the perturbations predicted by {name!r} differ from each other {spreads[name]:.1f} times as much as the "
+            f"observed ones do{reached}: it overstates what is particular to each.",
+        )
+        for name in predicted
+        if name in spreads and spreads[name] >= most
+    ]
+
+
+def behind(
+    table: pd.DataFrame, predicted: Sequence[str], control: str, *, resamples: int, seed: int, unit: str = UNITS[0]
+) -> list[Caution]:
+    """A warning for each predicted file that is worse than unchanged control cells, by the energy distance.
+
+    Beyond the interval where there is one; without, by the means, where no interval is spoken of.
+
+    Args:
+        table: our metrics; method, perturbation, cell_type, metric, value.
+        predicted: the predicted files.
+        control: the name of the baseline that predicts control cells; nothing is said where the table lacks it.
+        resamples: draws for the interval.
+        seed: of the draws.
+        unit: what is drawn.
+    """
+    found = []
+    for method in predicted:
+        lost, low, high = gains(table, "energy_distance", method, control, resamples=resamples, seed=seed, unit=unit)
+        sure = np.isfinite(low)
+        if not (low if sure else lost) > 0:
+            continue
+        interval = f" (95 % interval {low:.3g} to {high:.3g})" if sure else ", in too few conditions for an interval"
+        found.append(
+            Caution(
+                "behind",
+                f"{method!r} is further from the observed cells than unchanged control cells are, {control!r}: its "
+                f"energy distance is larger by {lost:.3g}{interval}, so predicting no response would be better.",
+            )
+        )
+    return found
+
+
+def step_zero(run: Mapping[str, Any] | None) -> list[Caution]:
+    """A warning where the weights that a run kept are those of step 0.
+
+    Args:
+        run: what is known of it: `kept` with the `step` of the weights, `settings`, and `begun_from` where it began
+            from a pretrained model.
+    """
+    if run is None or (run.get("kept") or {}).get("step") != 0:
+        return []
+    target = ((run.get("settings") or {}).get("model") or {}).get("target", "residual")
+    is_what = {
+        "residual": "this is the expected change, the network added nothing",
+        "change": "these are the control cells, the network added nothing",
+    }.get(target, "this is what an untrained network says")
+    if run.get("begun_from"):
+        is_what = "this is what the pretrained model begins with, fine-tuning added nothing"
+    return [
+        Caution(
+            "step0",
+            f"the weights that the run kept are those of step 0, before any training: {is_what}.",
+        )
+    ]
+
+
+def in_order(cautions: Iterable[Caution]) -> tuple[Caution, ...]:
+    """Warnings as they are read: those of `FIRST`, then the others as they come."""
+    place = {kind: i for i, kind in enumerate(FIRST)}
+    return tuple(sorted(cautions, key=lambda caution: place.get(caution.kind, len(FIRST))))
+
+
 def carried_by_targets(
     table: pd.DataFrame,
     all_genes: pd.DataFrame,
@@ -104,6 +200,7 @@ def carried_by_targets(
     *,
     resamples: int,
     seed: int,
+    unit: str = UNITS[0],
 ) -> list[Caution]:
     """A warning for each predicted file and metric whose gain over the baseline is gone without the target genes.
 
@@ -114,6 +211,7 @@ def carried_by_targets(
         baseline: what a gain is over.
         resamples: draws of perturbations.
         seed: of the draws.
+        unit: what is drawn.
     """
     if all_genes.empty:
         return []
@@ -124,8 +222,8 @@ def carried_by_targets(
     for method in predicted:
         for metric in OF_ALL_GENES:
             sign = -1.0 if _BETTER[metric] == "lower" else 1.0
-            gain, with_targets = _sure_gain(all_genes, metric, method, baseline, sign, resamples, seed)
-            left, without_targets = _sure_gain(table, metric, method, baseline, sign, resamples, seed)
+            gain, with_targets = _sure_gain(all_genes, metric, method, baseline, sign, resamples, seed, unit)
+            left, without_targets = _sure_gain(table, metric, method, baseline, sign, resamples, seed, unit)
             if with_targets and not without_targets and np.isfinite(left):
                 found.append(
                     Caution(
@@ -156,19 +254,21 @@ def off_scale(totals: Mapping[str, float], observed: float) -> list[Caution]:
     ]
 
 
-def few(perturbations: Iterable[str]) -> list[Caution]:
-    """A warning where there are few perturbations."""
-    n = len(set(perturbations))
+def few(labels: Iterable[str], unit: str = UNITS[0]) -> list[Caution]:
+    """A warning where there are few of what the intervals draw: the conditions' labels of a covariate."""
+    n, name = len(set(labels)), unit.replace("_", " ")
     if n >= FEW:
         return []
-    judged = "1 perturbation is judged" if n == 1 else f"{n} perturbations are judged"
+    judged = f"1 {name} is judged" if n == 1 else f"{n} {_PLURAL.get(name, name + 's')} are judged"
     return [Caution("few", f"only {judged}: intervals are too narrow, or absent, and a mean over them is an anecdote.")]
 
 
 def _sure_gain(
-    table: pd.DataFrame, metric: str, method: str, baseline: str, sign: float, resamples: int, seed: int
+    table: pd.DataFrame, metric: str, method: str, baseline: str, sign: float, resamples: int, seed: int, unit: str
 ) -> tuple[float, bool]:
     """By how much a method is better, and whether the interval says so (the value alone, without an interval)."""
-    gain, low, high = (sign * value for value in gains(table, metric, method, baseline, resamples=resamples, seed=seed))
+    gain, low, high = (
+        sign * value for value in gains(table, metric, method, baseline, resamples=resamples, seed=seed, unit=unit)
+    )
     edge = min(low, high)
     return gain, bool(edge > 0 if np.isfinite(edge) else gain > 0)

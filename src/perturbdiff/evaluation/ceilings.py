@@ -9,10 +9,11 @@ metrics that gain with the number of cells (differential expression) are a littl
 or more have enough cells. Either side's change is from the control cells of its own batches, so that the levels of
 batches do not count as response: means are moved by how far these control cells are apart, and each side is tested
 against its own. Distances, spreads and zeros are of the cells as they are. Batches differ by more than chance, so this
-is what a repeated experiment says of the first one; it is lower than the halves'.
+is what a repeated experiment says of the first one; it is lower than the halves'. Where assay batches are judged apart,
+each of the others stands for a prediction of the condition, in the same way.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -101,6 +102,31 @@ def replicated(
         level = control.others.mean - reference.control.mean
         centroid = None if reference.centroid is None else reference.centroid + level
         yield moved, Reference(Population(cells[known & ~own]), control.others, centroid), control.own
+
+
+def siblings_moved(
+    reference: Reference, others: Iterable[tuple[Callable[[], Population], Callable[[], Population]]]
+) -> Iterator[tuple[Population, Reference, Population]]:
+    """The same condition in other assay batches, each with the reference it is judged by and its own control cells.
+
+    Args:
+        reference: of a condition of one assay batch.
+        others: the observed and the control cells of the same perturbation and cell type in other batches.
+
+    Yields:
+        Up to `REPLICATES` of those that have enough cells on either side, the first ones.
+    """
+    if min(reference.observed.cells.shape[0], reference.control.cells.shape[0]) < REPLICATE_CELLS:
+        return
+    found = 0
+    for observed, controls in others:
+        cells, own = observed(), controls()
+        if min(cells.cells.shape[0], own.cells.shape[0]) < REPLICATE_CELLS:
+            continue
+        yield cells.moved(reference.control.mean - own.mean), reference, own
+        found += 1
+        if found == REPLICATES:
+            return
 
 
 def averaged(scores: list[dict[str, float]]) -> dict[str, float]:

@@ -5,7 +5,7 @@ conditions are scattered over it is read a row at a time, and fastest where it i
 checked as a file in memory is, when it is read.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +21,11 @@ from anndata.io import read_elem
 from numpy.typing import NDArray
 
 from perturbdiff.data.cells import Cells
+from perturbdiff.data.files import MUDATA
 from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.reading import check_totals_fit, check_values, total_counts_of
-from perturbdiff.data.recipe import Columns, Expression
+from perturbdiff.data.reading import check_values, expression_of, is_raw
+from perturbdiff.data.recipe import PLAIN, Columns, Expression, Grammar
+from perturbdiff.data.totals import check_normalised, check_totals_fit, converted, genes_summed, total_counts_of
 
 type Rows = NDArray[np.int64]
 
@@ -32,6 +34,7 @@ type Stored = Any
 
 _LIBRARY: Any = h5py
 _ROWS_AT_ONCE = 4096
+_PLAIN_TABLES = ("0.2.0", "0.2.0")
 _GAP = 8
 """So many rows that nobody asked for are read along rather than skipped."""
 
@@ -48,6 +51,7 @@ class Disk:
         head: its labels, names and genes, and no expression.
         columns: of the file.
         expression: its layer and scale.
+        observed: whether the cells are measured ones.
     """
 
     path: Path
@@ -55,15 +59,28 @@ class Disk:
     columns: Columns
     expression: Expression
     _obs: pd.DataFrame = field(repr=False)
+    _kept: NDArray[np.intp] | None = field(repr=False)
+    _width: int
+    _summed: NDArray[np.bool_] | None = field(repr=False)
+    observed: bool = True
 
     @classmethod
     def opened(
-        cls, path: Path, columns: Columns, expression: Expression, control: Callable[[pd.DataFrame], str]
+        cls,
+        path: Path,
+        columns: Columns,
+        expression: Expression,
+        control: str,
+        *,
+        controls: Sequence[str] = (),
+        grammar: Grammar = PLAIN,
+        summed: tuple[str, ...] | None = None,
+        observed: bool = True,
     ) -> "Disk":
-        """Open a file that `rows_can_be_read` of; `control` names the control label, or another one, of its labels.
+        """Open a file that `rows_can_be_read` of; labels are read as in `data.intake`, and control cells may be absent.
 
         Raises:
-            ValueError: its labels are refused (see `data.intake`).
+            ValueError: its labels are refused (see `data.intake`), or it lacks genes that are to be summed.
         """
         with _LIBRARY.File(path) as file:
             obs: Any = read_elem(file["obs"])
@@ -76,13 +93,32 @@ class Disk:
             bare.layers[expression.layer] = empty
         labels = columns.model_copy(update={"total_counts": None})
         unscaled = expression.model_copy(update={"scale": "log1p"})
-        head = cells_from_anndata(bare, columns=labels, expression=unscaled, control=control(obs))
-        return cls(path, head, columns, expression, obs)
+        source = repr(path.name)
+        head = cells_from_anndata(
+            bare,
+            columns=labels,
+            expression=unscaled,
+            control=control,
+            controls=controls,
+            grammar=grammar,
+            source=source,
+            require="none",
+        )
+        kept = expression_of(bare, unscaled, source).kept
+        own = expression.scale == "counts" and columns.total_counts is None
+        over = genes_summed(head.genes, summed, source) if own else None
+        columns_kept = None if kept is None else np.flatnonzero(kept)
+        return cls(path, head, columns, expression, obs, columns_kept, len(var), over, observed)
 
     @property
     def genes(self) -> pd.Index:
         """See `File`."""
         return self.head.genes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what was done to the data."""
+        return self.head.notes
 
     @property
     def names(self) -> pd.Index:
@@ -120,11 +156,16 @@ class Disk:
     def _some(self, genes: Sequence[str], rows: Rows) -> "sp.csr_matrix[np.float32]":
         order = np.argsort(rows, kind="stable")
         values = self._read(rows[order])[np.argsort(order, kind="stable")]
-        check_values(values, self.expression.scale, repr(self.path.name))
+        source = repr(self.path.name)
+        check_values(values, self.expression.scale, source)
         totals = None
         if self.expression.scale == "counts":
             some = AnnData(obs=self._obs.iloc[rows].set_axis([str(i) for i in range(len(rows))]))
-            totals = total_counts_of(some, values, self.columns.total_counts, repr(self.path.name))
+            totals = total_counts_of(some, values, self.columns.total_counts, source, self._summed)
+        else:
+            if self.observed:
+                check_normalised(values, self.expression, source)
+            values = sp.csr_matrix(converted(values, self.expression))
         labels = self.labels.iloc[rows]
         cells = Cells(values, self.expression.scale, totals, self.genes, self.names[rows], labels, control=None)
         return cells.log_expression(genes)
@@ -138,12 +179,12 @@ class Disk:
             else:
                 parts = [self._sparse(stored, start, stop)[own] for start, stop, own in _stretches(rows)]
         together: sp.csr_matrix[Any] = sp.vstack(parts, format="csr")
-        return together
+        return together if self._kept is None else sp.csr_matrix(together[:, self._kept])
 
     def _sparse(self, stored: Stored, start: int, stop: int) -> "sp.csr_matrix[Any]":
         pointers = self._pointers[start : stop + 1]
         inside = slice(int(pointers[0]), int(pointers[-1]))
-        shape = (stop - start, len(self.genes))
+        shape = (stop - start, self._width)
         found = sp.csr_matrix((stored["data"][inside], stored["indices"][inside], pointers - pointers[0]), shape=shape)
         found.sum_duplicates()
         return found
@@ -156,11 +197,18 @@ class Disk:
 
 def rows_can_be_read(path: Path, expression: Expression) -> bool:
     """Whether a file's matrix can be read by rows: an .h5ad with a CSR or dense matrix."""
-    if path.is_dir() or (expression.layer or "").startswith("obsm:") or expression.gene_names is not None:
+    if (
+        path.is_dir()
+        or path.suffix == MUDATA
+        or (expression.layer or "").startswith("obsm:")
+        or expression.gene_names is not None
+    ):
         return False
     try:
         with _LIBRARY.File(path) as file:
             place = _place(expression)
+            if is_raw(expression.layer, file.get("layers", ())) or _version(file) != _PLAIN_TABLES:
+                return False
             return place in file and bool(
                 isinstance(file[place], _LIBRARY.Dataset) or _encoding(file[place]) == "csr_matrix"
             )
@@ -179,6 +227,8 @@ def size_in_memory(path: Path, expression: Expression) -> int:
 
 def declaration(path: Path, key: str) -> dict[str, Any]:
     """What a file says of itself in `uns`; nothing where it does not."""
+    if not path.is_file() or not _LIBRARY.is_hdf5(path):
+        return {}
     with _LIBRARY.File(path) as file:
         place = f"uns/{key}"
         found: Any = read_elem(file[place]) if place in file else {}
@@ -187,6 +237,13 @@ def declaration(path: Path, key: str) -> dict[str, Any]:
 
 def _place(expression: Expression) -> str:
     return "X" if expression.layer is None else f"layers/{expression.layer}"
+
+
+def _version(file: Stored) -> tuple[str, str]:
+    """How the tables of a file are written; those of older files are read by anndata as a whole."""
+    obs, var = (file.get(name) for name in ("obs", "var"))
+    versions = [str(table.attrs.get("encoding-version", "")) if table is not None else "" for table in (obs, var)]
+    return versions[0], versions[1]
 
 
 def _encoding(group: Stored) -> str:

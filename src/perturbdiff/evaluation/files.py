@@ -4,17 +4,18 @@ A predicted file of this library declares its columns, its control label and its
 any other file the caller names them. A file that is larger than `IN_MEMORY` stays on disk, where it can.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-import pandas as pd
+import h5py
 
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.reading import column_of, read_h5ad
-from perturbdiff.data.recipe import Columns, Expression
+from perturbdiff.data.labels import renamed as under_names
+from perturbdiff.data.reading import read_h5ad
+from perturbdiff.data.recipe import PLAIN, Columns, Expression, Grammar
 from perturbdiff.evaluation.disk import Disk, declaration, rows_can_be_read, size_in_memory
 from perturbdiff.evaluation.pairs import File
 
@@ -24,6 +25,11 @@ DECLARATION = "perturbdiff"
 IN_MEMORY = 1 << 28
 """A matrix of more bytes is read a condition at a time."""
 
+MOST_COLUMNS = 12
+"""So many columns of a file are listed where none is named."""
+
+_LIBRARY: Any = h5py
+
 
 class Description(NamedTuple):
     """What is said of a file: by itself, or by the caller."""
@@ -31,6 +37,7 @@ class Description(NamedTuple):
     columns: Columns
     expression: Expression
     control: str
+    declared: bool = False
 
 
 def open_file(
@@ -39,24 +46,63 @@ def open_file(
     columns: Columns | None = None,
     expression: Expression | None = None,
     control: str | None = None,
+    controls: Sequence[str] = (),
+    grammar: Grammar = PLAIN,
     in_memory: int = IN_MEMORY,
+    summed: tuple[str, ...] | None = None,
+    observed: bool = True,
+    clip: bool = False,
 ) -> File:
     """Read a predicted or observed .h5ad as `read_file`, or leave it on disk where its matrix has more bytes.
+
+    A file whose values below 0 count as 0 (`clip`) is read whole, so that it can be said how many there are.
 
     Raises:
         ValueError: as `read_file`; values of a file on disk are refused when they are read.
         FileNotFoundError: there is no such file.
     """
     chosen = expression or Expression(scale="log1p")
-    if not rows_can_be_read(path, chosen) or size_in_memory(path, chosen) <= in_memory:
-        return read_file(path, columns=columns, expression=expression, control=control)
-    said = _described(declaration(path, DECLARATION), path, columns, expression, control)
-    file = Disk.opened(path, said.columns, said.expression, lambda obs: _present(obs, said, path))
-    return replace(file, head=replace(file.head, control=said.control))
+    if clip or not rows_can_be_read(path, chosen) or size_in_memory(path, chosen) <= in_memory:
+        return read_file(
+            path,
+            columns=columns,
+            expression=expression,
+            control=control,
+            controls=controls,
+            grammar=grammar,
+            summed=summed,
+            observed=observed,
+            clip=clip,
+        )
+    said = _described(declaration(path, DECLARATION), path, _columns(path), columns, expression, control)
+    return Disk.opened(
+        path,
+        said.columns,
+        said.expression,
+        said.control,
+        controls=controls,
+        grammar=grammar,
+        summed=summed,
+        observed=observed and not said.declared,
+    )
+
+
+def notes_of(file: File) -> tuple[str, ...]:
+    """Sentences on what was done to the data of a file on the way in."""
+    return file.notes if isinstance(file, Cells | Disk) else ()
 
 
 def read_file(
-    path: Path, *, columns: Columns | None = None, expression: Expression | None = None, control: str | None = None
+    path: Path,
+    *,
+    columns: Columns | None = None,
+    expression: Expression | None = None,
+    control: str | None = None,
+    controls: Sequence[str] = (),
+    grammar: Grammar = PLAIN,
+    summed: tuple[str, ...] | None = None,
+    observed: bool = True,
+    clip: bool = False,
 ) -> Cells:
     """Read a predicted or observed .h5ad; a file without control cells is allowed, and has none.
 
@@ -65,20 +111,43 @@ def read_file(
         columns: its columns; None for those that it declares.
         expression: its layer and scale; None for `X` on the scale that it declares.
         control: its control label; None for the one that it declares.
+        controls: further labels of its control cells.
+        grammar: what its labels of perturbation are made of.
+        summed: the genes over which the total counts of its cells run; all of them when None.
+        observed: whether its cells are measured ones, whose sums tell what they were normalised to; a file of
+            predicted cells that declares itself is none.
+        clip: whether values below 0 count as 0, and a note says how many there were.
 
     Raises:
         ValueError: the file does not declare what the caller leaves out, or its cells are refused (see `data.cells`).
         FileNotFoundError: there is no such file.
     """
     adata = read_h5ad(path)
-    said = _described(adata.uns.get(DECLARATION, {}), path, columns, expression, control)
     obs: Any = adata.obs
-    present = _present(obs, said, path)
-    try:
-        cells = cells_from_anndata(adata, columns=said.columns, expression=said.expression, control=present)
-    except ValueError as error:
-        raise ValueError(str(error).replace("the data ", f"{path.name!r} ", 1)) from None
-    return replace(cells, control=said.control)
+    said = _described(adata.uns.get(DECLARATION, {}), path, list(obs.columns), columns, expression, control)
+    return cells_from_anndata(
+        adata,
+        columns=said.columns,
+        expression=said.expression,
+        control=said.control,
+        controls=controls,
+        grammar=grammar,
+        source=repr(path.name),
+        summed=summed,
+        observed=observed and not said.declared,
+        clip=clip,
+        require="none",
+    )
+
+
+def renamed(file: File, names: Mapping[str, str]) -> File:
+    """A file of whose perturbations some have other names; nothing is read or copied but the labels."""
+    if not names:
+        return file
+    cells = file.head if isinstance(file, Disk) else cast("Cells", file)
+    labels: Any = cells.labels["perturbation"].array
+    changed = replace(cells, labels=cells.labels.assign(perturbation=under_names(labels, names)))
+    return replace(file, head=changed) if isinstance(file, Disk) else changed
 
 
 def declared_by(path: Path, key: str = DECLARATION) -> Mapping[str, Any]:
@@ -89,37 +158,53 @@ def declared_by(path: Path, key: str = DECLARATION) -> Mapping[str, Any]:
 def _described(
     declared: Mapping[str, Any],
     path: Path,
+    found: Sequence[object],
     columns: Columns | None,
     expression: Expression | None,
     control: str | None,
 ) -> Description:
-    """What the file and the caller say together; the caller has the last word."""
+    """What the file, with the columns that are found in it, and the caller say together; the caller has the last word.
+
+    Raises:
+        ValueError: neither says all that is needed.
+    """
+    said = {"columns": columns, "control": control, "scale": expression}
+    missing = [key for key, known in said.items() if known is None and key not in declared]
+    if missing:
+        named = " and ".join([", ".join(missing[:-1]), missing[-1]] if len(missing) > 1 else missing)
+        raise ValueError(
+            f"{path.name!r} does not declare its {named} in uns[{DECLARATION!r}], and nothing is guessed; "
+            f"{_options(found)}."
+        )
     if columns is None:
-        named = _declared(declared, "columns", path).items()
-        columns = Columns(**{str(key): str(value) for key, value in named if value})
-    if expression is None:
-        expression = Expression(scale=_declared(declared, "scale", path))
-    if control is None:
-        control = str(_declared(declared, "control", path))
+        columns = Columns(**{str(key): str(value) for key, value in declared["columns"].items() if value})
     if columns.perturbation is None:
         raise ValueError(
-            f"no perturbation column is named for {path.name!r}, and its conditions are read there; name it."
+            f"no perturbation column is named for {path.name!r}, and its conditions are read there; {_options(found)}."
         )
-    return Description(columns, expression, control)
+    return Description(
+        columns,
+        Expression(scale=declared["scale"]) if expression is None else expression,
+        str(declared["control"]) if control is None else control,
+        declared=bool(declared),
+    )
 
 
-def _present(obs: pd.DataFrame, said: Description, path: Path) -> str:
-    """The control label, or another one that the file has: its cells are read, and then have no control among them."""
-    column = str(said.columns.perturbation)
-    labels = column_of(obs, column, "columns.perturbation", path.name).astype(str)
-    if (labels == said.control).any() or not len(labels):
-        return said.control
-    return str(labels.iloc[0])
+def _options(found: Sequence[object]) -> str:
+    """All that a caller can say of a file, by the options of the command line, and the columns that there are to name.
+
+    A command takes all columns from its options or none, so they are never named one by one.
+    """
+    known = [repr(str(name)) for name in found]
+    more = f" and {len(known) - MOST_COLUMNS} more" if len(known) > MOST_COLUMNS else ""
+    listed = f"of its columns {', '.join(known[:MOST_COLUMNS])}{more}" if known else "though it has no columns"
+    return (
+        "name them by --perturbation COLUMN --control LABEL --cell-type COLUMN --assay-batch COLUMN, with --scale "
+        f"counts or log1p for the observed file and --predicted-scale for predicted ones, {listed}"
+    )
 
 
-def _declared(declared: Mapping[str, Any], key: str, path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
-    if key not in declared:
-        raise ValueError(
-            f"{path.name!r} does not declare its {key} in uns[{DECLARATION!r}], and nothing is guessed; name it."
-        )
-    return declared[key]
+def _columns(path: Path) -> list[str]:
+    """The columns of the cells of an .h5ad, in their order."""
+    with _LIBRARY.File(path) as file:
+        return [str(name) for name in file["obs"].attrs.get("column-order", [])]

@@ -1,14 +1,18 @@
 r"""How sure a mean over conditions is, and where it stands between a baseline and the ceiling.
 
-The conditions of one perturbation stand or fall together, so perturbations are what is drawn (a cluster bootstrap):
-with S_p the sum of a metric over the conditions of perturbation p where it is defined, N_p their number, and W_p how
-often p is among as many perturbations drawn with replacement,
+A mean is over the assay batches of a (perturbation, cell type) first, then over these:
 
-    mean of a draw = sum_p W_p S_p / sum_p W_p N_p;    the 95 % interval is from the 2.5th to the 97.5th percentile.
+    value = mean over (p, c) of v_pc,    v_pc = mean over batches b of the metric, where it is defined.
 
-Where there is one perturbation only, cell types are drawn; where there is one of both, there is no interval (NaN).
-Intervals are over conditions: they say nothing of another training or another split, and few perturbations make them
-too narrow.
+What is drawn with replacement is the unit that is independent (a cluster bootstrap): perturbations, whose conditions
+stand or fall together, or assay batches where these are what was held out. With W_u how often unit u is drawn,
+
+    of perturbations  mean of a draw = sum_pc W_p v_pc / sum_pc W_p
+    of batches        v_pc of a draw = sum_b W_b v_pcb / sum_b W_b, and their mean over the (p, c) that have one;
+
+the 95 % interval is from the 2.5th to the 97.5th percentile. Where there is one of that unit only, the next of
+perturbation, assay batch and cell type is drawn; of fewer than three there is no interval (NaN). Intervals are over
+conditions: they say nothing of another training or another split, and few units make them too narrow.
 
     scaled = (value - baseline) / (ceiling - baseline),     0 is the baseline, 1 the ceiling,
 
@@ -24,10 +28,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from perturbdiff.evaluation.conditions import LABELS
 from perturbdiff.evaluation.distances import Vector
 
 RESAMPLES = 1000
-"""How many draws of perturbations."""
+"""How many draws."""
+
+LEAST = 3
+"""Fewer units than these have no interval: two of them say nothing of a third."""
 
 LEVEL = 0.95
 """The share of draws that lie within an interval."""
@@ -36,47 +44,98 @@ SCALABLE = ("lower", "higher", "near 1")
 """The kinds of metrics that have a best value, of which a scaled score can be made."""
 
 type Draws = NDArray[np.float64]
+type Places = NDArray[np.int64]
+
+UNITS = LABELS[0], LABELS[2], LABELS[1]
+"""What may be drawn: perturbations, assay batches, cell types."""
+
+
+def unit_of(conditions: pd.DataFrame, preferred: str = UNITS[0]) -> str:
+    """What is drawn of some conditions: the preferred unit, or the first of `UNITS` of which there are several."""
+    several = (name for name in (preferred, *UNITS) if len(conditions[name].unique()) > 1)
+    return next(several, preferred)
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """How often each condition is in each draw.
+    """How often each unit is in each draw, and where the conditions belong.
 
     Attributes:
-        weights: [draws, conditions].
-        clusters: how many perturbations, or cell types, were drawn from.
+        weights: of each unit [draws, units].
+        unit: of each condition, its place among the units [conditions].
+        pair: of each condition, its place among the (perturbation, cell type) [conditions].
+        within: whether the units are assay batches, which are drawn within each (perturbation, cell type).
     """
 
     weights: Draws
-    clusters: int
+    unit: Places
+    pair: Places
+    within: bool
 
     @classmethod
-    def of(cls, conditions: pd.DataFrame, *, resamples: int, seed: int) -> "Resampling":
-        """Draw the perturbations of conditions (perturbation, cell_type), or their cell types."""
-        for column in ("perturbation", "cell_type"):
-            codes, labels = pd.factorize(conditions[column])
-            if len(labels) > 1:
-                break
+    def of(cls, conditions: pd.DataFrame, *, resamples: int, seed: int, unit: str = UNITS[0]) -> "Resampling":
+        """Draw the units of conditions (perturbation, cell_type, assay_batch); see `unit_of`."""
+        unit = unit_of(conditions, unit)
+        codes, labels = pd.factorize(conditions[unit])
         n = len(labels)
         drawn = np.random.default_rng([seed, 3]).multinomial(n, np.full(n, 1 / n), size=resamples)
-        return cls(drawn[:, codes].astype(np.float64), n)
+        pair = conditions.groupby(list(LABELS[:2]), sort=False).ngroup().to_numpy()
+        return cls(drawn.astype(np.float64), codes.astype(np.int64), pair.astype(np.int64), unit == "assay_batch")
 
     def means(self, values: Draws) -> Draws:
         """The mean of each draw [draws, columns] of values [conditions, columns], NaN left out; NaN where all are."""
-        defined = np.isfinite(values)
-        counts = self.weights @ defined
-        sums = self.weights @ np.where(defined, values, 0.0)
-        return np.where(counts > 0, sums / np.maximum(counts, 1.0), np.nan)
+        if not self.within:
+            weights = np.zeros((len(self.weights), self._n_pairs))
+            weights[:, self.pair] = self.weights[:, self.unit]
+            return _weighted(weights, self._of_pairs(values))
+        return np.stack([self._drawn_within(column) for column in values.T], axis=1)
+
+    def mean(self, values: Draws) -> Vector:
+        """The mean of values [conditions, columns] as they are [columns]; NaN where none is defined."""
+        found: Vector = _weighted(np.ones((1, self._n_pairs)), self._of_pairs(values))[0]
+        return found
+
+    @property
+    def clusters(self) -> int:
+        """How many units are drawn from."""
+        return int(self.weights.shape[1])
+
+    @property
+    def _n_pairs(self) -> int:
+        return len(np.unique(self.pair))
+
+    def _of_pairs(self, values: Draws) -> Draws:
+        """The mean over the assay batches of each (perturbation, cell type) [pairs, columns]."""
+        member = np.zeros((self._n_pairs, len(self.pair)))
+        member[self.pair, np.arange(len(self.pair))] = 1.0
+        return _weighted(member, values)
+
+    def _drawn_within(self, column: Vector) -> Vector:
+        """The mean of each draw [draws] of one column, whose assay batches are drawn."""
+        table = np.full((self._n_pairs, self.clusters), np.nan)
+        table[self.pair, self.unit] = column
+        of_pairs = _weighted(self.weights, table.T)
+        found: Vector = _weighted(np.ones((1, self._n_pairs)), of_pairs.T)[0]
+        return found
 
     def interval(self, draws: Draws) -> tuple[Vector, Vector]:
-        """The percentiles of the draws of each column; NaN for one cluster, or where nothing is defined."""
+        """The percentiles of the draws of each column; NaN for fewer than `LEAST` units, or where none is defined."""
         edges = np.full((2, draws.shape[1]), np.nan)
-        if self.clusters > 1:
+        if self.clusters >= LEAST:
             for column in range(draws.shape[1]):
                 known = draws[np.isfinite(draws[:, column]), column]
                 if known.size:
                     edges[:, column] = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return edges[0], edges[1]
+
+
+def _weighted(weights: Draws, values: Draws) -> Draws:
+    """Weighted means [rows, columns] of values [n, columns] by weights [rows, n], NaN left out; NaN where all are."""
+    defined = np.isfinite(values)
+    counts = weights @ defined
+    sums = weights @ np.where(defined, values, 0.0)
+    found: Draws = np.where(counts > 0, sums / np.where(counts > 0, counts, 1.0), np.nan)
+    return found
 
 
 @dataclass(frozen=True)
@@ -95,15 +154,16 @@ class Scale:
 
 
 def summarise(
-    table: pd.DataFrame, scale: Scale, *, resamples: int = RESAMPLES, seed: int = 0
+    table: pd.DataFrame, scale: Scale, *, resamples: int = RESAMPLES, seed: int = 0, unit: str = UNITS[0]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means over the conditions of one suite, with their intervals, and what each metric can tell.
 
     Args:
-        table: method, perturbation, cell_type, metric, value.
+        table: method, perturbation, cell_type, assay_batch, metric, value.
         scale: what scaled scores refer to.
-        resamples: draws of perturbations.
+        resamples: how many draws.
         seed: of the draws.
+        unit: what is drawn, see `unit_of`.
 
     Returns:
         method, metric, value, low, high, conditions, undefined, scaled, scaled_low, scaled_high; and for each metric
@@ -113,7 +173,7 @@ def summarise(
     rows: list[tuple[object, ...]] = []
     ranges: list[tuple[object, ...]] = []
     for metric, own in table.groupby("metric", sort=False):
-        found, span = _metric(str(metric), own, scale, resamples, seed)
+        found, span = _metric(str(metric), own, scale, unit, resamples, seed)
         rows += found
         ranges += span
     names = ["value", "low", "high", "conditions", "undefined", "scaled", "scaled_low", "scaled_high"]
@@ -126,17 +186,18 @@ def summarise(
 
 
 def _metric(
-    metric: str, own: pd.DataFrame, scale: Scale, resamples: int, seed: int
+    metric: str, own: pd.DataFrame, scale: Scale, unit: str, resamples: int, seed: int
 ) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
     """The rows of one metric: of every method, and of its dynamic range."""
     conditions, methods, values = _matrix(own)
-    resampling = Resampling.of(conditions, resamples=resamples, seed=seed)
+    resampling = Resampling.of(conditions, resamples=resamples, seed=seed, unit=unit)
     low, high = resampling.interval(resampling.means(values))
-    counts = own.groupby("method", sort=False)["value"].agg(["size", "count", "mean"]).loc[methods]
+    means = resampling.mean(values)
+    counts = own.groupby("method", sort=False)["value"].agg(["size", "count"]).loc[methods]
     scaled, span = _scaled(metric, values, methods, scale, resampling)
     rows = [
-        (methods[i], metric, mean, low[i], high[i], size, size - count, *scaled[i])
-        for i, (size, count, mean) in enumerate(counts.itertuples(index=False, name=None))
+        (methods[i], metric, means[i], low[i], high[i], size, size - count, *scaled[i])
+        for i, (size, count) in enumerate(counts.itertuples(index=False, name=None))
     ]
     return rows, [] if span is None else [(metric, *span)]
 
@@ -158,7 +219,7 @@ def _scaled(
     ends = np.where(known[:, None], np.stack([base, top], axis=1), np.nan)
     draws = resampling.means(ends)
     low, high = (float(edge[0]) for edge in resampling.interval(draws[:, [1]] - draws[:, [0]]))
-    lowest, highest = ends[known].mean(axis=0).tolist()
+    lowest, highest = resampling.mean(ends).tolist()
     apart = low > 0 if better == "higher" else high < 0
     span = (lowest, highest, highest - lowest, low, high, apart)
     if not apart:
@@ -167,7 +228,7 @@ def _scaled(
         common = known & np.isfinite(values[:, i])
         if common.any():
             three = np.where(common[:, None], np.stack([values[:, i], base, top], axis=1), np.nan)
-            of_draws, mean = resampling.means(three), three[common].mean(axis=0)
+            of_draws, mean = resampling.means(three), resampling.mean(three)
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratios = (of_draws[:, [0]] - of_draws[:, [1]]) / (of_draws[:, [2]] - of_draws[:, [1]])
                 unknown[i, 0] = (mean[0] - mean[1]) / (mean[2] - mean[1])
@@ -176,7 +237,14 @@ def _scaled(
 
 
 def gains(
-    table: pd.DataFrame, metric: str, method: str, baseline: str, *, resamples: int = RESAMPLES, seed: int = 0
+    table: pd.DataFrame,
+    metric: str,
+    method: str,
+    baseline: str,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    unit: str = UNITS[0],
 ) -> tuple[float, float, float]:
     """How far a method's mean is above a baseline's, where both are defined: the difference and its interval."""
     own = table[(table["metric"] == metric) & table["method"].isin([method, baseline])]
@@ -187,14 +255,14 @@ def gains(
     known = np.isfinite(difference)
     if not known.any():
         return (float("nan"),) * 3
-    resampling = Resampling.of(conditions[known], resamples=resamples, seed=seed)
+    resampling = Resampling.of(conditions[known], resamples=resamples, seed=seed, unit=unit)
     low, high = resampling.interval(resampling.means(difference[known, None]))
-    return float(difference[known].mean()), float(low[0]), float(high[0])
+    return float(resampling.mean(difference[known, None])[0]), float(low[0]), float(high[0])
 
 
 def _matrix(own: pd.DataFrame) -> tuple[pd.DataFrame, list[str], Draws]:
     """The conditions of one metric, sorted, the methods in their order, and the values [conditions, methods]."""
-    keys = ["perturbation", "cell_type"]
+    keys = list(LABELS)
     conditions = own[keys].drop_duplicates().sort_values(keys, ignore_index=True)
     methods = list(dict.fromkeys(own["method"]))
     values = np.full((len(conditions), len(methods)), np.nan)

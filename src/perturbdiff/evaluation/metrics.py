@@ -82,13 +82,13 @@ METRICS = (
     Metric(
         "spread_ratio",
         "near 1",
-        "mean over genes of sd(predicted) / sd(observed), genes that vary in the observed",
+        "mean over genes of sd(predicted), over the mean over genes of sd(observed)",
         "0 (no spread) upwards",
     ),
     Metric(
         "variance_ratio",
         "near 1",
-        "median over genes of the predicted over the observed variance, genes that vary in the observed",
+        "median over genes of the predicted over the observed variance, genes constant in both left out",
         "0 (no spread) upwards",
     ),
     Metric("zeros_error", "lower", "mean over genes of the difference of the shares of zeros", "0 to 1"),

@@ -19,8 +19,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, svds
 
+from perturbdiff.evaluation.conditions import LABELS, Condition, File, Rows
 from perturbdiff.evaluation.distances import Vector
-from perturbdiff.evaluation.pairs import Condition, File, Pairs, Rows, perturbed_rows, rows_by_cell_type
+from perturbdiff.evaluation.pairs import Pairs
 
 CELLS_OF_CONDITION, CELLS = 300, 20_000
 """So many cells of a condition, and in all, at most."""
@@ -28,7 +29,7 @@ CELLS_OF_CONDITION, CELLS = 300, 20_000
 _NOTHING = 1e-12
 """Variance that is this share of the squares is rounding."""
 
-COLUMNS = ("side", "perturbation", "cell_type", "pc1", "pc2")
+COLUMNS = ("side", *LABELS, "pc1", "pc2")
 UMAP_COLUMNS = ("umap1", "umap2")
 
 UMAP_CELLS, UMAP_COMPONENTS = 1_000, 50
@@ -62,9 +63,7 @@ def project(pairs: Pairs, predicted: Mapping[str, File], *, seed: int, umap: boo
     for i, (side, (file, rows_of)) in enumerate(sides.items()):
         rng = np.random.default_rng([seed, 4, i])
         rows = {condition: np.sort(rng.permutation(rows)[:most]) for condition, rows in rows_of.items()}
-        labels = pd.DataFrame(
-            [condition for condition, own in rows.items() for _ in own], columns=["perturbation", "cell_type"]
-        )
+        labels = pd.DataFrame([condition for condition, own in rows.items() for _ in own], columns=list(LABELS))
         drawn[side] = (labels, file.log_expression(pairs.genes, np.concatenate(list(rows.values()))))
     fitted = [drawn[side][1] for side in ("observed", "control")]
     mean, components, shares = _components(_below(fitted), 2)
@@ -105,19 +104,11 @@ def _by_umap(cells: "sp.csr_matrix[np.float32]", seed: int) -> NDArray[Any]:
 
 def _sides(pairs: Pairs, predicted: Mapping[str, File]) -> dict[str, tuple[File, dict[Condition, Rows]]]:
     """The file of each side, and its rows of each condition."""
-
-    def judged(rows: Mapping[Condition, Rows]) -> dict[Condition, Rows]:
-        return {condition: rows[condition] for condition in pairs.conditions}
-
-    control = {
-        Condition(str(pairs.controls.control), kind): rows
-        for kind, rows in rows_by_cell_type(pairs.controls).items()
-        if kind in pairs.contexts
-    }
+    control = {Condition(str(pairs.controls.control), *one): pairs.control_rows(one) for one in pairs.contexts}
     return {
-        "observed": (pairs.observed, judged(pairs.observed_rows)),
+        "observed": (pairs.observed, pairs.observed_rows),
         "control": (pairs.controls, control),
-        **{name: (file, judged(perturbed_rows(file))) for name, file in predicted.items()},
+        **{name: (file, pairs.rows_of(file)) for name, file in predicted.items()},
     }
 
 

@@ -1,6 +1,6 @@
 """Every method on every condition: the cells are read, judged and forgotten, one condition at a time.
 
-The conditions of a cell type share its control cells. In a first pass the observed cells give their means, of which the
+The conditions of a context share its control cells. In a first pass the observed cells give their means, of which the
 centroid is made, and their tests of differential expression; in a second pass every method is judged. Conditions are
 independent of each other and of how many are judged side by side (`jobs`), and every draw belongs to a condition, so
 the numbers are the same for any number of jobs.
@@ -18,11 +18,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from perturbdiff.evaluation.ceilings import HALVINGS, Apart, apart, averaged, halved, replicated
+from perturbdiff.evaluation.ceilings import HALVINGS, Apart, apart, averaged, halved, replicated, siblings_moved
 from perturbdiff.evaluation.differential_expression import RankSum, rank_sum
 from perturbdiff.evaluation.distances import Vector
 from perturbdiff.evaluation.metrics import CONTEXT_METRICS, METRICS, Population, Reference, judge, judge_all_genes
-from perturbdiff.evaluation.pairs import Condition, Pairs, Rows
+from perturbdiff.evaluation.pairs import Condition, Context, Pairs, Rows
 from perturbdiff.evaluation.spread import Between, between_ratio
 
 CEILING, REPLICATES, OBSERVED = "ceiling", "replicates", "observed"
@@ -121,24 +121,23 @@ class Judging:
         """Judge every condition, in the order of the pairs."""
         place = {condition: index for index, condition in enumerate(pairs.conditions)}
         todo = iter(self.track(pairs.conditions))
-        for cell_type, conditions in pairs.contexts.items():
-            control = pairs.control(cell_type)
+        for context, conditions in pairs.contexts.items():
+            control = pairs.control(context)
             _ = control.sorted.ties, control.squared_error, control.zeros  # once, before jobs share them
-            centroid = self._centroid(pairs, cell_type)
-            batches = apart(control, pairs.control_batches(cell_type)) if self.replicates else None
+            centroid = self._centroid(pairs, conditions)
+            batches = apart(control, pairs.control_batches(context)) if self.replicates else None
             one = partial(self._one, pairs, predictions, control, centroid, batches, place)
             for judged in in_order(one, conditions, self.jobs):
                 next(todo, None)
                 yield judged
         next(todo, None)
 
-    def _centroid(self, pairs: Pairs, cell_type: str) -> Vector | None:
-        """The mean of the observed means of all perturbations of a cell type; None for fewer than two."""
-        conditions = [condition for condition in pairs.observed_rows if condition.cell_type == cell_type]
+    def _centroid(self, pairs: Pairs, conditions: Sequence[Condition]) -> Vector | None:
+        """The mean of the observed means of a context's judged conditions; None for fewer than two."""
         if len(conditions) < 2:
             return None
         total = np.zeros(len(pairs.genes))
-        for mean in in_order(lambda one: pairs.observed_cells(one).mean, sorted(conditions), self.jobs):
+        for mean in in_order(lambda one: pairs.observed_cells(one).mean, conditions, self.jobs):
             total += mean
         centroid: Vector = total / len(conditions)
         return centroid
@@ -178,11 +177,10 @@ class Judging:
             [_judged(one, other.without(targets), control, targets)[0] for one, other in pairs_of_halves]
         )
         if controls is not None:
-            batches = pairs.observed.labels["assay_batch"].iloc[pairs.observed_rows[condition]].astype(str).to_numpy()
             scores[REPLICATES] = averaged(
                 [
                     _judged(one, other.without(targets), own, targets)[0]
-                    for one, other, own in replicated(reference, batches, controls)
+                    for one, other, own in _replicates(pairs, condition, reference, controls)
                 ]
             )
         halves = [
@@ -191,6 +189,19 @@ class Judging:
         ]
         centre = Centre.of(observed, control, targets)
         return Judged(condition, scores, all_genes, tests, centres, centre, halves, total)
+
+
+def _replicates(
+    pairs: Pairs, condition: Condition, reference: Reference, controls: Callable[[str], Apart | None]
+) -> Iterator[tuple[Population, Reference, Population]]:
+    """What other assay batches say of a condition: those within it where it is pooled, else its siblings."""
+    if not condition.assay_batch:
+        batches = pairs.observed.labels["assay_batch"].iloc[pairs.observed_rows[condition]].astype(str).to_numpy()
+        yield from replicated(reference, batches, controls)
+        return
+    others = pairs.siblings(condition)
+    sides = ((partial(pairs.observed_cells, one), partial(pairs.control, one.context)) for one in others)
+    yield from siblings_moved(reference, sides)
 
 
 def _judged(cells: Population, bare: Reference, control: Population, targets: Rows) -> tuple[Scores, RankSum]:
@@ -217,19 +228,19 @@ class Contexts:
     """The metrics of whole contexts, gathered from their conditions as they are judged."""
 
     def __init__(self) -> None:
-        self._origins: dict[str, Vector] = {}
-        self._methods: dict[tuple[str, str], tuple[Between, Between]] = {}
-        self._halves: dict[str, list[tuple[Between, Between]]] = {}
+        self._origins: dict[Context, Vector] = {}
+        self._methods: dict[tuple[Context, str], tuple[Between, Between]] = {}
+        self._halves: dict[Context, list[tuple[Between, Between]]] = {}
 
     def add(self, judged: Judged) -> None:
         """One more condition; a method is held against the observed conditions that it predicts."""
-        kind = judged.condition.cell_type
-        origin = self._origins.setdefault(kind, judged.observed.mean)
+        context = judged.condition.context
+        origin = self._origins.setdefault(context, judged.observed.mean)
         for method, centre in judged.centres.items():
-            own, observed = self._methods.setdefault((kind, method), (Between(origin), Between(origin)))
+            own, observed = self._methods.setdefault((context, method), (Between(origin), Between(origin)))
             own.add(*centre)
             observed.add(*judged.observed)
-        ratios = self._halves.setdefault(kind, [(Between(origin), Between(origin)) for _ in judged.halves])
+        ratios = self._halves.setdefault(context, [(Between(origin), Between(origin)) for _ in judged.halves])
         for (one, other), (first, second) in zip(ratios, judged.halves, strict=False):
             one.add(*first)
             other.add(*second)
@@ -237,8 +248,8 @@ class Contexts:
     def scores(self) -> Iterator[tuple[str, Condition, Scores]]:
         """`CONTEXT_METRICS` of every method and context, under an empty perturbation."""
         (metric,) = CONTEXT_METRICS
-        for (kind, method), of_both in self._methods.items():
-            yield method, Condition("", kind), {metric.name: between_ratio(*of_both)}
-        for kind, halvings in self._halves.items():
+        for (context, method), of_both in self._methods.items():
+            yield method, Condition("", *context), {metric.name: between_ratio(*of_both)}
+        for context, halvings in self._halves.items():
             ratios = [between_ratio(one, other) for one, other in halvings]
-            yield CEILING, Condition("", kind), {metric.name: float(np.mean(ratios)) if ratios else float("nan")}
+            yield CEILING, Condition("", *context), {metric.name: float(np.mean(ratios)) if ratios else float("nan")}

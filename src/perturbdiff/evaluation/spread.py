@@ -1,8 +1,15 @@
 r"""How much cells vary within a condition, and conditions between each other.
 
-    spread ratio      mean over genes of sd(X) / sd(Y)           genes with sd(Y) = 0 are left out, sd with n - 1
-    variance ratio    median over genes of var(X) / var(Y)       the same genes
+    spread ratio      mean over genes of sd(X), over the mean over genes of sd(Y), sd with n - 1
+    variance ratio    median over genes of var(X) / var(Y)
     error of zeros    mean over genes of |share of zeros of X - share of zeros of Y|
+
+Both ratios are of the genes that vary on either side: one that is constant in X and in Y says nothing of a spread and
+doesn't count. One that varies on one side alone counts on that side: to the first ratio it adds its sd there, to the
+second infinity where it varies in X and 0 where it varies in Y. So either ratio turns into its inverse where X and Y
+change places, and half of some cells against the other half is at 1, also on a panel of genes that few cells express:
+such a gene is in one half or in the other by chance, and a mean of sd(X) / sd(Y) over the genes that vary in Y would
+see only those that the first half lost.
 
 Between the perturbations of a context, with x_c the mean of condition c [genes] and v_c the noise of that mean, the
 summed variance of its cells over their number,
@@ -21,15 +28,22 @@ from perturbdiff.evaluation.distances import Vector
 
 
 def spread_ratio(predicted: Vector, observed: Vector) -> float:
-    """Mean over genes of sd / sd [genes], genes constant in `observed` left out; NaN where none is left."""
-    varies = observed > 0
-    return float((predicted[varies] / observed[varies]).mean()) if varies.any() else float("nan")
+    """Mean sd [genes] over mean sd [genes], from 0; NaN where no gene varies in `observed`."""
+    total = float(observed.sum())
+    return float(predicted.sum()) / total if total > 0 else float("nan")
 
 
 def variance_ratio(predicted: Vector, observed: Vector) -> float:
-    """Median over genes of the squared ratio of sd [genes], genes constant in `observed` left out; NaN without any."""
-    varies = observed > 0
-    return float(np.median((predicted[varies] / observed[varies]) ** 2)) if varies.any() else float("nan")
+    """Median over genes of the squared ratio of sd [genes], from 0, genes constant on both sides left out.
+
+    NaN where no gene varies, or most of those that do vary in `predicted` alone: the median is infinite then.
+    """
+    varies = (predicted > 0) | (observed > 0)
+    if not varies.any():
+        return float("nan")
+    with np.errstate(divide="ignore"):
+        median = float(np.median((predicted[varies] / observed[varies]) ** 2))
+    return median if np.isfinite(median) else float("nan")
 
 
 def zeros_error(predicted: Vector, observed: Vector) -> float:

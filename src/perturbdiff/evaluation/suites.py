@@ -1,10 +1,10 @@
 """Suites of metrics that other libraries compute: what they are given, and what becomes of their numbers.
 
-A suite judges a whole context at once, the control cells and all conditions of one cell type, as AnnData of log1p
-counts per 10^4 with the same real control cells on both sides. Our ceiling is made for it too: the first halves of the
-observed cells stand for the prediction, the second halves for the truth. A context that is too large to be held in
-memory several times is left out, and a note says so, unless the suite was asked for by name. A method that does not
-predict every condition of a context is judged on those that it predicts.
+A suite judges a whole context at once, the control cells and all conditions of one cell type (and assay batch), as
+AnnData of log1p counts per 10^4 with the same real control cells on both sides. Our ceiling is made for it too: the
+first halves of the observed cells stand for the prediction, the second halves for the truth. A context that is too
+large to be held in memory several times is left out, and a note says so, unless the suite was asked for by name. A
+method that does not predict every condition of a context is judged on those that it predicts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ import scipy.sparse as sp
 
 from perturbdiff.evaluation.ceilings import halves
 from perturbdiff.evaluation.metrics import CONTEXT_METRICS, METRICS
-from perturbdiff.evaluation.pairs import Condition, Pairs
+from perturbdiff.evaluation.pairs import Condition, Context, Pairs
 from perturbdiff.evaluation.scores import CEILING, Predictions, Scores
 from perturbdiff.evaluation.tables import OURS
 
@@ -124,9 +124,9 @@ def judge_by(
         tests: keeps the observed side's test of differential expression, by a name of its context.
     """
     names = [metric.name for metric in suite.metrics]
-    for number, (kind, conditions) in enumerate(pairs.contexts.items()):
+    for number, (where, conditions) in enumerate(pairs.contexts.items()):
         label = str(pairs.controls.control)
-        control = pairs.control_cells(kind).log_expression(pairs.genes)
+        control = pairs.control_cells(where).log_expression(pairs.genes)
 
         def side(cells: Mapping[Condition, Sparse], control: Sparse = control, label: str = label) -> Any:  # noqa: ANN401
             return suite.side(context(cells, control, pairs.genes, label), label, None)
@@ -141,10 +141,10 @@ def judge_by(
                 truth = observed if len(own) == len(conditions) else _some(suite, observed, own)
                 predicted = side({one: sp.csr_matrix(predictions(method, one).cells) for one in own})
                 found = suite.judge(predicted, truth, threads=threads)
-            yield from _rows(method, kind, conditions, names, found)
+            yield from _rows(method, where, conditions, names, found)
         first, second = _halved(pairs, conditions, seed)
         found = suite.judge(side(first), side(second), threads=threads) if first else {}
-        yield from _rows(CEILING, kind, conditions, names, found)
+        yield from _rows(CEILING, where, conditions, names, found)
 
 
 def _some(suite: Suite, observed: Any, conditions: Sequence[Condition]) -> Any:  # noqa: ANN401 - a side of the suite
@@ -155,13 +155,13 @@ def _some(suite: Suite, observed: Any, conditions: Sequence[Condition]) -> Any: 
     return suite.side(observed.adata[kept].copy(), observed.control, table)
 
 
-def too_large(pairs: Pairs, cells_of: Callable[[Condition], int]) -> list[str]:
-    """The cell types whose cells are too many for a suite that was not asked for by name."""
+def too_large(pairs: Pairs, cells_of: Callable[[Condition], int]) -> list[Context]:
+    """The contexts whose cells are too many for a suite that was not asked for by name."""
     large = []
-    for kind, conditions in pairs.contexts.items():
+    for where, conditions in pairs.contexts.items():
         cells = sum(max(cells_of(one), pairs.observed_rows[one].size) for one in conditions)
-        if (cells + pairs.n_controls(kind)) * len(pairs.genes) > VALUES:
-            large.append(kind)
+        if (cells + pairs.n_controls(where)) * len(pairs.genes) > VALUES:
+            large.append(where)
     return large
 
 
@@ -222,7 +222,7 @@ def _halved(
 
 def _rows(
     method: str,
-    kind: str,
+    where: Context,
     conditions: Sequence[Condition],
     names: Sequence[str],
     found: Mapping[str, Mapping[str, float]],
@@ -234,4 +234,4 @@ def _rows(
         scores = {name: float(own.get(name, float("nan"))) for name in names if name in own or name not in of_context}
         yield method, condition, scores
     if of_context:
-        yield method, Condition("", kind), {name: float(value) for name, value in of_context.items()}
+        yield method, Condition("", *where), {name: float(value) for name, value in of_context.items()}

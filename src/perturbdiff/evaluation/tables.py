@@ -1,17 +1,18 @@
 """The tables of an evaluation: one long table of every method, condition and metric, and its means over conditions.
 
-A mean is taken over the conditions where the metric is defined, and the number where it is not stands beside
-it. A metric of a whole context has an empty perturbation.
+A mean is taken over the conditions where the metric is defined, and the number where it is not stands beside it: first
+over the assay batches of a (perturbation, cell type), then over these. A metric of a whole context has an empty
+perturbation.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from perturbdiff.evaluation.conditions import LABELS, Condition
 from perturbdiff.evaluation.metrics import CONTEXT_METRICS, METRICS
-from perturbdiff.evaluation.pairs import Condition
 
-COLUMNS = ("method", "perturbation", "cell_type", "metric", "value")
+COLUMNS = ("method", *LABELS, "metric", "value")
 """The columns of the long table."""
 
 OURS = "ours"
@@ -21,7 +22,7 @@ OURS = "ours"
 def long_table(scores: Iterable[tuple[str, Condition, Mapping[str, float]]]) -> pd.DataFrame:
     """One row per method, condition and metric (`COLUMNS`), in the order of the scores; NaN where undefined."""
     rows = [
-        (method, condition.perturbation, condition.cell_type, metric, float(value))
+        (method, *condition, metric, float(value))
         for method, condition, values in scores
         for metric, value in values.items()
     ]
@@ -30,10 +31,19 @@ def long_table(scores: Iterable[tuple[str, Condition, Mapping[str, float]]]) -> 
 
 def overall_table(table: pd.DataFrame) -> pd.DataFrame:
     """Means over conditions: method, metric, value, conditions (how many), undefined (how many of them)."""
-    groups = table.groupby(["method", "metric"], sort=False, observed=True)["value"]
-    overall = groups.agg(value="mean", conditions="size", defined="count").reset_index()
+    keys = ["method", "metric"]
+    counts = table.groupby(keys, sort=False, observed=True)["value"].agg(conditions="size", defined="count")
+    means = over_batches(table, keys).groupby(keys, sort=False, observed=True)["value"].mean()
+    overall = means.to_frame("value").join(counts).reset_index()
     overall["undefined"] = overall["conditions"] - overall["defined"]
     return overall.drop(columns="defined")
+
+
+def over_batches(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Means over the assay batches of each (perturbation, cell type): the keys, perturbation, cell_type and value."""
+    every = list(dict.fromkeys([*keys, *LABELS[:2]]))
+    groups = table.groupby(every, sort=False, observed=True, dropna=False)
+    return groups["value"].mean().reset_index()
 
 
 def wide_table(overall: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,8 @@ It comes from arguments, from a CSV file, or from the test part of the split tha
 unit and a modality may stand beside the perturbation; they become a part of its label, as in `data.composition`.
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from perturbdiff.data.conditions import PERTURBATION, Conditions
 from perturbdiff.data.recipe import Columns
 from perturbdiff.data.split import HELD_OUT
 from perturbdiff.data.vocabulary import Vocabulary, nearest
+
+_LOG = logging.getLogger(__name__)
 
 COLUMNS = ["perturbation", "cell_type", "assay_batch"]
 BESIDE = ["dose", "dose_unit", "modality"]
@@ -110,18 +113,23 @@ def check_columns(columns: Sequence[Any], source: str) -> None:
         raise ValueError(f"{source} has no column 'perturbation'; add it.")
 
 
-def read_conditions(path: Path, known: Conditions, columns: Columns = Columns()) -> pd.DataFrame:  # noqa: B008 - frozen
+def read_conditions(
+    path: Path,
+    known: Conditions,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
+    say: Callable[[str], None] = lambda _: None,
+) -> pd.DataFrame:
     """The conditions of a CSV file with the column perturbation and, where wanted, those of `conditions_of`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not a table, has another column, or names an unknown label.
     """
-    return conditions_of(read_rows(path), known, columns)
+    return conditions_of(read_rows(path, say), known, columns)
 
 
-def read_rows(path: Path) -> list[dict[Any, Any]]:
-    """The rows of a CSV file of conditions.
+def read_rows(path: Path, say: Callable[[str], None] = lambda _: None) -> list[dict[Any, Any]]:
+    """The rows of a CSV file of conditions; a row without any label is skipped, which `say` is told.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -134,16 +142,28 @@ def read_rows(path: Path) -> list[dict[Any, Any]]:
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(path)!r} is not a CSV table ({error}); mend it.") from None
     check_columns(list(table.columns), repr(str(path)))
-    return table.to_dict("records")
+    empty = (table.apply(lambda column: column.str.strip()) == "").all(axis=1)
+    if empty.any():
+        lines = ", ".join(str(i + 2) for i in table.index[empty][:5])
+        say(f"{str(path)!r} has {int(empty.sum())} rows without any label (line {lines}), which are skipped.")
+    rows: list[dict[Any, Any]] = table[~empty].to_dict("records")
+    return rows
 
 
-def held_out_conditions(checkpoint: Checkpoint, part: str = "test") -> pd.DataFrame:
-    """The conditions of a part of the split that the model was trained with.
+def held_out_conditions(
+    checkpoint: Checkpoint, part: str = "test", say: Callable[[str], None] = _LOG.info
+) -> pd.DataFrame:
+    """The conditions of a part of the split that the model was trained with, those that it can be asked.
 
     A cell type or an assay batch that was held out altogether keeps its name, by which its control cells are found.
 
+    Args:
+        checkpoint: the model.
+        part: of the split.
+        say: receives the sentence on conditions that the model can't be asked.
+
     Raises:
-        ValueError: there is no such part, or it is empty.
+        ValueError: there is no such part, or it is empty; the model can be asked none of it.
     """
     check_part(part)
     rows = checkpoint.split["conditions"][part]
@@ -151,7 +171,22 @@ def held_out_conditions(checkpoint: Checkpoint, part: str = "test") -> pd.DataFr
         raise ValueError(
             f"the split of this model has no cells in its {part} part; name the conditions to predict instead."
         )
-    return conditions_of(rows, checkpoint.conditions)
+    known, reasons = checkpoint.conditions, {}
+    for label in dict.fromkeys(str(row[PERTURBATION]) for row in rows):
+        try:
+            known.check(label)
+        except ValueError as error:
+            reasons[label] = str(error)
+    asked = [row for row in rows if str(row[PERTURBATION]) not in reasons]
+    if reasons and not asked:
+        raise ValueError(next(iter(reasons.values())))
+    if reasons:
+        named = ", ".join(map(repr, list(reasons)[:5])) + (", ..." if len(reasons) > 5 else "")
+        say(
+            f"{len(rows) - len(asked)} of the {len(rows)} conditions of the {part} part are left out, since the model "
+            f"cannot be asked {named}: training has no cell of them, and no features stand for them."
+        )
+    return conditions_of(asked, known)
 
 
 def check_part(part: str) -> None:

@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from perturbdiff.core.kernel import energy_distance
+from perturbdiff.data.export import drawn
 
 SLACK = 0.05
 """Of the response at the highest dose: less than this is noise of the draws."""
@@ -39,7 +40,7 @@ def dose_table(predicted: Sequence[anndata.AnnData], doses: Sequence[float], uni
     order = np.argsort(np.asarray(doses, dtype=float), kind="stable").tolist()
     changes, rows = [], []
     for i in order:
-        cells, is_control = _dense(predicted[i]), (predicted[i].obs["population"] < 0).to_numpy()
+        cells, is_control = _dense(predicted[i]), (drawn(predicted[i]) < 0).to_numpy()
         changes.append(cells[~is_control].mean(axis=0) - cells[is_control].mean(axis=0))
         energy = energy_distance(
             torch.from_numpy(cells[~is_control][:CELLS]), torch.from_numpy(cells[is_control][:CELLS])

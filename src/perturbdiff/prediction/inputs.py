@@ -1,6 +1,7 @@
 """What a prediction starts from: control cells, sampling settings and a device, checked before any work begins."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import anndata
@@ -12,8 +13,10 @@ import torch
 from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.config import Settings
 from perturbdiff.data.cells import Cells
-from perturbdiff.data.composition import is_unit
+from perturbdiff.data.composition import grammar_of, is_unit
+from perturbdiff.data.genes import align_genes
 from perturbdiff.data.intake import cells_from_anndata
+from perturbdiff.data.reading import expression_of
 from perturbdiff.data.recipe import Columns, Expression, Recipe
 from perturbdiff.data.table import validated
 
@@ -23,7 +26,10 @@ def control_cells(
     recipe: Recipe,
     *,
     columns: Mapping[str, str | None] | None = None,
-    scale: str | None = None,
+    expression: Mapping[str, Any] | None = None,
+    total_genes: tuple[str, ...] | None = None,
+    panel: Sequence[str] | None = None,
+    min_overlap: float = 0.9,
 ) -> Cells:
     """The cells of an AnnData for prediction.
 
@@ -31,10 +37,13 @@ def control_cells(
         adata: control cells, and others perhaps where it has the column of perturbations.
         recipe: of the model; names columns, layer and scale.
         columns: columns in place of the recipe's, by covariate; a given one must be there.
-        scale: "counts" or "log1p" in place of the recipe's.
+        expression: layer, gene_names, scale and target_sum in place of the recipe's; the layer "X" is X.
+        total_genes: over which the totals of the training cells ran; see `Checkpoint`.
+        min_overlap: least share of the panel that must be there, which is looked at before totals are.
+        panel: the model's genes; a note says where totals may run over others than in training.
 
     Raises:
-        ValueError: a column or a value is not as declared.
+        ValueError: a column or a value is not as declared, or the cells lack genes over which totals run.
     """
     given = {name: column for name, column in (columns or {}).items() if column is not None}
     own = recipe.columns.model_dump(exclude_none=True)
@@ -45,16 +54,51 @@ def control_cells(
         # a dose without a unit, or a unit without a dose, says nothing of control cells
         there = {name: column for name, column in there.items() if name not in {"dose", "dose_unit"}}
     used = validated(Columns, there, "the columns")
-    expression = validated(Expression, recipe.expression.model_dump() | ({"scale": scale} if scale else {}), "scale")
-    if expression.scale == "log1p":
+    read = _expression(adata, recipe, expression or {})
+    if read.scale == "log1p" and "total_counts" not in given:
         used = used.model_copy(update={"total_counts": None})
-    elif used.total_counts != recipe.columns.total_counts:
+    elif used.total_counts is None and recipe.columns.total_counts is not None:
         raise ValueError(
             f"the control cells have no column {recipe.columns.total_counts!r}, where the model's data keep each "
-            "cell's total count; add it, since a sum over a panel of genes would be another unit."
+            "cell's total count, and a sum over a panel of genes would be another unit; add it, or name another one "
+            "in columns.total_counts."
         )
     control = recipe.control if used.perturbation is not None else None
-    return cells_from_anndata(adata, columns=used, expression=expression, control=control)
+    if panel is not None:
+        genes = expression_of(adata, read, "the file of control cells").genes
+        align_genes(panel, list(genes), min_overlap=min_overlap)
+    # predicted cells, and control cells beside them, need not sum to anything
+    cells = cells_from_anndata(
+        adata,
+        columns=used,
+        expression=read,
+        control=control,
+        controls=recipe.controls if control is not None else (),
+        grammar=grammar_of(recipe),
+        require="any",
+        source="the file of control cells",
+        summed=total_genes,
+        observed="perturbdiff" not in adata.uns,
+    )
+    unknown = read.scale == "counts" and used.total_counts is None and total_genes is None
+    if unknown and panel is not None and set(panel) != set(map(str, cells.genes)):
+        note = (
+            f"this model does not say over which genes the total counts of its training cells ran, so those of the "
+            f"control cells run over all {len(cells.genes)} genes of their file: give the genes of the training file."
+        )
+        cells = replace(cells, notes=(*cells.notes, note))
+    return cells
+
+
+def _expression(adata: anndata.AnnData, recipe: Recipe, given: Mapping[str, Any]) -> Expression:
+    """The recipe's, with what is given in its place."""
+    changed = {key: value for key, value in given.items() if value is not None}
+    kept = recipe.expression.model_dump()
+    if changed.get("scale", kept["scale"]) != kept["scale"]:
+        kept["target_sum"] = None
+    if changed.get("layer") == "X" and "X" not in adata.layers:
+        changed["layer"] = None
+    return validated(Expression, kept | changed, "the expression")
 
 
 def with_sampling(settings: Settings, sampling: Mapping[str, Any] | None) -> Settings:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import batched, groupby
+from itertools import batched, count, groupby
 from typing import Any
 
 import anndata
@@ -29,9 +29,10 @@ from perturbdiff.core.population import Condition
 from perturbdiff.core.randomness import stream
 from perturbdiff.core.sampler import sample
 from perturbdiff.data.cells import Cells
-from perturbdiff.data.composition import beside, parts_of
+from perturbdiff.data.composition import beside, grammar_of, parts_of
 from perturbdiff.data.conditions import Conditions
-from perturbdiff.data.export import PREDICTIONS
+from perturbdiff.data.controls import borrowing_note, controls_of
+from perturbdiff.data.export import OWN_COLUMNS, PREDICTIONS, free_name
 from perturbdiff.data.genes import align_genes
 from perturbdiff.data.vocabulary import nearest
 
@@ -55,12 +56,14 @@ class Chunk:
         condition: row in the table of conditions.
         repeat: which of the K populations.
         number: of the chunk within condition and repeat.
+        lap: how often all control cells of the condition were drawn before.
     """
 
     rows: Rows
     condition: int
     repeat: int
     number: int
+    lap: int = 0
 
 
 def predict(
@@ -73,6 +76,7 @@ def predict(
     device: str = "cpu",
     settings: Settings | None = None,
     min_overlap: float = 0.9,
+    n_cells: int | None = None,
     say: Say,
     track: Track = iter,
 ) -> anndata.AnnData:
@@ -87,6 +91,7 @@ def predict(
         device: of torch.
         settings: those of the checkpoint, with another sampling perhaps.
         min_overlap: least share of the panel's genes that the control cells must have; missing ones count as 0.
+        n_cells: predicted cells of each condition and draw; one for each of its control cells when None.
         say: receives sentences for the user.
         track: wraps the list of minibatches, to show progress.
 
@@ -98,7 +103,11 @@ def predict(
     """
     if populations < 1:
         raise ValueError(f"populations={populations} must be at least 1; give how often each condition is drawn.")
+    if n_cells is not None and n_cells < 1:
+        raise ValueError(f"n_cells={n_cells} must be at least 1; leave it out for one cell for each control cell.")
     settings = settings or checkpoint.settings
+    for note in cells.notes:
+        say(note)
     genes = list(checkpoint.genes)
     missing = align_genes(genes, [str(gene) for gene in cells.genes], min_overlap=min_overlap)
     if missing:
@@ -114,10 +123,12 @@ def predict(
         )
     _say_nulls(conditions, known, settings, say)
     _say_absent_columns(cells, conditions, checkpoint, say)
-    candidates = np.flatnonzero(cells.is_control)
-    matched = [_controls_of(cells, candidates, row) for row in conditions.to_dict("records")]
-    chunks = _chunks(matched, settings.training.cells_per_population, populations, seed)
-    used = np.unique(np.concatenate(matched))
+    rows = [{str(key): str(label) for key, label in row.items()} for row in conditions.to_dict("records")]
+    matched, borrowing = controls_of(cells, rows)
+    for note in borrowing_note(rows, borrowing):
+        say(note)
+    chunks = _chunks(matched, settings.training.cells_per_population, populations, seed, n_cells)
+    used = np.unique(np.concatenate([chunk.rows for chunk in chunks]))
     control = (used, _panel(cells, genes, missing, used))
     predicted = _run(checkpoint, known, settings, chunks, conditions, control, device=device, seed=seed, track=track)
     facts = {
@@ -132,6 +143,7 @@ def predict(
         "sampling": settings.sampling.model_dump_json(),
         "missing_genes": json.dumps(missing),
         "zero_shot": checkpoint.pretraining is not None,
+        "grammar": grammar_of(checkpoint.recipe).model_dump_json(),
     }
     return _described(checkpoint, cells, conditions, control, (chunks, predicted), facts)
 
@@ -182,34 +194,21 @@ def _say_absent_columns(cells: Cells, conditions: pd.DataFrame, checkpoint: Chec
             )
 
 
-def _controls_of(cells: Cells, control: Rows, condition: dict[Any, str]) -> Rows:
-    """The control cells with the cell type and assay batch of a condition."""
-    rows = control
-    for name in ("cell_type", "assay_batch"):
-        labels, wanted = cells.labels[name], condition[name]
-        if wanted and list(labels.cat.categories) != [""]:
-            rows = rows[(labels.iloc[rows] == wanted).to_numpy()]
-    if not len(rows):
-        named = ", ".join(f"{name} {condition[name]!r}" for name in ("cell_type", "assay_batch") if condition[name])
-        near = "".join(
-            f" (of {condition[name]!r} {nearest(condition[name], cells.labels[name].iloc[control].unique())})"
-            for name in ("cell_type", "assay_batch")
-            if condition[name] and condition[name] not in cells.labels[name].iloc[control].unique()
-        )
-        raise ValueError(
-            f"there is no control cell of {named or 'any kind'} among the {len(control)} control cells given{near}; "
-            "give control cells of that condition, or leave the label empty."
-        )
-    return rows
+def _chunks(matched: list[Rows], m: int, populations: int, seed: int, n_cells: int | None) -> list[Chunk]:
+    """The control cells of each condition and repeat, shuffled and cut; from a fresh shuffle where all were drawn.
 
-
-def _chunks(matched: list[Rows], m: int, populations: int, seed: int) -> list[Chunk]:
+    No chunk holds a control cell twice.
+    """
     chunks = []
     for condition, rows in enumerate(matched):
+        wanted = len(rows) if n_cells is None else n_cells
         for repeat in range(populations):
-            shuffled = np.random.default_rng([seed, repeat, condition]).permutation(rows)
-            starts = range(0, len(shuffled), m)
-            chunks += [Chunk(shuffled[at : at + m], condition, repeat, i) for i, at in enumerate(starts)]
+            rng, number = np.random.default_rng([seed, repeat, condition]), count()
+            for lap, left in enumerate(range(wanted, 0, -len(rows))):
+                some = rng.permutation(rows)[:left]
+                chunks += [
+                    Chunk(some[at : at + m], condition, repeat, next(number), lap) for at in range(0, len(some), m)
+                ]
     return chunks
 
 
@@ -300,6 +299,7 @@ def _described(
     A predicted cell carries the labels of its condition and, where that leaves one open, those of its control cell
     (but `UNSPECIFIED` for an open perturbation: it is no control cell);
     `population` is -1 for control cells, else which of the K draws; `control_cell` names the cell it was made from.
+    Where the data have a column of that name, ours has another one, see `own_columns` in ``uns["perturbdiff"]``.
     """
     (used, expression), (chunks, values) = control, predicted
     source = np.concatenate([chunk.rows for chunk in chunks])
@@ -321,9 +321,12 @@ def _described(
             own, given = own, np.array([parts_of(label, columns)["perturbation"] for label in given], dtype=object)
         obs[column] = pd.Categorical(np.concatenate([own[used], np.where(given == "", own[source], given)]))
     names = cells.names.to_numpy(dtype=object)
-    obs["population"] = np.concatenate([np.full(len(used), -1), repeat])
-    obs["control_cell"] = np.concatenate([names[used], names[source]])
-    labels = [f"{names[row]}-predicted-{c}-{r}" for row, c, r in zip(source, condition, repeat, strict=True)]
+    ours = {name: free_name(name, obs) for name in OWN_COLUMNS}
+    obs[ours["population"]] = np.concatenate([np.full(len(used), -1), repeat])
+    obs[ours["control_cell"]] = np.concatenate([names[used], names[source]])
+    laps = np.repeat([f"-{chunk.lap}" if chunk.lap else "" for chunk in chunks], sizes)
+    made = zip(source, condition, repeat, laps, strict=True)
+    labels = [f"{names[row]}-predicted-{c}-{r}{again}" for row, c, r, again in made]
     return anndata.AnnData(
         X=sp.vstack([expression, values], format="csr"),
         obs=pd.DataFrame(obs, index=pd.Index([*names[used], *labels], dtype=str)),
@@ -332,6 +335,7 @@ def _described(
             "perturbdiff": {
                 **facts,
                 "columns": columns.of_predictions(),
+                "own_columns": ours,
                 **({} if checkpoint.recipe.control is None else {"control": checkpoint.recipe.control}),
                 "conditions": conditions.to_json(orient="records"),
             }

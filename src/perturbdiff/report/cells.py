@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-_LABELS = ("side", "perturbation", "cell_type")
+_LABELS = ("side", "perturbation", "cell_type", "assay_batch")
 _COMPONENTS, _UMAP = ("pc1", "pc2"), ("umap1", "umap2")
 
 
@@ -22,8 +22,9 @@ class Cells:
     """Placed cells.
 
     Attributes:
-        table: side ("observed", "control" or a predicted file's name), perturbation, cell_type, pc1, pc2, and perhaps
-            umap1, umap2.
+        table: side ("observed", "control" or a predicted file's name), perturbation, cell_type, assay_batch, pc1, pc2,
+            and perhaps umap1, umap2.
+
         variance: the share of variance of each component; empty where it is not known.
     """
 
@@ -43,7 +44,7 @@ class Cells:
         return Plane(_UMAP, ("UMAP 1", "UMAP 2")) if there else None
 
     def on(self, plane: Plane) -> pd.DataFrame:
-        """The cells that were placed on a plane: side, perturbation, cell_type, x, y."""
+        """The cells that were placed on a plane: side, perturbation, cell_type, assay_batch, x, y."""
         table = self.table[[*_LABELS, *plane.columns]].dropna(subset=list(plane.columns))
         return table.set_axis([*_LABELS, "x", "y"], axis=1)
 
@@ -58,6 +59,8 @@ def read_cells(path: Path, variance: tuple[float, ...]) -> Cells:
         table = pd.read_parquet(path)
     except (ValueError, OSError) as error:
         raise ValueError(f"{str(path)!r} is not a parquet file ({error}); run evaluate again.") from None
+    if "assay_batch" not in table.columns:
+        table["assay_batch"] = ""
     missing = [name for name in (*_LABELS, *_COMPONENTS) if name not in table.columns]
     if missing:
         raise ValueError(f"{str(path)!r} lacks the columns {missing}; run evaluate again.")

@@ -7,6 +7,7 @@ import numpy as np
 from perturbdiff.data.vocabulary import nearest
 from perturbdiff.report.drawing import Drawing
 from perturbdiff.report.genes import SIGNIFICANT, Genes
+from perturbdiff.report.numbers import condition_name
 from perturbdiff.report.projection import condition_projection
 from perturbdiff.report.reading import Evaluation
 from perturbdiff.report.sampling import evenly
@@ -34,23 +35,19 @@ class ShownConditions:
     caption: tuple[str, ...]
 
 
-def name_of(condition: tuple[str, str]) -> str:
-    """A condition as one text: the perturbation, and the cell type after a bar."""
-    return f"{condition[0]} | {condition[1]}"
-
-
 def place_of(genes: Genes, name: str) -> int:
-    """The place of a condition by its name; of a perturbation alone where it is in one cell type.
+    """The place of a condition by its name; what is left out of the end of it must be of one condition alone.
 
     Raises:
         ValueError: there is no such condition; the nearest is named.
     """
-    names = [name_of(condition) for condition in genes.conditions]
+    names = [condition_name(condition) for condition in genes.conditions]
     if name in names:
         return names.index(name)
-    alone = [place for place, (perturbation, _) in enumerate(genes.conditions) if perturbation == name]
-    if len(alone) == 1:
-        return alone[0]
+    for parts in (2, 1):
+        begun = [place for place, condition in enumerate(genes.conditions) if " | ".join(condition[:parts]) == name]
+        if len(begun) == 1:
+            return begun[0]
     raise ValueError(
         f"--condition {name!r} is none of the {len(names)} conditions with tests of genes; {nearest(name, names)}."
     )
@@ -79,7 +76,7 @@ def shown_conditions(evaluation: Evaluation, chosen: str | None) -> ShownConditi
         most = max(most, left_out)
         cells = evaluation.cells
         placed = None if cells is None else condition_projection(cells, condition, files, f"condition{number}")
-        shown.append(ShownCondition(name_of(condition), drawing, gene_tables(genes, place), placed))
+        shown.append(ShownCondition(condition_name(condition), drawing, gene_tables(genes, place), placed))
     return ShownConditions(tuple(shown), tuple(_caption(genes, len(places), most)))
 
 

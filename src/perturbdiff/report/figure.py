@@ -82,7 +82,7 @@ def figure(table: pd.DataFrame, *, title: str = "", panels: Sequence[Panel] = PA
             f"the table holds none of the metrics that the figure shows, only {sorted(set(table['metric']))}; "
             "give the long table of a comparison."
         )
-    table = table.assign(condition=_names(table))
+    table = table.assign(condition=_names(table), pair=_pairs(table))
     styles = _styles(table["method"])
     n_conditions = table["condition"].nunique()
     n_rows = n_conditions + 1 if n_conditions <= MAX_ROWS else len(styles)
@@ -91,10 +91,11 @@ def figure(table: pd.DataFrame, *, title: str = "", panels: Sequence[Panel] = PA
     axes = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
         values = _values(table, panel.metric, list(styles))
+        means = _means(table, panel.metric, list(styles))
         if n_conditions <= MAX_ROWS:
-            _dots(axis, values, styles)
+            _dots(axis, values, means, styles)
         else:
-            _strips(axis, values, styles)
+            _strips(axis, values, means, styles)
         _dress(axis, panel, values)
     handles = [_mark(style, name) for name, style in styles.items()]
     drawn.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False)
@@ -116,13 +117,22 @@ def save_figure(drawn: Figure, path: Path) -> None:
 
 
 def _names(table: pd.DataFrame) -> list[str]:
-    """The name of each row's condition: what varies of perturbation and cell type, both where both vary."""
-    perturbation, cell_type = table["perturbation"].astype(str), table["cell_type"].astype(str)
-    if len(set(cell_type)) == 1:
-        return list(perturbation)
-    if len(set(perturbation)) == 1:
-        return list(cell_type)
-    return [f"{one} · {other}" for one, other in zip(perturbation, cell_type, strict=True)]
+    """The name of each row's condition: what varies of perturbation, cell type and assay batch."""
+    columns = [table[name].astype(str) for name in ("perturbation", "cell_type", "assay_batch") if name in table]
+    varying = [column for column in columns if len(set(column)) > 1] or columns[:1]
+    return [" · ".join(label for label in labels if label) for labels in zip(*varying, strict=True)]
+
+
+def _pairs(table: pd.DataFrame) -> "pd.Series[Any]":
+    """The perturbation and cell type of each row: a mean is first over the batches of such a pair."""
+    pairs: pd.Series[Any] = table["perturbation"].astype(str) + "\0" + table["cell_type"].astype(str)
+    return pairs
+
+
+def _means(table: pd.DataFrame, metric: str, methods: list[str]) -> "pd.Series[float]":
+    """The mean of each method over pairs, of the means over the batches of each."""
+    rows = table[table["metric"] == metric]
+    return rows.groupby(["method", "pair"])["value"].mean().groupby("method").mean().reindex(methods)
 
 
 def _styles(methods: "pd.Series[str]") -> dict[str, Style]:
@@ -138,7 +148,7 @@ def _values(table: pd.DataFrame, metric: str, methods: list[str]) -> pd.DataFram
     return wide.reindex(index=list(dict.fromkeys(table["condition"])), columns=methods)
 
 
-def _dots(axis: Axes, values: pd.DataFrame, styles: dict[str, Style]) -> None:
+def _dots(axis: Axes, values: pd.DataFrame, means: "pd.Series[float]", styles: dict[str, Style]) -> None:
     """A row per condition under the row of their means."""
     rows = np.arange(1, len(values) + 1)
     borders = rows[:-1] + 0.5
@@ -149,20 +159,20 @@ def _dots(axis: Axes, values: pd.DataFrame, styles: dict[str, Style]) -> None:
         offsets, styles.items(), strict=True
     ):  # one above the other, so that none is hidden
         _scatter(axis, values[name].to_numpy(), rows + offset, style, size=34)
-        _scatter(axis, np.array([values[name].mean()]), np.array([offset]), style, size=70)
+        _scatter(axis, np.array([means[name]]), np.array([offset]), style, size=70)
     axis.set_yticks([0, *rows], [f"mean of {len(values)}", *values.index])
     for label in axis.get_yticklabels()[:1]:  # the first panel alone has labels
         label.set_fontweight("bold")
     axis.set_ylim(len(values) + 0.5, -0.5)
 
 
-def _strips(axis: Axes, values: pd.DataFrame, styles: dict[str, Style]) -> None:
+def _strips(axis: Axes, values: pd.DataFrame, means: "pd.Series[float]", styles: dict[str, Style]) -> None:
     """A row per method: its conditions as a strip of points, their mean as a large mark."""
     offsets = 0.28 * np.sin(2.4 * np.arange(len(values)))  # spread the points without chance, so that figures repeat
     for row, (name, style) in enumerate(styles.items()):
         strip = axis.scatter(values[name], row + offsets, s=8, color=style.color, alpha=0.3, linewidths=0, zorder=2)
         strip.set_rasterized(True)
-        _scatter(axis, np.array([values[name].mean()]), np.array([row]), style, size=110)
+        _scatter(axis, np.array([means[name]]), np.array([row]), style, size=110)
     axis.set_yticks(range(len(styles)), list(styles))
     axis.set_ylim(len(styles) - 0.5, -0.5)
 

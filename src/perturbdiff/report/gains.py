@@ -18,11 +18,11 @@ MOST_TABLES = 2
 class Gain:
     """A condition: both scores and the gain as texts, and how many conditions are left out before it.
 
-    The cell type is empty where there is one only.
+    `place` is the cell type, where there are several, and the assay batch, where the condition has one.
     """
 
     perturbation: str
-    cell_type: str
+    place: str
     model: str
     other: str
     gain: str
@@ -45,7 +45,7 @@ def gain_tables(evaluation: Evaluation, comparer: Comparer, against: str | None)
     model = strongest(evaluation, files)
     if against is None or model is None:
         return []
-    several = len({cell_type for _, cell_type in evaluation.conditions}) > 1
+    several = len({cell_type for _, cell_type, _ in evaluation.conditions}) > 1
     tables = [
         _table(comparer, metric, model, against, several=several) for metric in evaluation.headline if directed(metric)
     ]
@@ -63,10 +63,11 @@ def _table(comparer: Comparer, metric: Metric, model: str, against: str, *, seve
     places = decimals([*pairs.model, *pairs.other])
     rows = []
     for row, place in enumerate(order):
+        perturbation, cell_type, batch = pairs.conditions[place]
         rows.append(
             Gain(
-                pairs.perturbation[place],
-                pairs.cell_type[place] if several else "",
+                perturbation,
+                " | ".join(label for label in (cell_type if several else "", batch) if label),
                 fixed(float(pairs.model[place]), places),
                 fixed(float(pairs.other[place]), places),
                 signed(float(pairs.gain[place]), places),

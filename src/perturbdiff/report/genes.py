@@ -3,7 +3,7 @@
 A file of many conditions has many millions of rows: it is read in batches into one array [conditions, genes] a side.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ THRESHOLD = float(-np.log10(SIGNIFICANT))
 EVIDENCE = "\N{MINUS SIGN}log\N{SUBSCRIPT ONE}\N{SUBSCRIPT ZERO} adjusted p"
 """The name of the axis of evidence."""
 
-_LABELS = ("side", "perturbation", "cell_type", "gene")
+_LABELS = ("side", "perturbation", "cell_type", "assay_batch", "gene")
 _SMALLEST = 1e-300
 _BATCH = 1 << 18
 
@@ -38,13 +38,13 @@ class Genes:
 
     Attributes:
         names: the genes.
-        conditions: (perturbation, cell type) pairs.
+        conditions: perturbation, cell type and assay batch, which is empty where they are pooled.
         change: by side [conditions, genes], mean log1p difference from control; NaN where absent.
         evidence: by side [conditions, genes], -log10 of the adjusted p, at most 300; NaN where absent.
     """
 
     names: tuple[str, ...]
-    conditions: tuple[tuple[str, str], ...]
+    conditions: tuple[tuple[str, str, str], ...]
     change: dict[str, Values]
     evidence: dict[str, Values]
 
@@ -70,30 +70,33 @@ def read_genes(path: Path) -> Genes:
         known = pq.read_schema(path).names  # type: ignore[no-untyped-call]
     except (ValueError, OSError) as error:
         raise ValueError(f"{str(path)!r} is not a parquet file ({error}); run evaluate again.") from None
+    if "assay_batch" not in known:
+        columns.remove("assay_batch")
     missing = [name for name in columns if name not in known]
     if missing:
         raise ValueError(f"{str(path)!r} lacks the columns {missing}; run evaluate again.")
-    file: Any = pq.ParquetFile(path, read_dictionary=list(_LABELS))  # type: ignore[no-untyped-call]
-    sides, pairs, genes = _Places[str](), _Places[tuple[str, str]](), _Places[str]()
-    for (side, perturbation, cell_type, gene), _, _ in _batches(file, columns):
+    labels = [name for name in _LABELS if name in columns]
+    file: Any = pq.ParquetFile(path, read_dictionary=labels)  # type: ignore[no-untyped-call]
+    sides, keys, genes = _Places[str](), _Places[tuple[str, str, str]](), _Places[str]()
+    for (side, *condition, gene), _, _ in _batches(file, columns):
         sides.of(side.labels)
         genes.of(gene.labels)
-        _pairs(perturbation, cell_type, pairs)
+        _keys(condition, keys)
     if OBSERVED not in sides.known:
         raise ValueError(f"{str(path)!r} has no side {OBSERVED!r}; run evaluate again.")
-    shape = (len(sides.known), len(pairs.known), len(genes.known))
+    shape = (len(sides.known), len(keys.known), len(genes.known))
     change, evidence = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
-    for (side, perturbation, cell_type, gene), changes, adjusted in _batches(file, columns):
+    for (side, *condition, gene), changes, adjusted in _batches(file, columns):
         where = (
             sides.of(side.labels)[side.codes],
-            _pairs(perturbation, cell_type, pairs),
+            _keys(condition, keys),
             genes.of(gene.labels)[gene.codes],
         )
         change[where] = changes
         evidence[where] = -np.log10(np.clip(adjusted, _SMALLEST, 1.0))
     return Genes(
         tuple(genes.known),
-        tuple(pairs.known),
+        tuple(keys.known),
         {side: change[place] for side, place in sides.known.items()},
         {side: evidence[place] for side, place in sides.known.items()},
     )
@@ -118,11 +121,16 @@ class _Places[Label]:
         return np.array([self.known.setdefault(label, len(self.known)) for label in labels], dtype=np.int64)
 
 
-def _pairs(perturbation: _Column, cell_type: _Column, places: _Places[tuple[str, str]]) -> Codes:
-    """The condition of each row."""
-    width = len(cell_type.labels)
-    unique, inverse = np.unique(perturbation.codes * width + cell_type.codes, return_inverse=True)
-    labels = [(perturbation.labels[one // width], cell_type.labels[one % width]) for one in unique]
+def _keys(columns: Sequence[_Column], places: _Places[tuple[str, str, str]]) -> Codes:
+    """The condition of each row, by its columns of perturbation, cell type and perhaps assay batch."""
+    codes = np.zeros_like(columns[0].codes)
+    for column in columns:
+        codes = codes * len(column.labels) + column.codes
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    labels: list[tuple[str, str, str]] = []
+    for row in first:
+        perturbation, cell_type, *batch = (column.labels[column.codes[row]] for column in columns)
+        labels.append((perturbation, cell_type, batch[0] if batch else ""))
     return np.asarray(places.of(labels)[inverse], dtype=np.int64)
 
 
@@ -132,7 +140,7 @@ def _batches(
 ) -> Iterator[tuple[list[_Column], NDArray[np.float64], NDArray[np.float64]]]:
     for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
         labels = []
-        for name in _LABELS:
+        for name in (name for name in _LABELS if name in columns):
             column = batch.column(name)
             if not hasattr(column, "dictionary"):
                 column = column.dictionary_encode()

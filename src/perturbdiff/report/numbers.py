@@ -55,3 +55,9 @@ def listed(names: Iterable[str], *, at_most: int = 8) -> str:
 def quoted(name: str) -> str:
     """A name between quotation marks, since a file may be named by any word."""
     return f"“{name}”"
+
+
+def condition_name(condition: tuple[str, str, str]) -> str:
+    """A condition as one text: perturbation, cell type, and assay batch where there is one, with bars between them."""
+    perturbation, cell_type, assay_batch = condition
+    return " | ".join([perturbation, cell_type, *([assay_batch] if assay_batch else [])])

@@ -17,7 +17,7 @@ from perturbdiff.report.density import densities
 from perturbdiff.report.gains import gain_tables
 from perturbdiff.report.projection import projection, umap
 from perturbdiff.report.radar import radar
-from perturbdiff.report.reading import SUITES, Evaluation, Metric
+from perturbdiff.report.reading import LEAST, SUITES, UNITS, Evaluation, Metric
 from perturbdiff.report.scatter import scatter
 from perturbdiff.report.standing import Comparer, strongest
 from perturbdiff.report.strips import strips
@@ -46,6 +46,9 @@ _KINDS = {
     "targets": "Target genes carry a score",
     "scale": "Scale",
     "few": "Few perturbations",
+    "behind": "Behind unchanged control cells",
+    "spread": "Too much spread between perturbations",
+    "step0": "Nothing learned",
 }
 _SECTIONS = {
     "summary": "Summary",
@@ -119,13 +122,15 @@ def page(report: Report, condition: str | None) -> str:
         glances=glance(evaluation, report.verdict.standings, report.verdict.model),
         warnings=[(_KINDS.get(kind, kind.capitalize()), text) for kind, text in evaluation.warnings[:MOST_SENTENCES]],
         more_warnings=max(0, len(evaluation.warnings) - MOST_SENTENCES),
-        suites=_suites(evaluation),
+        suites=_suites(evaluation, report.comparer),
         absent_suites=[evaluation.missing[suite] for suite in SUITES if suite in evaluation.missing],
         baseline=evaluation.baseline,
         ceiling=evaluation.ceiling,
         radar=radar(evaluation),
         scatter=scatter(evaluation, report.comparer, against),
         against=against,
+        unit=UNITS[evaluation.unit],
+        intervals=evaluation.n_units >= LEAST,
         wins=wins,
         gains=gain_tables(evaluation, report.comparer, against),
         strips=strips(evaluation),
@@ -135,7 +140,7 @@ def page(report: Report, condition: str | None) -> str:
         projection=projection(evaluation),
         umap=umap(evaluation),
         ranges=range_rows(evaluation),
-        contexts=context_tables(evaluation),
+        contexts=context_tables(evaluation, report.comparer),
         curves=curves(evaluation),
         methods=evaluation.methods,
         facts=_facts(evaluation),
@@ -194,11 +199,13 @@ def _subtitle(evaluation: Evaluation) -> str:
     conditions = evaluation.conditions
     counts = {
         "condition": len(conditions),
-        "perturbation": len({perturbation for perturbation, _ in conditions}),
-        "cell type": len({cell_type for _, cell_type in conditions}),
+        "perturbation": len({perturbation for perturbation, _, _ in conditions}),
+        "cell type": len({cell_type for _, cell_type, _ in conditions}),
     }
+    batches = {batch for _, _, batch in conditions if batch}
     n = [f"{count:,} {name}{'' if count == 1 else 's'}" for name, count in counts.items()]
-    return f"{n[0]}: {n[1]}, {n[2]}"
+    n += [f"{len(batches):,} assay batch{'' if len(batches) == 1 else 'es'}"] if batches else []
+    return f"{n[0]}: {', '.join(n[1:])}"
 
 
 def _by_suite(evaluation: Evaluation) -> dict[str, list[Metric]]:
@@ -206,8 +213,10 @@ def _by_suite(evaluation: Evaluation) -> dict[str, list[Metric]]:
     return {suite: evaluation.of_suite(suite) for suite in suites}
 
 
-def _suites(evaluation: Evaluation) -> list[tuple[str, Table]]:
-    tables = {suite: suite_table(evaluation, suite, SUITES.get(suite, suite)) for suite in _by_suite(evaluation)}
+def _suites(evaluation: Evaluation, comparer: Comparer) -> list[tuple[str, Table]]:
+    tables = {
+        suite: suite_table(evaluation, comparer, suite, SUITES.get(suite, suite)) for suite in _by_suite(evaluation)
+    }
     return [(suite, table) for suite, table in tables.items() if table is not None]
 
 

@@ -7,7 +7,8 @@ from perturbdiff.report.cells import Cells, Plane
 from perturbdiff.report.drawing import Drawing, Drawn, looks, mark_key
 from perturbdiff.report.genes import OBSERVED
 from perturbdiff.report.looks import CONTROL, FILES, Look
-from perturbdiff.report.reading import Evaluation
+from perturbdiff.report.numbers import condition_name
+from perturbdiff.report.reading import Evaluation, Key
 from perturbdiff.report.sampling import sampled
 from perturbdiff.report.svg import Panel
 from perturbdiff.report.volcano import FILES_SHOWN
@@ -69,11 +70,18 @@ def _projection(evaluation: Evaluation, cells: Cells, plane: Plane, prefix: str,
     return Drawing(tuple(panels), (), caption)
 
 
-def condition_projection(cells: Cells, condition: tuple[str, str], files: list[str], prefix: str) -> Drawing | None:
-    """Draw one condition: the control cells of its type, the observed cells, and each predicted file over them."""
+def condition_projection(cells: Cells, condition: Key, files: list[str], prefix: str) -> Drawing | None:
+    """Draw one condition: the control cells of its type, the observed cells, and each predicted file over them.
+
+    Control cells of its assay batch, where it has one that there are control cells of.
+    """
     table, plane = cells.on(cells.components), cells.components
-    own = table[(table["perturbation"] == condition[0]) & (table["cell_type"] == condition[1])]
-    controls = table[(table["side"] == CONTROLS) & (table["cell_type"] == condition[1])]
+    perturbation, cell_type, batch = condition
+    own = table[(table["perturbation"] == perturbation) & (table["cell_type"] == cell_type)]
+    own = own[own["assay_batch"] == batch] if batch else own
+    controls = table[(table["side"] == CONTROLS) & (table["cell_type"] == cell_type)]
+    near = controls[controls["assay_batch"] == batch]
+    controls = near if batch and len(near) else controls
     observed = own[own["side"] == OBSERVED]
     shown = [name for name in files[:FILES_SHOWN] if (own["side"] == name).any()]
     if observed.empty or not shown:
@@ -87,7 +95,8 @@ def condition_projection(cells: Cells, condition: tuple[str, str], files: list[s
         for group, drawn in ((controls, CONTROL), (observed, _RING), (own[own["side"] == name], look)):
             kept = _drawn(group, MOST_OF_CONDITION)
             panel.marks(kept["x"], kept["y"], drawn, radius=2.2, opacity=0.75)
-        label = f"Control, observed and predicted cells ({name}) of {condition[0]} in {condition[1]} on two components."
+        of = condition_name(condition)
+        label = f"Control, observed and predicted cells ({name}) of {of} on two components."
         panels.append(Drawn(name, panel.write(f"{prefix}-cells{number}", label)))
     keys = [mark_key(CONTROL, "control"), mark_key(_RING, "observed")]
     keys += [mark_key(look, name) for name, look in zip(shown, FILES, strict=False)]

@@ -7,11 +7,12 @@ shown for it.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from perturbdiff.report.cells import Cells, read_cells
@@ -23,7 +24,16 @@ SUITES = {"ours": "perturbdiff's own", "paper": "the paper's, by cell-eval", "vc
 LAST = "R2"
 """R2 of means is high for nearly everything: it never stands among the headline metrics."""
 
-_LABELS = ("suite", "method", "perturbation", "cell_type", "metric")
+LEAST = 3
+"""Of fewer units that are drawn again no interval is spoken of: their draws hardly differ."""
+
+UNITS = {"perturbation": "perturbations", "assay_batch": "assay batches", "cell_type": "cell types"}
+"""What may be drawn again for an interval: that which is independent."""
+
+type Key = tuple[str, str, str]
+"""A condition: perturbation, cell type, and assay batch, which is empty where it is pooled over them."""
+
+_LABELS = ("suite", "method", "perturbation", "cell_type", "assay_batch", "metric")
 _SCORES = ("value", "low", "high", "conditions", "undefined", "scaled", "scaled_low", "scaled_high")
 _COUNTS = {"conditions", "undefined"}
 _TABLES = {
@@ -84,7 +94,7 @@ class Evaluation:
     Attributes:
         methods: predicted files, then baselines, then ceilings.
         metrics: those of the tables, in the legend's order, R2 of means last in its suite.
-        table: suite, method, perturbation, cell_type, metric, value.
+        table: suite, method, perturbation, cell_type, assay_batch, metric, value.
         overall: means over conditions, with the columns of `Score`.
         contexts: the same for each cell type; None where absent.
         genes: None where absent.
@@ -127,13 +137,32 @@ class Evaluation:
         return [metric for metric in self.metrics if metric.suite == suite]
 
     @cached_property
-    def conditions(self) -> list[tuple[str, str]]:
-        """The judged (perturbation, cell type) pairs, in the order of the table.
+    def conditions(self) -> list[Key]:
+        """The judged conditions, in the order of the table.
 
         A metric of a whole cell type stands under the empty perturbation, which is none of them.
         """
-        pairs = self.table.loc[self.table["perturbation"] != "", ["perturbation", "cell_type"]].drop_duplicates()
-        return list(pairs.itertuples(index=False, name=None))
+        columns = ["perturbation", "cell_type", "assay_batch"]
+        keys = self.table.loc[self.table["perturbation"] != "", columns].drop_duplicates()
+        return list(keys.itertuples(index=False, name=None))
+
+    @cached_property
+    def unit(self) -> str:
+        """What is drawn again for intervals, one of `UNITS`: as the evaluation says.
+
+        Where it does not say, perturbations, or cell types where there is one perturbation.
+        """
+        said = str(self.settings.get("unit") or "")
+        if said in UNITS:
+            return said
+        return "perturbation" if len({perturbation for perturbation, _, _ in self.conditions}) > 1 else "cell_type"
+
+    @cached_property
+    def n_units(self) -> int:
+        """How many of them there are."""
+        place = list(UNITS).index(self.unit)
+        order = (0, 2, 1)  # a condition has its batch last
+        return len({condition[order[place]] for condition in self.conditions})
 
     @cached_property
     def blind(self) -> set[Metric]:
@@ -186,28 +215,48 @@ def read_evaluation(folder: Path) -> Evaluation:
     absent = {part for part, found in present.items() if found is None} | {
         name for name in SUITES if name not in suites
     }
-    return Evaluation(
-        name=folder.resolve().name,
-        methods=methods,
-        metrics=metrics,
-        table=table,
-        overall=overall,
-        contexts=contexts,
-        genes=genes,
-        cells=cells,
-        baseline=str(content.get("baseline") or ""),
-        ceiling=str(content.get("ceiling") or ""),
-        headline=_headline(content.get("headline") or [], metrics),
-        notes=tuple(map(str, content.get("notes") or [])),
-        warnings=tuple((str(one["kind"]), str(one["text"])) for one in content.get("warnings") or []),
-        versions=content.get("versions") or {},
-        settings=content.get("settings") or {},
-        audit=audit,
-        ranges=_ranges(content),
-        history=history,
-        run_settings=run.get("settings") or {},
-        missing={part: _ABSENT[part] for part in sorted(absent) if part in _ABSENT},
+    return _without_rash_intervals(
+        Evaluation(
+            name=folder.resolve().name,
+            methods=methods,
+            metrics=metrics,
+            table=table,
+            overall=overall,
+            contexts=contexts,
+            genes=genes,
+            cells=cells,
+            baseline=str(content.get("baseline") or ""),
+            ceiling=str(content.get("ceiling") or ""),
+            headline=_headline(content.get("headline") or [], metrics),
+            notes=tuple(map(str, content.get("notes") or [])),
+            warnings=tuple((str(one["kind"]), str(one["text"])) for one in content.get("warnings") or []),
+            versions=content.get("versions") or {},
+            settings=content.get("settings") or {},
+            audit=audit,
+            ranges=_ranges(content),
+            history=history,
+            run_settings=run.get("settings") or {},
+            missing={part: _ABSENT[part] for part in sorted(absent) if part in _ABSENT},
+        )
     )
+
+
+def _without_rash_intervals(evaluation: Evaluation) -> Evaluation:
+    """Without the intervals that are over fewer than `LEAST` units: two of them say nothing of a third."""
+    ends = ["low", "high", "scaled_low", "scaled_high"]
+    changes: dict[str, Any] = {}
+    if evaluation.n_units < LEAST:
+        changes["overall"] = evaluation.overall.assign(**dict.fromkeys(ends, np.nan))
+        if evaluation.ranges is not None:
+            changes["ranges"] = evaluation.ranges.assign(low=np.nan, high=np.nan, apart=False)
+    if evaluation.contexts is not None:
+        conditions = pd.DataFrame(evaluation.conditions, columns=["perturbation", "cell_type", "assay_batch"])
+        units = conditions.groupby("cell_type")[evaluation.unit].nunique()
+        rash = evaluation.contexts["cell_type"].map(units).fillna(0) < LEAST
+        changes["contexts"] = evaluation.contexts.assign(
+            **{name: evaluation.contexts[name].mask(rash) for name in ends}
+        )
+    return replace(evaluation, **changes)
 
 
 _ABSENT = {
@@ -244,6 +293,8 @@ def _table(path: Path) -> pd.DataFrame:
     """A table of scores; labels stay texts, also where they read as a number or as nothing."""
     columns = _TABLES[path.name]
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if "assay_batch" in columns and "assay_batch" not in table.columns:
+        table["assay_batch"] = ""  # as written when all conditions were pooled over their batches
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise ValueError(f"{str(path)!r} lacks the columns {missing}, as older versions wrote it; run evaluate again.")

@@ -4,6 +4,7 @@ import numpy as np
 
 from perturbdiff.report.drawing import Drawing, Drawn, looks, mark_key
 from perturbdiff.report.looks import COLOURS, Look
+from perturbdiff.report.numbers import condition_name
 from perturbdiff.report.reading import LAST, Evaluation, Metric
 from perturbdiff.report.standing import Comparer, Differences, directed
 from perturbdiff.report.svg import Panel, padded
@@ -58,10 +59,8 @@ def _draw(metric: Metric, found: dict[str, Differences], shown: dict[str, Look],
     n = max(one.n for one in found.values())
     for name, one in found.items():
         titles = [
-            f"{perturbation} | {cell_type}: {name} {own:.3g}, {against} {other:.3g}"
-            for perturbation, cell_type, own, other in zip(
-                one.perturbation, one.cell_type, one.model, one.other, strict=True
-            )
+            f"{condition_name(condition)}: {name} {own:.3g}, {against} {other:.3g}"
+            for condition, own, other in zip(one.conditions, one.model, one.other, strict=True)
         ]
         panel.marks(
             one.other,

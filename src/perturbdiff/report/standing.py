@@ -1,16 +1,18 @@
-r"""Who is ahead: directions of metrics, the best method, win rates, and paired intervals over perturbations.
+r"""Who is ahead: directions of metrics, the best method, win rates, and paired intervals over what is independent.
 
-With d_pc = g(model) - g(baseline) in perturbation p and cell type c, where g grows as a metric improves, perturbations
-are drawn again with replacement, and all conditions of a drawn one come along:
+With d_pcb = g(model) - g(baseline) in perturbation p, cell type c and batch b, where g grows as a metric improves, the
+gain d_pc is the mean over the batches of (p, c), and D the mean over all (p, c). Units u are drawn again with
+replacement, n ~ Multinomial(U, 1/U). Where these are perturbations or cell types, all (p, c) of a drawn one come along,
 
-    D* = sum_p n_p sum_c d_pc / sum_p n_p |c|,    n ~ Multinomial(P, 1/P)
+    D* = sum_u n_u sum_{pc in u} d_pc / sum_u n_u |u|;
 
+where they are assay batches, D* is the mean over (p, c) of sum_b n_b d_pcb / sum_b n_b, over those with a drawn batch.
 The model is ahead where the 95 % interval of D* lies above 0, behind where it lies below, and not told apart otherwise.
-Where there is one perturbation only, cell types are drawn instead; where there is one of both, there is no interval.
+Of fewer than `LEAST` units there is no interval. A metric of whole cell types has these as its units.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,10 +21,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from perturbdiff.report.reading import Evaluation, Metric
+from perturbdiff.report.reading import LEAST, Evaluation, Key, Metric
 
 DRAWS = 2_000
-"""So often are perturbations drawn again."""
+"""So often are units drawn again."""
 
 AHEAD, BEHIND, LEVEL, UNKNOWN = "ahead", "behind", "not told apart", "no interval"
 """How a model stands to a baseline; the last where there is nothing to draw from."""
@@ -79,14 +81,13 @@ class Differences:
 
     Attributes:
         model, other: the values of the metric, a condition each.
-        perturbation, cell_type: what the conditions are.
+        conditions: perturbation, cell type and assay batch of each.
         gain: how much better the model is, in the metric's unit.
     """
 
     model: Values
     other: Values
-    perturbation: tuple[str, ...]
-    cell_type: tuple[str, ...]
+    conditions: tuple[Key, ...]
     gain: Values
 
     @property
@@ -103,6 +104,23 @@ class Differences:
     def win_rate(self) -> float:
         """The share of conditions in which it is better; NaN where there are none."""
         return self.wins / self.n if self.n else float("nan")
+
+    def interval(self, unit: str) -> tuple[float, float] | None:
+        """The 95 % interval of the mean gain, drawing units again; None where there are fewer than `LEAST`."""
+        perturbation, cell_type, batch = (np.array(labels) for labels in zip(*self.conditions, strict=True))
+        if (perturbation == "").all():
+            unit = "cell_type"
+        labels = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": batch}[unit]
+        units, place = np.unique(labels, return_inverse=True)
+        if len(units) < LEAST:
+            return None
+        pairs = {pair: i for i, pair in enumerate(dict.fromkeys(zip(perturbation, cell_type, strict=True)))}
+        of = np.array([pairs[pair] for pair in zip(perturbation, cell_type, strict=True)])
+        if unit == "assay_batch":
+            return interval_of_batches(self.gain, of, len(pairs), place, len(units))
+        means = np.bincount(of, weights=self.gain) / np.bincount(of)
+        _, first = np.unique(of, return_index=True)
+        return interval(means, place[first], len(units))
 
 
 @dataclass(frozen=True)
@@ -124,7 +142,7 @@ class Comparer:
 
     def __init__(self, evaluation: Evaluation) -> None:
         self._evaluation = evaluation
-        keys = ["perturbation", "cell_type"]
+        keys = ["perturbation", "cell_type", "assay_batch"]
         self._wide = {
             (str(suite), str(metric)): rows.pivot_table(
                 index=keys, columns="method", values="value", sort=False, dropna=False, observed=True
@@ -132,32 +150,46 @@ class Comparer:
             for (suite, metric), rows in evaluation.table.groupby(["suite", "metric"], sort=False)
         }
 
-    def differences(self, metric: Metric, model: str, other: str) -> Differences | None:
-        """A model against another method; None where one of them has no values by condition."""
+    def differences(self, metric: Metric, model: str, other: str, cell_type: str | None = None) -> Differences | None:
+        """A model against another method, in one cell type or in all; None where one has no values by condition."""
         wide = self._wide.get((metric.suite, metric.name))
         if wide is None or not {model, other} <= set(wide.columns):
             return None
         both = wide[[model, other]].dropna()
+        if cell_type is not None:
+            both = both[both.index.get_level_values("cell_type") == cell_type]
         if both.empty:
             return None
         one, two = both[model].to_numpy(dtype=np.float64), both[other].to_numpy(dtype=np.float64)
         gain = goodness(one, metric) - goodness(two, metric)
-        labels = [tuple(map(str, both.index.get_level_values(level))) for level in (0, 1)]
-        return Differences(one, two, labels[0], labels[1], gain)
+        return Differences(one, two, tuple((str(p), str(c), str(b)) for p, c, b in both.index), gain)
 
-    def outcome(self, metric: Metric, model: str, other: str) -> str:
+    def outcome(self, metric: Metric, model: str, other: str, cell_type: str | None = None) -> str:
         """Ahead, behind, or not told apart, by the paired interval."""
-        pairs = self.differences(metric, model, other)
+        pairs = self.differences(metric, model, other, cell_type)
         if pairs is None or not directed(metric):
             return UNKNOWN
-        for labels in (pairs.perturbation, pairs.cell_type):
-            known, place = np.unique(np.array(labels), return_inverse=True)
-            if len(known) > 1:
-                break
-        else:
+        ends = pairs.interval(self._evaluation.unit)
+        if ends is None:
             return UNKNOWN
-        low, high = interval(pairs.gain, place, len(known))
-        return AHEAD if low > 0 else BEHIND if high < 0 else LEVEL
+        return AHEAD if ends[0] > 0 else BEHIND if ends[1] < 0 else LEVEL
+
+    def starred(self, metric: Metric, values: Mapping[str, float], cell_type: str | None = None) -> str | None:
+        """The one method that is ahead of all others, beyond the interval of each difference; None among ties.
+
+        Args:
+            metric: by which.
+            values: of the methods that are compared, their means; those without one don't count.
+            cell_type: the one that the means are of; None for all.
+        """
+        known = {name: float(goodness(value, metric)) for name, value in values.items()}
+        known = {name: value for name, value in known.items() if np.isfinite(value)}
+        if len(known) < 2:
+            return None
+        top = max(known, key=lambda name: known[name])
+        others = [name for name in known if name != top]
+        alone = all(self.outcome(metric, top, name, cell_type) == AHEAD for name in others)
+        return top if alone else None
 
     def standing(self, metric: Metric, model: str) -> Standing:
         """How a model stands to all baselines by one metric."""
@@ -174,7 +206,7 @@ class Comparer:
         return Standing(metric, best(self._evaluation, metric, judged), outcome)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def _draws(n_clusters: int) -> Values:
     """How often each cluster is drawn [draws, clusters]: the same for every pair, so that a report repeats."""
     rng = np.random.default_rng(0)
@@ -183,9 +215,36 @@ def _draws(n_clusters: int) -> Values:
 
 
 def interval(gain: Values, cluster: NDArray[Any], n_clusters: int) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean gain [conditions], drawing clusters again with a fixed seed."""
+    """The 95 % percentile interval of the mean gain [pairs], drawing clusters again with a fixed seed."""
     sums = np.bincount(cluster, weights=gain, minlength=n_clusters)
     counts = np.bincount(cluster, minlength=n_clusters)
     drawn = _draws(n_clusters)
-    low, high = np.percentile((drawn @ sums) / (drawn @ counts), [2.5, 97.5])
+    return _ends((drawn @ sums) / (drawn @ counts))
+
+
+def interval_of_batches(
+    gain: Values, pair: NDArray[Any], n_pairs: int, batch: NDArray[Any], n_batches: int
+) -> tuple[float, float]:
+    """The same, drawing assay batches: of a draw the mean of each pair over its drawn batches, then over the pairs.
+
+    Args:
+        gain: of each condition [conditions].
+        pair: which perturbation and cell type it is of.
+        n_pairs: how many of these there are.
+        batch: its assay batch.
+        n_batches: how many of these there are.
+    """
+    sums, counts = np.zeros((2, n_batches, n_pairs))
+    np.add.at(sums, (batch, pair), gain)
+    np.add.at(counts, (batch, pair), 1.0)
+    means = []
+    for drawn in np.array_split(_draws(n_batches), 20):
+        n = drawn @ counts
+        values = np.where(n > 0, (drawn @ sums) / np.maximum(n, 1.0), 0.0)
+        means.append(values.sum(axis=1) / (n > 0).sum(axis=1))
+    return _ends(np.concatenate(means))
+
+
+def _ends(draws: Values) -> tuple[float, float]:
+    low, high = np.percentile(draws, [2.5, 97.5])
     return float(low), float(high)

@@ -5,11 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pandas as pd
-
 from perturbdiff.report.numbers import MINUS, NONE, decimals, fixed
 from perturbdiff.report.reading import Evaluation, Method, Metric, Score, score_of
-from perturbdiff.report.standing import AHEAD, BEHIND, LEVEL, UNKNOWN, Comparer, Standing, best, directed, goodness
+from perturbdiff.report.standing import AHEAD, BEHIND, LEVEL, UNKNOWN, Comparer, Standing, directed
 
 MOST_CONTEXTS = 40
 """So many cell types have a row."""
@@ -110,7 +108,7 @@ def _caveats(evaluation: Evaluation, metric: Metric, score: Score | None) -> tup
     return tuple(said)
 
 
-def suite_table(evaluation: Evaluation, suite: str, title: str) -> Table | None:
+def suite_table(evaluation: Evaluation, comparer: Comparer, suite: str, title: str) -> Table | None:
     """All metrics of a suite by all methods that have any of them."""
     metrics = evaluation.of_suite(suite)
     methods = [
@@ -122,11 +120,11 @@ def suite_table(evaluation: Evaluation, suite: str, title: str) -> Table | None:
     rows = []
     for metric in metrics:
         scores = {method.name: evaluation.score(metric, method.name) for method in methods}
-        rows.append(_row(metric, scores, best(evaluation, metric, compared)))
+        rows.append(_row(metric, scores, comparer.starred(metric, _means(scores, compared))))
     return Table(title, tuple(methods), tuple(rows))
 
 
-def context_tables(evaluation: Evaluation) -> list[Table] | str:
+def context_tables(evaluation: Evaluation, comparer: Comparer) -> list[Table] | str:
     """A table for each headline metric, rows a cell type; or why there are none."""
     contexts = evaluation.contexts
     if contexts is None:
@@ -141,7 +139,7 @@ def context_tables(evaluation: Evaluation) -> list[Table] | str:
         scores = {(str(row.cell_type), str(row.method)): score_of(row) for row in own.itertuples(index=False)}
         methods = [one for one in evaluation.methods if any(_known(scores.get((kind, one.name))) for kind in kinds)]
         if methods:
-            rows = [_context_row(kind, metric, methods, scores) for kind in kinds[:MOST_CONTEXTS]]
+            rows = [_context_row(comparer, kind, metric, methods, scores) for kind in kinds[:MOST_CONTEXTS]]
             tables.append(Table(metric.title, tuple(methods), tuple(rows), direction(metric)))
     return tables or "No headline metric has values for single cell types."
 
@@ -154,11 +152,12 @@ def win_table(evaluation: Evaluation, comparer: Comparer, against: str) -> Table
     for metric in filter(directed, first):
         found = [comparer.differences(metric, method.name, against) for method in files]
         cells = []
-        for one in found:
+        for method, one in zip(files, found, strict=True):
             if one is None:
                 cells.append(Cell(NONE))
             else:
-                cells.append(Cell(f"{100 * one.win_rate:.0f} %", f"{one.wins:g} of {one.n}", best=one.win_rate > 0.5))
+                ahead = one.win_rate > 0.5 and comparer.outcome(metric, method.name, against) == AHEAD
+                cells.append(Cell(f"{100 * one.win_rate:.0f} %", f"{one.wins:g} of {one.n}", best=ahead))
         if any(one is not None for one in found):
             rows.append(Row(metric.title, direction(metric), tuple(cells)))
     return Table(f"Win rates against {against}", tuple(files), tuple(rows))
@@ -217,17 +216,22 @@ def _text(value: Any) -> str:  # noqa: ANN401 - whatever JSON holds
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _context_row(kind: str, metric: Metric, methods: Sequence[Method], scores: Mapping[tuple[str, str], Score]) -> Row:
+def _context_row(
+    comparer: Comparer,
+    kind: str,
+    metric: Metric,
+    methods: Sequence[Method],
+    scores: Mapping[tuple[str, str], Score],
+) -> Row:
     own = {method.name: scores.get((kind, method.name)) for method in methods}
-    frame = pd.Series(
-        {one.name: _goodness(own[one.name], metric) for one in methods if one.kind != "ceiling"}, dtype=float
-    )
-    top = str(frame.idxmax()) if frame.notna().any() else None
+    compared = [one.name for one in methods if one.kind != "ceiling"]
+    top = comparer.starred(metric, _means(own, compared), kind)
     return replace(_row(metric, own, top), title=kind or "all cells", direction="")
 
 
-def _goodness(score: Score | None, metric: Metric) -> float:
-    return math.nan if score is None else float(goodness(score.value, metric))
+def _means(scores: Mapping[str, Score | None], names: Iterable[str]) -> dict[str, float]:
+    found = {name: scores.get(name) for name in names}
+    return {name: math.nan if score is None else score.value for name, score in found.items()}
 
 
 def _row(metric: Metric, scores: Mapping[str, Score | None], top: str | None) -> Row:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from perturbdiff.report.numbers import listed, quoted, short
-from perturbdiff.report.reading import Evaluation, Metric
+from perturbdiff.report.reading import LEAST, UNITS, Evaluation, Metric
 from perturbdiff.report.standing import AHEAD, BEHIND, LEVEL, UNKNOWN, Comparer, Standing, directed, strongest
 
 FEW = 5
-"""With fewer perturbations (or cell types) to draw from than this, a sentence says that the intervals are rough."""
+"""With fewer units to draw from than this, a sentence says that the intervals are rough."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,11 @@ def _count(model: str, headline: list[Standing], everywhere: list[Standing], eva
     """On how many metrics the model is ahead of every baseline."""
     if not evaluation.of_kind("baseline"):
         return [f"{quoted(model)} was judged beside no baseline, so nothing can be said of how good its numbers are."]
-    n, over = clusters(evaluation)
-    if n < 2:
+    n, over = evaluation.n_units, UNITS[evaluation.unit]
+    if n < LEAST:
+        judged = "Only one condition was" if len(evaluation.conditions) == 1 else f"Only {n} {over} were"
         return [
-            "Only one condition was judged, so there is no interval: these are single values, and by none of them does "
+            f"{judged} judged, so there is no interval: these are values of few, and by none of them does "
             f"{quoted(model)} count as ahead of the baselines."
         ]
     if not headline:
@@ -93,12 +94,6 @@ def _doubts(evaluation: Evaluation, model: str, headline: list[Standing]) -> lis
     if blind:
         said.append(f"Ceiling and baseline are not told apart by {listed(blind)}, so little follows from it.")
     return said
-
-
-def clusters(evaluation: Evaluation) -> tuple[int, str]:
-    """How many of what intervals are over: perturbations, or cell types where there is one perturbation."""
-    perturbations, cell_types = (len(set(labels)) for labels in zip(*evaluation.conditions, strict=True))
-    return (perturbations, "perturbations") if perturbations > 1 else (cell_types, "cell types")
 
 
 def _amount(names: list[str], of: int) -> str:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from perturbdiff.report.drawing import Drawing, Drawn, Key, mark_key
 from perturbdiff.report.genes import EVIDENCE, OBSERVED, SIGNIFICANT, THRESHOLD, Genes
 from perturbdiff.report.looks import COLOURS, Look
-from perturbdiff.report.numbers import NONE, fixed, power, signed
+from perturbdiff.report.numbers import NONE, condition_name, fixed, power, signed
 from perturbdiff.report.sampling import sampled
 from perturbdiff.report.svg import Panel
 
@@ -97,7 +97,7 @@ def volcano(genes: Genes, place: int, prefix: str) -> tuple[Drawing, int]:
                 side,
                 panel.write(
                     f"{prefix}-{number}",
-                    f"Volcano plot of {genes.conditions[place][0]} in {genes.conditions[place][1]}, {side}: {note}.",
+                    f"Volcano plot of {condition_name(genes.conditions[place])}, {side}: {note}.",
                 ),
                 note,
             )

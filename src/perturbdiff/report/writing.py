@@ -10,8 +10,8 @@ import pandas as pd
 
 from perturbdiff.data.export import check_writable, whole_file
 from perturbdiff.report.page import Report, check_condition, page, report_of
-from perturbdiff.report.reading import Evaluation, read_evaluation
-from perturbdiff.report.standing import Standing, best, directed
+from perturbdiff.report.reading import Evaluation, Metric, read_evaluation
+from perturbdiff.report.standing import Standing, directed
 
 _SUFFIXES = {".html", ".htm"}
 
@@ -55,12 +55,14 @@ def files_of(out: Path) -> tuple[Path, Path, Path]:
 
 
 def summary(report: Report) -> pd.DataFrame:
-    """A row per suite, metric and method: overall.csv, with the kind, whether it is the best, and the win rate."""
+    """A row per suite, metric and method: overall.csv, with the kind, whether it is ahead of all others, win rate."""
     evaluation = report.evaluation
     metrics = {(metric.suite, metric.name): metric for metric in evaluation.metrics}
     kinds = {method.name: method.kind for method in evaluation.methods}
     compared = [method.name for method in evaluation.methods if method.kind != "ceiling"]
-    top = {key: best(evaluation, metric, compared) for key, metric in metrics.items()}
+    top = {
+        key: report.comparer.starred(metric, _means(evaluation, metric, compared)) for key, metric in metrics.items()
+    }
     extra = []
     for row in evaluation.overall.itertuples(index=False):
         key = (str(row.suite), str(row.metric))
@@ -71,6 +73,11 @@ def summary(report: Report) -> pd.DataFrame:
         extra.append((kinds[str(row.method)], row.method == top[key], report.against or "", rate))
     columns = ["kind", "best", "against", "win_rate"]
     return pd.concat([evaluation.overall, pd.DataFrame(extra, columns=columns)], axis=1)
+
+
+def _means(evaluation: Evaluation, metric: Metric, names: Iterable[str]) -> dict[str, float]:
+    scores = {name: evaluation.score(metric, name) for name in names}
+    return {name: math.nan if score is None else score.value for name, score in scores.items()}
 
 
 def _json(report: Report) -> str:

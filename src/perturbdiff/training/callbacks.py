@@ -232,7 +232,15 @@ def returning_to_the_caller() -> Iterator[None]:
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar for training, without its version number, on standard error: standard output is for results."""
+    """Lightning's bar for training, without its version number, on standard error: standard output is for results.
+
+    Where standard error is no terminal but a log, the bar is written about ten times in all and at validations.
+    """
+
+    @classmethod
+    def of(cls, max_steps: int) -> "Progress":
+        """The bar of a training of so many steps."""
+        return cls(refresh_rate=1 if sys.stderr.isatty() else max(1, max_steps // 10))
 
     def init_train_tqdm(self) -> Tqdm:
         """The bar of the steps."""

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from perturbdiff.checkpoint import Checkpoint, load_checkpoint, untrained
+from perturbdiff.checkpoint import LOGS, Checkpoint, load_checkpoint, untrained
 from perturbdiff.config import TrainingSettings
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.randomness import stream
@@ -34,7 +34,7 @@ from perturbdiff.training.callbacks import (
 from perturbdiff.training.cost import Announcement
 from perturbdiff.training.module import DenoiserModule
 from perturbdiff.training.processes import Processes, processes
-from perturbdiff.training.resuming import LOGS, State, clear, identity, resumable
+from perturbdiff.training.resuming import State, clear, identity, resumable
 from perturbdiff.training.streams import Epochs, FixedPopulations, PopulationStream, Share, check_share
 
 LOG_EVERY = 10
@@ -138,7 +138,7 @@ def fit(
             *([Start(held_out.batches, folder)] if held_out is not None and settings.training.validate_start else []),
             interruption,
             Announcement(training.batch(plan, None), say),
-            *([Progress()] if show_progress else []),
+            *([Progress.of(settings.training.max_steps)] if show_progress else []),
         ],
         launched,
         loggers=[] if run is None else _loggers(run, resume),

@@ -73,6 +73,7 @@ def prepare(
         check_panel(source.genes, recipe.genes)  # before any label is read
     conditions = trained_conditions(split, recipe, settings, folder=folder, features=features)
     held_out, asked, notes = _sampleable(split, conditions, nulls=training.condition_dropout > 0)
+    notes = (*notes, *_unasked(split, conditions))
     conditions = conditions.asking(asked)
     genes, moments = panel_of(split, recipe)
     scale = settings.model.scale or measured_scale(moments, genes)
@@ -109,6 +110,20 @@ def panel_of(split: Split, recipe: Recipe) -> tuple[list[str], Moments]:
     given = None if recipe.genes is None else check_panel(source.genes, recipe.genes)
     moments = source.moments(split.hash) or measure(source, given, split.of("train"))
     return (select_panel(moments, recipe.n_genes) if given is None else given), moments
+
+
+def _unasked(split: Split, conditions: Conditions) -> list[str]:
+    """The sentence on held-out test perturbations that the model to come can't be asked."""
+    labels = list(dict.fromkeys(map(str, split.groups("test")["perturbation"])))
+    unknown = [label for label in labels if _refused(conditions, label)]
+    if not unknown:
+        return []
+    named = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+    return [
+        f"{len(unknown)} of the {len(labels)} perturbations held out for test cannot be asked of this model ({named}): "
+        "no cell of them trains and no features stand for them; keep some cells in training (keep_cells) or name "
+        "features in [encoders.perturbation]."
+    ]
 
 
 def _sampleable(split: Split, conditions: Conditions, *, nulls: bool) -> tuple[Segments, list[str], tuple[str, ...]]:

@@ -39,6 +39,7 @@ from perturbdiff.data.vocabulary import Vocabulary
 from perturbdiff.training.callbacks import Say
 from perturbdiff.training.encoders import check_features, features_named
 from perturbdiff.training.fitting import Beginning, Outcome, check_processes, fit, initial
+from perturbdiff.training.processes import one_at_a_time
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Given:
         return segments.take(self.split.source.runs.is_control[segments.run])
 
 
+@one_at_a_time
 def pretrain(
     mixture: Mixture,
     given: Sequence[Given],
@@ -100,6 +102,9 @@ def pretrain(
     seen = [Seen.of(one.member.name, one.split.source, one.training) for one in given]
     audit(given, seen)
     say(f"the audit of {len(given)} sources found no held-out cell among the training cells.")
+    for one in given:
+        for note in one.split.source.notes:
+            say(f"{one.member.name}: {note}")
     measured = [_measured(one, mixture) for one in given]
     genes, lists = _panel(mixture, given, measured)
     weights = np.array([one.member.weight for one in given])

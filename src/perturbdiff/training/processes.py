@@ -7,7 +7,27 @@ Lightning's environments know the ranks; nothing else has to be said.
 """
 
 import os
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple
+
+from perturbdiff.data.export import run_lock
+
+
+def one_at_a_time[**P, R](training: Callable[P, R]) -> Callable[P, R]:
+    """A training that holds the lock of its folder, the argument `run`, from its first step to its last.
+
+    Raises:
+        ValueError: another process trains there.
+    """
+
+    @wraps(training)
+    def alone(*args: P.args, **options: P.kwargs) -> R:
+        run: Any = options.get("run")
+        with run_lock(run, first=processes().rank == 0):
+            return training(*args, **options)
+
+    return alone
 
 
 class Processes(NamedTuple):

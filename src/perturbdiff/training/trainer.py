@@ -10,12 +10,15 @@ import torch
 
 from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.config import Settings
+from perturbdiff.data.audit import repeated_names
 from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.recipe import Recipe
 from perturbdiff.data.split import HELD_OUT, Split
+from perturbdiff.data.totals import total_genes
 from perturbdiff.training.callbacks import Say
 from perturbdiff.training.fitting import Beginning, Outcome, check_processes, fit, initial
 from perturbdiff.training.preparation import mean_shifts, prepare
+from perturbdiff.training.processes import one_at_a_time
 from perturbdiff.training.transfer import begun_from, check_unseen, transferred
 
 MANY = 1 << 20
@@ -24,6 +27,7 @@ MANY = 1 << 20
 _LOG = logging.getLogger(__name__)
 
 
+@one_at_a_time
 def train(
     split: Split,
     recipe: Recipe,
@@ -54,14 +58,16 @@ def train(
         show_progress: whether to draw a progress bar.
 
     Raises:
-        ValueError: the run folder holds another run, the panel does not fit, or a group has no control cells; or the
-            pretrained model has seen held-out cells.
+        ValueError: cells share a name; another process trains in the run folder, or it holds another run; the panel
+            does not fit, or a group has no control cells; or the pretrained model has seen held-out cells.
     """
     if split.source.control is None:
         raise ValueError(
             f"the cells of {recipe.name!r} have no perturbation, so there is no response to train on; pretrain on them."
         )
     say = check_processes(settings.training, say)
+    for leak in repeated_names(split.source):
+        raise ValueError(leak)
     if pretrained is not None:
         check_unseen(pretrained, split)
     n_cells = split.of("train").n_cells
@@ -80,6 +86,7 @@ def train(
         recipe=recipe,
         folder=None if data_folder is None else str(data_folder.resolve()),
         split=describe(split),
+        total_genes=total_genes(split.source.genes, recipe),
         begun_from=None if pretrained is None else begun_from(pretrained),
     )
 

@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.recipe import recipe_from_mapping
+from perturbdiff.data.intake import cells_from_anndata, read_cells
+from perturbdiff.data.recipe import Match, recipe_from_mapping
 from perturbdiff.data.store import scan
 from perturbdiff.data.store.inputs import opened, stat_of
 from perturbdiff.data.store.prepare import prepare_store
+from perturbdiff.data.store.stored import Store
 
 COLUMNS = {"perturbation": "guide", "cell_type": "line", "assay_batch": "plate"}
 
@@ -84,7 +85,6 @@ def without_counts():
         (with_value(0.5), recipe()),
         (with_value(np.inf), recipe(scale="log1p")),
         (with_value(20), recipe(scale="log1p")),
-        (without_label(), recipe()),
         (without_counts(), recipe()),
     ],
 )
@@ -105,6 +105,16 @@ def test_bad_values_are_found_in_every_cell_after_a_sample_was_sound(tmp_path, m
     adata.write_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(ValueError, match='is declared scale = "log1p" and holds only integers, up to 30'):
         prepare_store(recipe(scale="log1p"), tmp_path, tmp_path / "y.store")
+
+
+def test_cells_without_a_label_are_refused_unless_they_are_excluded_by_it(tmp_path):
+    adata = without_label()
+    assert "column 'line' of the files has no label for 1 cells, and every cell needs one" in refusal(
+        tmp_path, adata, recipe()
+    )
+    excluding = recipe().model_copy(update={"exclude": (Match(cell_type=("",)),)})
+    prepare_store(excluding, tmp_path, tmp_path / "some.store")
+    assert Store.open(tmp_path / "some.store").n_cells == read_cells(excluding, tmp_path).n_cells == 39
 
 
 @pytest.mark.parametrize("label", ["a\nb", "a\tb", "a\x07"])

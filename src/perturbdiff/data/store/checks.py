@@ -6,10 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import scipy.sparse as sp
 
-from perturbdiff.data.reading import Scale, check_values, column_of, total_counts_of
+from perturbdiff.data.reading import Scale, check_values, column_of
 from perturbdiff.data.recipe import Recipe
+from perturbdiff.data.source import Flags
 from perturbdiff.data.store.inputs import Input, Rows
+from perturbdiff.data.totals import check_normalised, converted, total_counts_of
 
 
 class Checked(NamedTuple):
@@ -28,26 +31,32 @@ class Checked(NamedTuple):
     highest: float
 
 
-def checked_rows(found: Input, recipe: Recipe, start: int, stop: int) -> Checked:
-    """Read the cells start to stop.
+def checked_rows(found: Input, recipe: Recipe, start: int, stop: int, kept: Flags) -> Checked:
+    """Read the cells start to stop that are kept; the others need not be expression, nor have counts.
 
     Raises:
-        ValueError: as in `reading.check_values` and `reading.total_counts_of`, but for the rule on log1p values that
-            are all integers, which takes the whole file; see `check_integers`.
+        ValueError: as in `reading.check_values`, `totals.total_counts_of` and `totals.check_normalised`, but for the
+            rule on log1p values that are all integers, which takes the whole file; see `check_integers`.
     """
     rows, scale = found.rows(start, stop), recipe.expression.scale
+    if not kept.all():
+        rows = rows[kept]
     if scale == "counts":
         check_values(rows, scale, found.source)
         obs: dict[str, Any] = {}
         column = recipe.columns.total_counts
         if column is not None:
             column_of(found.obs.columns, column, "columns.total_counts", found.source)
-            obs[column] = found.column(column, start, stop)
+            obs[column] = found.column(column, start, stop)[kept].reset_index(drop=True)
         table: Any = SimpleNamespace(obs=pd.DataFrame(obs))
         return Checked(rows, total_counts_of(table, rows, column, found.source), integers=True, highest=0.0)
     if rows.dtype.kind not in "fiub":
         check_values(rows, scale, found.source)
-    return Checked(rows, None, *_log1p_facts(rows.data, scale, found.source))
+    integers, highest = _log1p_facts(rows.data, scale, found.source)
+    if not integers:  # or it is said of the whole file that they are counts
+        check_normalised(rows, recipe.expression, found.source)
+        rows = sp.csr_matrix(converted(rows, recipe.expression))
+    return Checked(rows, None, integers, highest)
 
 
 def check_integers(highest: float, scale: Scale, source: str) -> None:

@@ -62,12 +62,14 @@ class Obs:
         columns: a table without rows, to look column names up in.
     """
 
-    def __init__(self, stored: Stored) -> None:
+    def __init__(self, stored: Stored, table: pd.DataFrame | None = None) -> None:
+        """Hold a stored table; `table` is what it holds, where only anndata can tell."""
         self._stored = stored
-        self._table: Any = None
+        self._table: Any = table
         self._columns: dict[str, Column | Held] = {}
-        if stored.attrs.get("encoding-type") != "dataframe" or stored.attrs.get("encoding-version") != "0.2.0":
-            self._table = anndata.io.read_elem(stored)
+        plain = stored.attrs.get("encoding-type") == "dataframe" and stored.attrs.get("encoding-version") == "0.2.0"
+        if table is not None or not plain:
+            self._table = anndata.io.read_elem(stored) if table is None else table
             names = list(self._table.columns)
             self.n_cells = len(self._table)
         else:

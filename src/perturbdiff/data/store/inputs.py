@@ -15,15 +15,15 @@ import pandas as pd
 import scipy.sparse as sp
 import zarr
 
-from perturbdiff.data.files import find_hole
-from perturbdiff.data.reading import expression_of
+from perturbdiff.data.files import find_hole, rna_of
+from perturbdiff.data.reading import expression_of, is_raw
 from perturbdiff.data.recipe import Expression
 from perturbdiff.data.store.columns import Obs, Stored, Texts, slice_of, texts_of
 
 type Rows = sp.csr_matrix[Any]
 type Form = Literal["csr", "csc", "dense", "columns"]
 
-_SPARSE: dict[str, Form] = {"csr_matrix": "csr", "csc_matrix": "csc"}
+_SPARSE: dict[str, Form] = {"csr_matrix": "csr", "csc_matrix": "csc", "csr": "csr", "csc": "csc"}
 _PER_ENTRY = 12
 """Bytes that making rows of a dense matrix sparse takes for each entry, besides the entry."""
 
@@ -39,17 +39,22 @@ class Input:
         obs: the table of its cells.
         form: how its matrix is stored; "columns" is a table in obsm.
         shape: cells and genes of its matrix.
-        genes: unique names, the columns of its matrix.
+        genes: unique names, the columns of its matrix that are genes.
+        note: a sentence on the columns that are not.
     """
 
     def __init__(self, root: Stored, expression: Expression, path: Path) -> None:
         self.path = path
         self.source = path.name
         with readable(path):
-            self.obs = Obs(root["obs"])
+            obs, var = _old_tables(root, path)
+            self.obs = Obs(root["obs"], obs)
             self._matrix = _matrix(root, expression.layer)
-            table = _stand_in(root, self._matrix, expression.layer, min(1, self.obs.n_cells))
-        self.genes = expression_of(table, expression, self.source)[1]
+            table = _stand_in(root, self._matrix, expression.layer, min(1, self.obs.n_cells), var)
+        read = expression_of(table, expression, self.source)
+        self.genes, self.note = read.genes, read.note
+        self._kept = None if read.kept is None else np.flatnonzero(read.kept)
+        self._width = len(self.genes) if read.kept is None else len(read.kept)
         kind = str(self._matrix.attrs.get("encoding-type", self._matrix.attrs.get("h5sparse_format", "array")))
         self.form: Form = _SPARSE.get(kind, "columns" if kind == "dataframe" else "dense")
         self.shape = (self.obs.n_cells, len(self.genes))
@@ -87,7 +92,7 @@ class Input:
         if self.form == "csc":
             per_cell = self.bytes_per_value * (self.n_stored or 0) // max(1, self.shape[0])
         else:
-            per_cell = self.shape[1] * (self.dtype.itemsize + _PER_ENTRY)
+            per_cell = self._width * (self.dtype.itemsize + _PER_ENTRY)
         return np.full(stop - start, per_cell, dtype=np.int64)
 
     def check_room(self, room: int) -> None:
@@ -133,7 +138,8 @@ class Input:
     def rows(self, start: int, stop: int) -> Rows:
         """The matrix's rows start to stop, with each gene of a cell once and ascending; explicit zeros stay."""
         with readable(self.path):
-            return self._rows(start, stop)
+            rows = self._rows(start, stop)
+        return rows if self._kept is None else sp.csr_matrix(rows[:, self._kept])
 
     def _rows(self, start: int, stop: int) -> Rows:
         if self.form == "csc":
@@ -147,7 +153,7 @@ class Input:
         data, indices = self._matrix["data"][first:last], self._matrix["indices"][first:last]
         indptr = (ends - first).astype(np.int32 if last - first < 2**31 else np.int64)
         arrays: Any = (np.asarray(data), np.asarray(indices).astype(indptr.dtype, copy=False), indptr)
-        found: Rows = sp.csr_matrix(arrays, shape=(stop - start, self.shape[1]), copy=False)
+        found: Rows = sp.csr_matrix(arrays, shape=(stop - start, self._width), copy=False)
         if not found.has_canonical_format:
             found.sum_duplicates()
         return found
@@ -184,9 +190,10 @@ def opened(path: Path, expression: Expression) -> Iterator[Input]:
         library: Any = h5py
         file = library.File(path, mode="r")
     with file:
+        root = rna_of(file, path)
         with readable(path):
-            _check_root(file)
-        yield Input(file, expression, path)
+            _check_root(root)
+        yield Input(root, expression, path)
 
 
 @contextmanager
@@ -237,15 +244,32 @@ def _check_root(root: Stored) -> None:
 def _matrix(root: Stored, layer: str | None) -> Stored:
     if layer is None:
         return root.get("X")
+    if is_raw(layer, root.get("layers", ())) and "raw" in root:
+        return root["raw"].get("X")
     where, key = ("obsm", layer.removeprefix("obsm:")) if layer.startswith("obsm:") else ("layers", layer)
     return root[where].get(key) if where in root else None
 
 
-def _stand_in(root: Stored, matrix: Stored, layer: str | None, n_rows: int) -> anndata.AnnData:
+def _old_tables(root: Stored, path: Path) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+    """The tables of cells and genes of a file whose tables are compound arrays, which anndata alone puts together."""
+    if hasattr(root["obs"], "keys"):
+        return None, None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole: Any = anndata.read_h5ad(path, backed="r")
+    try:
+        return whole.obs, whole.var
+    finally:
+        whole.file.close()
+
+
+def _stand_in(
+    root: Stored, matrix: Stored, layer: str | None, n_rows: int, table: pd.DataFrame | None = None
+) -> anndata.AnnData:
     """An AnnData of a row at most, with the genes and the names of layers and obsm of the file, all values 0."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        var: Any = anndata.io.read_elem(root["var"])
+        var: Any = anndata.io.read_elem(root["var"]) if table is None else table
         adata = anndata.AnnData(obs=pd.DataFrame(index=["cell"][:n_rows]), var=var)
         for where, width in (("layers", len(var)), ("obsm", 1)):
             for key in root.get(where, ()):
@@ -255,6 +279,9 @@ def _stand_in(root: Stored, matrix: Stored, layer: str | None, n_rows: int) -> a
         zeros = _zeros(matrix, n_rows)
         if layer is None:
             adata.X = zeros
+        elif is_raw(layer, adata.layers):
+            genes: Any = anndata.io.read_elem(root["raw"]["var"])
+            adata.raw = anndata.AnnData(zeros, obs=pd.DataFrame(index=["cell"][:n_rows]), var=genes)
         elif layer.startswith("obsm:"):
             adata.obsm[layer.removeprefix("obsm:")] = (
                 zeros.set_axis(adata.obs_names) if isinstance(zeros, pd.DataFrame) else zeros

@@ -10,8 +10,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from perturbdiff.data.cells import matches
-from perturbdiff.data.joining import GeneTable, file_suffixes, join_genes, join_note
-from perturbdiff.data.reading import check_control_label
+from perturbdiff.data.composition import grammar_of
+from perturbdiff.data.joining import GeneTable, file_suffixes, join_genes, join_note, labels_below
+from perturbdiff.data.labels import NO_LABEL, counted, known_as, one_name, remarks, renamed, renaming_note
+from perturbdiff.data.reading import check_control_label, check_control_labels, missing_labels
 from perturbdiff.data.recipe import COVARIATES, Recipe
 from perturbdiff.data.source import Hashes, Integers
 from perturbdiff.data.store.columns import Texts
@@ -34,6 +36,7 @@ class Joined:
         file_genes: the genes of each file, renamed, in the file's order.
         identifiers: of each gene of the store, in the first file that has it.
         notes: sentences on what was done to the data.
+        control: label of the control cells, as the store has it.
     """
 
     labels: pd.DataFrame
@@ -45,6 +48,7 @@ class Joined:
     file_genes: list[pd.Index]
     identifiers: Texts
     notes: tuple[str, ...]
+    control: str | None
 
     @property
     def n_cells(self) -> int:
@@ -64,12 +68,12 @@ def join(scans: Sequence[Scan], paths: Sequence[Path], recipe: Recipe, table: Ge
         with opened(paths[0], recipe.expression) as found:
             name = str(found.names(0, 1)[0]) + file_suffixes(paths)[0]
         notes = (*notes, f"The name of its file was added to the name of every cell, such as {name!r}.")
-    codes, known = _codes(scans)
+    codes, known, spelt, control = _codes(scans, recipe)
     unique, first, place = np.unique(codes, axis=0, return_index=True, return_inverse=True)
     labels = pd.DataFrame({key: _categories(unique[:, i], known[key]) for i, key in enumerate(COVARIATES)})
     keep = np.ones(len(labels), dtype=bool)
     for i, rule in enumerate(recipe.exclude):
-        keep &= ~matches(labels, rule, f"exclude[{i}]")
+        keep &= ~matches(labels, rule, f"exclude[{i}]", grammar_of(recipe), control)
     cells, values = (_sums(place, [getattr(one, key) for one in scans], len(first)) for key in ("cells", "values"))
     digests = _sums(place, [one.digests for one in scans], len(first))
     n_all, n_kept = int(cells.sum()), int(cells[keep].sum())
@@ -78,10 +82,13 @@ def join(scans: Sequence[Scan], paths: Sequence[Path], recipe: Recipe, table: Ge
     if n_kept < n_all:
         notes = (*notes, f"exclude leaves out {n_all - n_kept} of {n_all} cells.")
     labels = pd.DataFrame({key: labels[key].array[keep].remove_unused_categories() for key in COVARIATES})
-    check_control_label(recipe.control, labels["perturbation"].cat.categories, recipe.columns.perturbation)
+    _check_labelled(labels, cells[keep], recipe)
+    notes = (*notes, *spelt, *remarks(counted(labels, cells[keep]), recipe.columns, grammar_of(recipe), control))
+    check_control_label(control, labels["perturbation"].cat.categories, recipe.columns.perturbation)
     run = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)[place.ravel()]
     run_of = np.split(run, np.cumsum([len(one.labels) for one in scans])[:-1])
-    return Joined(labels, cells[keep], values[keep], digests[keep], run_of, genes, file_genes, identifiers, notes)
+    kept = (cells[keep], values[keep], digests[keep])
+    return Joined(labels, *kept, run_of, genes, file_genes, identifiers, notes, control)
 
 
 def check_names(scans: Sequence[Scan], paths: Sequence[Path], recipe: Recipe, *, room: int) -> None:
@@ -123,6 +130,7 @@ def _genes(
     renamed = []
     for one in scans:
         genes = one.genes
+        notes.update(dict.fromkeys([one.note] if one.note else []))
         if table is not None:
             genes, note = table.rename(genes)
             notes.update(dict.fromkeys([note] if note else []))
@@ -138,18 +146,26 @@ def _genes(
     return renamed, identifiers, joined, (*notes, *([note] if note else []))
 
 
-def _codes(scans: Sequence[Scan]) -> tuple[Integers, dict[str, pd.Index]]:
-    """The labels of all files' conditions as codes of labels sorted as text [conditions, 3]."""
-    known = {
-        key: pd.Index(sorted(set().union(*(one.labels[key].cat.categories for one in scans)))) for key in COVARIATES
-    }
-    columns = [
-        np.concatenate(
-            [known[key].get_indexer(one.labels[key].cat.categories)[one.labels[key].cat.codes] for one in scans]
-        )
-        for key in COVARIATES
-    ]
-    return np.stack(columns, axis=1).astype(np.int64), known
+def _codes(scans: Sequence[Scan], recipe: Recipe) -> tuple[Integers, dict[str, pd.Index], list[str], str | None]:
+    """The labels of all files' conditions as codes of labels sorted as text [conditions, 3]; notes; the control."""
+    labels = {key: labels_below([one.labels[key] for one in scans]) for key in COVARIATES}
+    counts = counted(pd.DataFrame(labels), np.concatenate([one.cells for one in scans]))["perturbation"]
+    control = None if recipe.control is None else known_as(recipe.control, counts)
+    controls = [known_as(label, counts) for label in recipe.controls]
+    check_control_labels(controls, list(counts), recipe.columns.perturbation)
+    names = one_name(list(counts), grammar_of(recipe), control, controls)
+    labels["perturbation"] = renamed(labels["perturbation"], names)
+    columns = [np.asarray(labels[key].codes, dtype=np.int64) for key in COVARIATES]
+    known = {key: labels[key].categories for key in COVARIATES}
+    return np.stack(columns, axis=1), known, renaming_note(names, counts), control
+
+
+def _check_labelled(labels: pd.DataFrame, cells: Integers, recipe: Recipe) -> None:
+    """Refuse cells without a label that `exclude` leaves."""
+    for key in COVARIATES:
+        column, missing = getattr(recipe.columns, key), (labels[key] == NO_LABEL).to_numpy()
+        if column is not None and missing.any():
+            raise missing_labels(column, "the files", int(cells[missing].sum()), None)
 
 
 def _categories(codes: Integers, known: pd.Index) -> "pd.Categorical[Any]":

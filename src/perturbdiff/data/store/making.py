@@ -142,7 +142,7 @@ class Making:
         manifest = Manifest(
             recipe=self.recipe.model_dump(mode="json", exclude_none=True),
             scale=self.recipe.expression.scale,
-            control=self.recipe.control,
+            control=joined.control,
             n_cells=joined.n_cells,
             n_values=sum(part.n_values for part in parts),
             n_genes=len(joined.genes),

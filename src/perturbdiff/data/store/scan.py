@@ -13,13 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from perturbdiff.data.composition import labels_from
-from perturbdiff.data.reading import check_label_texts, check_totals_fit, column_of, missing_labels
+from perturbdiff.data.cells import matches
+from perturbdiff.data.composition import grammar_of, labels_from
+from perturbdiff.data.labels import NO_LABEL, texts_of
+from perturbdiff.data.reading import check_label_texts, column_of
 from perturbdiff.data.recipe import COVARIATES, Recipe
-from perturbdiff.data.source import Hashes, Integers, mixed, name_hashes
+from perturbdiff.data.source import Flags, Hashes, Integers, mixed, name_hashes
 from perturbdiff.data.store.checks import check_integers, checked_rows
 from perturbdiff.data.store.inputs import Input, opened
 from perturbdiff.data.store.work import unit
+from perturbdiff.data.totals import check_totals_fit
 
 _CELLS = 1 << 18
 """So many cells are looked at together."""
@@ -45,6 +48,7 @@ class Scan:
         cells: of each row of `labels`.
         values: about so many values its cells hold.
         digests: sums over the cells of each row; see `source.digested`.
+        note: a sentence on features that are no genes.
     """
 
     folder: Path
@@ -54,6 +58,7 @@ class Scan:
     cells: Integers
     values: Integers
     digests: Hashes
+    note: str | None = None
 
 
 def scan(path: Path, recipe: Recipe, folder: Path, *, suffix: str, room: int) -> Scan:
@@ -67,7 +72,7 @@ def scan(path: Path, recipe: Recipe, folder: Path, *, suffix: str, room: int) ->
         room: bytes of memory there are.
 
     Raises:
-        ValueError: a column, layer or gene names are not there; labels are missing or hold control characters; values
+        ValueError: a column, layer or gene names are not there; labels hold control characters; values
             in a sample of its cells are not what the recipe says; a matrix stored by genes is too large;
             parts of a .zarr are missing.
     """
@@ -91,12 +96,13 @@ def _look(found: Input, recipe: Recipe) -> float:
     starts = np.unique(np.linspace(0, max(0, n_cells - _SAMPLED), _PLACES).astype(np.int64)).tolist()
     n_rows, n_values, integers, highest = 0, 0, True, 0.0
     for start in starts:
-        some = checked_rows(found, recipe, start, min(start + _SAMPLED, n_cells))
+        stop = min(start + _SAMPLED, n_cells)
+        some = checked_rows(found, recipe, start, stop, _Conditions(recipe).kept(found, start, stop))
         n_rows, n_values = n_rows + some.rows.shape[0], n_values + int(np.count_nonzero(some.rows.data))
         integers, highest = integers and some.integers, max(highest, some.highest)
     if integers:
         check_integers(highest, scale, found.source)
-    return n_values / n_rows
+    return n_values / max(1, n_rows)
 
 
 class _Conditions:
@@ -104,6 +110,8 @@ class _Conditions:
 
     def __init__(self, recipe: Recipe) -> None:
         self.columns, self.control = recipe.columns, recipe.control
+        self.exclude, self.grammar = recipe.exclude, grammar_of(recipe)
+        self.declared = (recipe.control, *recipe.controls)
         self.codes: dict[str, dict[str, int]] = {key: {} for key in COVARIATES}
         self.keys = pd.Index([], dtype=np.int64)
         self.cells, self.values = np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -117,6 +125,18 @@ class _Conditions:
         unique, place = np.unique(key, return_inverse=True)
         self.keys = self.keys.append(pd.Index(unique[self.keys.get_indexer(pd.Index(unique)) < 0]))
         return np.asarray(self.keys.get_indexer(pd.Index(unique)), dtype=np.int64)[place]
+
+    def kept(self, found: Input, start: int, stop: int) -> Flags:
+        """Which of the cells start to stop no rule of `exclude` leaves out."""
+        codes = {key: self._codes(found, key, start, stop) for key in COVARIATES}
+        labels: dict[str, Any] = {
+            key: pd.Categorical.from_codes(own, pd.Index(list(self.codes[key]), dtype=str))
+            for key, own in codes.items()
+        }
+        left = np.zeros(stop - start, dtype=bool)
+        for rule in self.exclude:
+            left |= matches(pd.DataFrame(labels), rule, None, self.grammar, self.control)
+        return ~left
 
     def count(self, met: Integers, hashes: Hashes, lengths: Integers) -> None:
         """Add to the sums of cells, values and digests."""
@@ -144,17 +164,15 @@ class _Conditions:
 
         def read(name: str, named_by: str) -> "pd.Series[Any]":
             column_of(found.obs.columns, name, named_by, found.source)
-            return found.column(name, start, stop)
+            values = found.column(name, start, stop)
+            return texts_of(values, declared) if name == column else values
 
-        own = covariate == "perturbation"
-        labels = labels_from(read, self.columns, self.control) if own else read(column, f"columns.{covariate}")
+        own, declared = covariate == "perturbation", self.declared if covariate == "perturbation" else ()
+        labels = labels_from(read, self.columns, *declared) if own else read(column, f"columns.{covariate}")
         codes, unique = pd.factorize(labels)
-        texts = [str(label) for label in unique]
-        blank = np.array([not text.strip() for text in texts] + [True])
-        if blank[codes].any():
-            missing = blank[codes]
-            i = start + int(np.argmax(missing))
-            raise missing_labels(column, found.source, int(missing.sum()), str(found.names(i, i + 1)[0]))
+        texts = [*map(str, unique)]
+        if (codes < 0).any():
+            texts.append(NO_LABEL)  # where code -1 points
         check_label_texts(texts, column, found.source)
         place = [known.setdefault(text, len(known)) for text in texts]
         if len(known) >= 1 << _BITS:
@@ -182,7 +200,7 @@ def _write(found: Input, recipe: Recipe, suffix: str, per_cell: float, folder: P
             hashes.write(hashed.data)
     np.savez(folder / "sums.npz", cells=conditions.cells, values=conditions.values, digests=conditions.digests)
     labels = {key: [codes.tolist(), texts] for key, (codes, texts) in conditions.labels().items()}
-    facts = {"n_cells": n_cells, "genes": list(found.genes), "labels": labels}
+    facts = {"n_cells": n_cells, "genes": list(found.genes), "labels": labels, "note": found.note}
     (folder / "facts.json").write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
 
 
@@ -191,4 +209,11 @@ def _read(folder: Path) -> Scan:
     labels = {key: pd.Categorical.from_codes(codes, pd.Index(texts)) for key, (codes, texts) in facts["labels"].items()}
     with np.load(folder / "sums.npz", allow_pickle=False) as sums:
         arrays: dict[str, npt.NDArray[Any]] = {key: sums[key] for key in ("cells", "values", "digests")}
-    return Scan(folder, facts["n_cells"], pd.Index(facts["genes"], dtype=str), pd.DataFrame(labels), **arrays)
+    return Scan(
+        folder,
+        facts["n_cells"],
+        pd.Index(facts["genes"], dtype=str),
+        pd.DataFrame(labels),
+        **arrays,
+        note=facts.get("note"),
+    )

@@ -116,14 +116,15 @@ def spill(
     Raises:
         ValueError: as in `checks.checked_rows`.
     """
-    rows, totals, integers, highest = checked_rows(found, target.recipe, chunk.start, chunk.stop)
-    kept = np.flatnonzero(run >= 0)
-    order = kept[np.lexsort((hashes[kept], run[kept]))]
+    kept = run >= 0
+    rows, totals, integers, highest = checked_rows(found, target.recipe, chunk.start, chunk.stop, kept)
+    run, hashes, names = run[kept], hashes[kept], found.names(chunk.start, chunk.stop)[kept]
+    order = np.lexsort((hashes, run))
     rows = sp.csr_matrix(aligned(rows, target.file_genes, target.genes))
     rows.eliminate_zeros()
     profiles = _profiles(rows)
     rows = _narrow(rows, target.recipe.expression.scale)[order]
-    encoded = [name.encode() for name in (found.names(chunk.start, chunk.stop)[order] + target.suffix).tolist()]
+    encoded = [name.encode() for name in (names[order] + target.suffix).tolist()]
     facts = np.zeros(len(order), dtype=FACTS)
     facts["run"], facts["hash"], facts["profile"] = run[order], hashes[order], profiles[order]
     facts["length"], facts["name"] = np.diff(rows.indptr), [len(name) for name in encoded]

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from perturbdiff.data.composition import grammar_of
 from perturbdiff.data.recipe import COVARIATES, Recipe
 from perturbdiff.data.source import Flags, Hashes, Integers, Loaded, Runs, Segments, thinned_note
 from perturbdiff.data.store.layout import GENES, MOMENTS, OBS, PARTS, RUNS
@@ -65,7 +66,9 @@ class Store:
         offsets = np.append(table["start"].to_numpy(), manifest.n_cells).astype(np.int64)
         digests = np.stack([table[f"digest_{i}"].to_numpy(dtype=np.uint64) for i in range(2)], axis=1)
         genes = pd.Index(pd.read_parquet(path / GENES, columns=["name"])["name"], name=None, dtype=str)
-        return cls(path, manifest, genes, Runs(pd.DataFrame(labels), offsets, manifest.control), digests, parts)
+        grammar = grammar_of(manifest.read_recipe())
+        runs = Runs(pd.DataFrame(labels), offsets, manifest.control, grammar)
+        return cls(path, manifest, genes, runs, digests, parts)
 
     def __repr__(self) -> str:
         """One line: how many cells and genes, and where."""
@@ -131,6 +134,10 @@ class Store:
         """See `Source`."""
         return str(self.parts.names(np.array([position]))[0])
 
+    def names_at(self, start: int, stop: int) -> npt.NDArray[np.object_]:
+        """See `Source`."""
+        return np.asarray(self.parts.names(np.arange(start, stop, dtype=np.int64)), dtype=object)
+
     def rows(self, segments: Segments) -> Integers:
         """See `Source`: positions."""
         return segments.positions()
@@ -172,6 +179,7 @@ class Store:
             labels=pd.DataFrame(labels),
             control=self.control,
             notes=(*self.notes, *thinned_note(segments, some)),
+            grammar=self.runs.grammar,
         )
 
     def verify(self, track: Track = iter) -> None:
@@ -288,7 +296,7 @@ class PanelReader:
 
 def _to_log1p(counts: npt.NDArray[np.float32], lengths: Integers, totals: npt.NDArray[np.float64]) -> None:
     """Make counts of cells into log1p counts per 10^4, in place, bit by bit as `Cells.log_expression` does."""
-    from perturbdiff.data.cells import PER
+    from perturbdiff.data.recipe import PER
 
     counts *= np.repeat((PER / totals).astype(np.float32), lengths)
     np.log1p(counts, out=counts)

@@ -5,7 +5,6 @@ resumes does what is absent. `plan.json` says what the units were made from; not
 """
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from perturbdiff.data.export import locked
 from perturbdiff.data.files import is_store
 from perturbdiff.data.recipe import Recipe
 from perturbdiff.data.store.inputs import stat_of
@@ -41,20 +41,8 @@ def work_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     if out.exists() and not is_store(out):
         raise ValueError(f"{str(out)!r} exists and is not a store, so it is not overwritten; choose another name.")
     folder = partial_folder(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("w")
-    except OSError as error:
-        raise ValueError(
-            f"{str(out)!r} cannot be written ({error.strerror}); choose a folder that you may write to."
-        ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process is making {str(out)!r}; wait until it has ended, or choose another name."
-            ) from None
+    refusal = f"another process is making {str(out)!r}; wait until it has ended, or choose another name."
+    with locked(folder / "lock", refusal):
         if overwrite:
             clear(folder)
         try:
