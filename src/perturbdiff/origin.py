@@ -18,8 +18,8 @@ from perturbdiff.data.split import Split, split_cells
 from perturbdiff.data.totals import total_genes
 
 if TYPE_CHECKING:
+    import perturbdiff.data.conditions
     from perturbdiff.checkpoint import Checkpoint
-    from perturbdiff.data.conditions import Conditions
 
 TRAINING_CELLS = 1 << 20
 """So many training cells are read for the baselines, at most: of more, an even share of every group."""
@@ -91,7 +91,7 @@ class Origin:
         return split
 
     @cached_property
-    def conditions(self) -> "Conditions":
+    def conditions(self) -> "perturbdiff.data.conditions.Conditions":
         """The labels of the training cells, and features where the run has or the recipe names some.
 
         Raises:
