@@ -36,6 +36,12 @@ def outcome(make_model, **tables):
     return (*flat.tolist(), model.trained.history["step"], model.trained.history["validation_energy"])
 
 
+def steps_of_a_steady_training(make_model, **tables):
+    """How many steps a training takes whose weights get no better: they hardly change."""
+    still = merged({"training": {"learning_rate": 1e-30, "ema_decay": 0.0}}, tables)
+    return make_model(**still).train(device="cpu", show_progress=False).outcome.steps
+
+
 def encoded(make_model, **encoder):
     """The weights after a short training of a model whose cell types have features, in a file."""
     rows = {f"type_{i + 1}": np.cos([i, 2.0 * i + 1, i * i]) for i in range(3)}
@@ -151,6 +157,7 @@ DIFFERENCES = {
         "coins": ("minibatch", "population", {}, outcome),
         "validate_every": (3, 4, {}, outcome),
         "validate_start": (False, True, {"training": {"learning_rate": 10.0}}, outcome),
+        "patience": (0, 1, {"training": {"max_steps": 8, "validate_every": 1}}, steps_of_a_steady_training),
         "shrink_shifts": (False, True, {}, outcome),
         "novelty": (0.0, 1.0, {"training": {"coins": "population"}}, with_features),
         "validation_populations": (4, 1, {}, outcome),

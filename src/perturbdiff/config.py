@@ -157,6 +157,8 @@ class TrainingSettings(Table):
         validate_every: steps between validations.
         validate_start: whether the weights of step 0 are judged too, and kept where none are found that are better.
         validation_populations: populations that a validation looks at, at most.
+        patience: validations without a better one that end a training, once they are as many steps as the best one
+            took, see `training.patience`; 0 trains on to max_steps.
         seed: of the split, the populations and all noise.
         precision: "auto" is bfloat16 where the device has it, else float32.
     """
@@ -183,6 +185,7 @@ class TrainingSettings(Table):
     validate_start: bool = True
     shrink_shifts: bool = False
     validation_populations: int = Field(default=32, ge=1)
+    patience: int = Field(default=15, ge=0)
     seed: int = Field(default=0, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
 from perturbdiff.core.population import PopulationBatch
+from perturbdiff.training.patience import Patience
 
 RESUME = "resume.ckpt"
 """Lightning's file of the whole training state; plain tensors, numbers and text only."""
@@ -64,6 +65,7 @@ class RunFolder(Callback):
         every: steps between two resume files.
         validates: whether there is a validation.
         identity: of the run; kept in the resume file, so that no other run takes it up.
+        patience: with validations that are no better.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class RunFolder(Callback):
         every: int,
         validates: bool,
         identity: str,
+        patience: Patience,
     ) -> None:
         self.folder = folder
         self.averaged = averaged
@@ -82,19 +85,26 @@ class RunFolder(Callback):
         self.every = every
         self.validates = validates
         self.identity = identity
+        self.patience = patience
         self.best = math.inf
         self.best_step = -1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Keep the weights where they are the best so far, and write the state to resume from."""
+        """Keep the weights where they are the best so far, write the state to resume from, and end where it is time."""
         self.judge(trainer, float(trainer.callback_metrics["validation energy"]))
         self._write_state(trainer)
+        self._end_in_time(trainer)
 
     def judge(self, trainer: Trainer, energy: float) -> None:
         """Keep the weights where their validation energy is the best so far."""
+        self.patience.see(trainer.global_step, energy)
         if energy < self.best:
             self.best, self.best_step = energy, trainer.global_step
             self._keep(trainer, energy)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Do not go on where patience ended an earlier training."""
+        self._end_in_time(trainer)
 
     def on_train_batch_end(
         self,
@@ -117,11 +127,23 @@ class RunFolder(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The best so far, for resuming."""
-        return {"best": self.best, "best_step": self.best_step, "identity": self.identity}
+        return {
+            "best": self.best,
+            "best_step": self.best_step,
+            "identity": self.identity,
+            "patience": self.patience.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The best so far, when resuming."""
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        # states of before there was a patience have none: it begins anew
+        self.patience.load_state_dict(state_dict.get("patience", self.patience.state_dict()))
+
+    def _end_in_time(self, trainer: Trainer) -> None:
+        # every process has the same energies, so all end together
+        if self.patience.is_over:
+            trainer.should_stop = True
 
     def _keep(self, trainer: Trainer, energy: float | None) -> None:
         weights = self.averaged.weights()

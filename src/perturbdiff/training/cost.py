@@ -72,6 +72,8 @@ class Announcement(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure on the device that will train, at its precision."""
+        if trainer.should_stop:  # patience ended it earlier
+            return
         module: Any = pl_module
         batch = module.transfer_batch_to_device(self.batch, module.device, 0)
         with trainer.precision_plugin.forward_context():

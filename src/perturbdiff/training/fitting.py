@@ -33,6 +33,7 @@ from perturbdiff.training.callbacks import (
 )
 from perturbdiff.training.cost import Announcement
 from perturbdiff.training.module import DenoiserModule
+from perturbdiff.training.patience import Patience
 from perturbdiff.training.processes import Processes, processes
 from perturbdiff.training.resuming import State, clear, identity, resumable
 from perturbdiff.training.streams import Epochs, FixedPopulations, PopulationStream, Share, check_share
@@ -124,6 +125,7 @@ def fit(
         every=settings.training.validate_every,
         validates=validation is not None,
         identity=identity(described),
+        patience=Patience(settings.training.patience, settings.training.validate_every),
     )
     per_batch = settings.training.populations_per_batch
     plan = training.plan(0, per_batch)[: per_batch // launched.world]
@@ -147,6 +149,8 @@ def fit(
         show_progress=show_progress,
     )
     _fit(trainer, module, training, held_out, resume, share)
+    if folder.patience.is_over and trainer.global_step < settings.training.max_steps:
+        say(folder.patience.sentence(settings.training.max_steps))
     # nothing better may have been found after resuming: then the run folder has the kept weights
     checkpoint = kept[0] if kept or run is None else load_checkpoint(run)
     return Outcome(checkpoint, interruption.received is not None, trainer.global_step)

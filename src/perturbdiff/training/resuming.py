@@ -1,7 +1,7 @@
 """Resuming: the state that a run folder holds, and whether it is of the same run.
 
-A run may be prolonged; everything else that its weights depend on must be as it was: settings, columns and labels,
-gene panel, scale and split.
+A run may be prolonged, by max_steps or patience; everything else that its weights depend on must be as it was:
+settings, columns and labels, gene panel, scale and split.
 """
 
 import hashlib
@@ -51,7 +51,8 @@ def resumable(run: Path, described: Checkpoint, say: Say) -> State | None:
 def bound(described: Checkpoint) -> dict[str, Any]:
     """What must not change in a resumed run, as JSON, by the name that a user knows it by."""
     settings, recipe = described.settings.model_dump(mode="json"), described.recipe
-    settings["training"].pop("max_steps")
+    for prolongs in ("max_steps", "patience"):
+        settings["training"].pop(prolongs)
     return {
         "settings": settings,
         "columns": [recipe.columns.model_dump(), recipe.expression.model_dump(), recipe.control],

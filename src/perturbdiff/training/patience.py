@@ -1,0 +1,56 @@
+"""When a training that finds nothing better ends before its last step.
+
+Let the best validation be that of step b. It ends at a validation after step s where ``s - b >= max(p v, b)``, with
+p the patience in validations and v the steps between two of them: p validations in a row were no better, and they took
+as long as the best one. So what is slow to improve is given time in proportion, and the rule does not depend on
+max_steps. The learning rate falls with max_steps, so a training that ends by patience may never have lowered it.
+"""
+
+import math
+from typing import Any
+
+
+class Patience:
+    """The validations of a training, as a resumed run knows them too.
+
+    Only those of every v-th step count: a signal is followed by one more, which an undisturbed run does not have.
+
+    Args:
+        validations: p; 0 for a training that goes on to its last step.
+        every: v.
+    """
+
+    def __init__(self, validations: int, every: int) -> None:
+        self.validations = validations
+        self.every = every
+        self.best = math.inf
+        self.best_step = self.last_step = 0
+
+    def see(self, step: int, energy: float) -> None:
+        """Take note of a validation."""
+        if step % self.every:
+            return
+        self.last_step = step
+        if energy < self.best:
+            self.best, self.best_step = energy, step
+
+    @property
+    def is_over(self) -> bool:
+        """Whether training ends with the last validation."""
+        waited = self.last_step - self.best_step
+        return self.validations > 0 and waited >= max(self.validations * self.every, self.best_step)
+
+    def sentence(self, max_steps: int) -> str:
+        """What a user is told of it."""
+        return (
+            f"training ended at step {self.last_step} of {max_steps}: no validation has been better since step "
+            f"{self.best_step} (training.patience = {self.validations}; 0 trains on to the last step)."
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The validations so far, for resuming."""
+        return {"best": self.best, "best_step": self.best_step, "last_step": self.last_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The validations so far, when resuming."""
+        self.best, self.best_step, self.last_step = state["best"], state["best_step"], state["last_step"]
