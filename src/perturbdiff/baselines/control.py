@@ -6,14 +6,13 @@ assay batch where the label is empty or has fewer than two control cells, as in 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from perturbdiff.data.cells import Cells
-from perturbdiff.data.controls import FEWEST
+from perturbdiff.data.controls import ControlRows
 
 GROUP = ("perturbation", "cell_type", "assay_batch")
 """The labels of a population."""
@@ -46,14 +45,13 @@ def predict_control(
     Raises:
         ValueError: a cell type has no control cells.
     """
-    rows_of = _rows_of_groups(controls)
+    rows_of = ControlRows.of(controls.labels, controls.is_control)
     rows = [np.zeros(0, dtype=np.int64)]
     for cell_type, assay_batch, n_cells in zip(
         groups["cell_type"], groups["assay_batch"], groups["cells"], strict=True
     ):
-        own, of_kind = rows_of.get((cell_type, assay_batch)), rows_of.get((cell_type, ""))
-        available = of_kind if own is None or own.size < FEWEST else own
-        if available is None:
+        available, _ = rows_of.beside(str(cell_type), str(assay_batch))
+        if not available.size:
             raise ValueError(
                 f"cell type {cell_type!r} has no control cells to predict from; add them or leave the cell type out."
             )
@@ -81,13 +79,3 @@ def draw(rows: Rows, n_cells: int, rng: np.random.Generator) -> Rows:
     """Draw `n_cells` of `rows`: without replacement while they last, then again from a fresh permutation."""
     rounds = -(-n_cells // rows.size)
     return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:n_cells]
-
-
-def _rows_of_groups(controls: Cells) -> dict[tuple[str, str], Rows]:
-    """Rows of the control cells by (cell type, assay batch), and by (cell type, "") for all of a cell type."""
-    control = np.flatnonzero(controls.is_control)
-    labels = controls.labels.iloc[control]
-    by_batch: Any = labels.groupby(["cell_type", "assay_batch"], observed=True).indices
-    by_type: Any = labels.groupby("cell_type", observed=True).indices
-    rows = {(cell_type, ""): control[inside] for cell_type, inside in by_type.items()}
-    return rows | {key: control[inside] for key, inside in by_batch.items()}

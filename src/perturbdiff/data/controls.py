@@ -1,13 +1,16 @@
-"""Which control cells stand beside a condition, by one rule for training, prediction, baselines and evaluation.
+"""Which control cells stand beside a condition, by one rule for prediction, baselines and evaluation.
 
 They are those of the condition's cell type and assay batch; where the batch has fewer than two of the type, those of
-the type in any batch. A label that a condition leaves open, or that the cells do not have as a column, is any.
+the type in any batch. A label that a condition leaves open, or that the cells do not have as a column, is any. Training
+pairs by the same rule, group by group of a source (`data.pairing`).
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.labels import known_as
@@ -15,8 +18,53 @@ from perturbdiff.data.vocabulary import nearest
 
 type Rows = npt.NDArray[np.int64]
 
+CONTEXT = ("cell_type", "assay_batch")
+"""The labels by which control cells are found."""
+
 FEWEST = 2
 """An assay batch with fewer control cells of a cell type borrows those of other batches."""
+
+
+_NONE: Rows = np.zeros(0, dtype=np.int64)
+
+
+class ControlRows:
+    """The ascending rows of control cells by (cell type, assay batch), "" for any, from one grouping."""
+
+    def __init__(self, rows: Mapping[tuple[str, str], Rows], named: tuple[bool, bool]) -> None:
+        self._rows = rows
+        self._named = named
+
+    @classmethod
+    def of(cls, labels: pd.DataFrame, is_control: npt.NDArray[np.bool_]) -> Self:
+        """Group the control cells among some cells; `labels` are categories, a single "" where there is no column."""
+        control = np.flatnonzero(is_control).astype(np.int64)
+        some = labels.iloc[control]
+        rows = {("", ""): control}
+        for names in (CONTEXT[:1], CONTEXT[1:], CONTEXT):
+            groups: Any = some.groupby(list(names), observed=True).indices
+            for key, inside in groups.items():
+                label = dict(zip(names, key if isinstance(key, tuple) else (key,), strict=True))
+                rows[str(label.get(CONTEXT[0], "")), str(label.get(CONTEXT[1], ""))] = control[inside]
+        kinds, batches = (list(labels[name].cat.categories) != [""] for name in CONTEXT)
+        return cls(rows, (kinds, batches))
+
+    def exactly(self, cell_type: str, assay_batch: str) -> Rows:
+        """The control cells of these labels alone."""
+        kinds, batches = self._named
+        key = cell_type if kinds else "", assay_batch if batches else ""
+        return self._rows.get(key, _NONE)
+
+    def beside(self, cell_type: str, assay_batch: str) -> tuple[Rows, bool]:
+        """The control cells that stand beside a condition, and whether they are borrowed from other batches.
+
+        None stand beside an empty cell type where the cells have a column of them: a change is of one type.
+        """
+        if not cell_type and self._named[0]:
+            return _NONE, False
+        own, of_kind = self.exactly(cell_type, assay_batch), self.exactly(cell_type, "")
+        borrowed = bool(assay_batch) and own.size < FEWEST
+        return of_kind if borrowed else own, borrowed
 
 
 def controls_of(cells: Cells, conditions: Sequence[Mapping[str, str]]) -> tuple[list[Rows], list[int]]:
@@ -29,24 +77,25 @@ def controls_of(cells: Cells, conditions: Sequence[Mapping[str, str]]) -> tuple[
     Raises:
         ValueError: a label is of no cell; a cell type, or an assay batch that alone is named, has no control cell.
     """
-    control = np.flatnonzero(cells.is_control).astype(np.int64)
+    controls = ControlRows.of(cells.labels, cells.is_control)
     matched, borrowing = [], []
     for number, condition in enumerate(_as_known(cells, one) for one in conditions):
-        of_kind = _matching(cells, control, "cell_type", condition["cell_type"])
-        rows = _matching(cells, of_kind, "assay_batch", condition["assay_batch"])
-        known = condition["assay_batch"] in cells.labels["assay_batch"].cat.categories
-        if known and condition["cell_type"] and rows.size < FEWEST <= of_kind.size:
-            borrowing.append(number)
-            rows = of_kind
+        kind, batch = condition["cell_type"], condition["assay_batch"]
+        rows, borrows = controls.beside(kind, batch)
+        # who asks for any cell type, or for a batch that no cell is of, means no other cells
+        known = kind and batch in cells.labels["assay_batch"].cat.categories
+        if not borrows or not known or rows.size < FEWEST:
+            rows, borrows = controls.exactly(kind, batch), False
         if not rows.size:
-            raise _none(cells, control, condition)
+            raise _none(cells, condition)
         matched.append(rows)
+        borrowing += [number] if borrows else []
     return matched, borrowing
 
 
 def _as_known(cells: Cells, condition: Mapping[str, str]) -> dict[str, str]:
     """A condition whose numbers are written as the cells have them: a model that learned ``1.0`` finds ``1``."""
-    return {name: known_as(condition[name], cells.labels[name].cat.categories) for name in ("cell_type", "assay_batch")}
+    return {name: known_as(condition[name], cells.labels[name].cat.categories) for name in CONTEXT}
 
 
 def borrowing_note(conditions: Sequence[Mapping[str, str]], borrowing: Sequence[int]) -> list[str]:
@@ -62,15 +111,9 @@ def borrowing_note(conditions: Sequence[Mapping[str, str]], borrowing: Sequence[
     ]
 
 
-def _matching(cells: Cells, rows: Rows, name: str, wanted: str) -> Rows:
-    labels = cells.labels[name]
-    if not wanted or list(labels.cat.categories) == [""]:
-        return rows
-    return rows[(labels.iloc[rows] == wanted).to_numpy()]
-
-
-def _none(cells: Cells, control: Rows, condition: Mapping[str, str]) -> ValueError:
-    given = [name for name in ("cell_type", "assay_batch") if condition[name]]
+def _none(cells: Cells, condition: Mapping[str, str]) -> ValueError:
+    control = np.flatnonzero(cells.is_control)
+    given = [name for name in CONTEXT if condition[name]]
     named = ", ".join(f"{name} {condition[name]!r}" for name in given)
     there = {name: list(cells.labels[name].iloc[control].unique()) for name in given}
     near = "".join(

@@ -6,7 +6,7 @@ context's control cells are those of the assay batch, or of the cell type in any
 two of them, by the rule that training pairs them by.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbdiff.data.controls import FEWEST
+from perturbdiff.data.controls import FEWEST, ControlRows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,8 +137,10 @@ def perturbed_rows(cells: File, pooling: Pooling, apart: NDArray[np.bool_] | Non
     """
     chosen = ~cells.is_control if apart is None else ~(cells.is_control | apart)
     found: dict[Condition, list[Rows]] = {}
-    for key, rows in _grouped(cells, np.flatnonzero(chosen), LABELS).items():
-        found.setdefault(pooling.of(*map(str, key)), []).append(rows)
+    rows = np.flatnonzero(chosen)
+    groups: Any = cells.labels.iloc[rows].groupby(list(LABELS), observed=True).indices
+    for key, inside in groups.items():
+        found.setdefault(pooling.of(*map(str, key)), []).append(rows[inside])
     return {one: parts[0] if len(parts) == 1 else np.sort(np.concatenate(parts)) for one, parts in found.items()}
 
 
@@ -147,22 +149,6 @@ def control_rows(cells: File, contexts: Collection[Context]) -> tuple[dict[Conte
 
     A context whose cell type has fewer than two control cells has those that there are.
     """
-    control = np.flatnonzero(cells.is_control)
-    kinds = {str(key[0]): rows for key, rows in _grouped(cells, control, ("cell_type",)).items()}
-    none = np.zeros(0, dtype=np.int64)
-    if all(not context.assay_batch for context in contexts):
-        return {one: kinds.get(one.cell_type, none) for one in contexts}, []
-    batches = {Context(*map(str, key)): rows for key, rows in _grouped(cells, control, LABELS[1:]).items()}
-    found, borrowed = {}, []
-    for one in contexts:
-        own, of_kind = batches.get(one, none), kinds.get(one.cell_type, none)
-        borrows = not one.assay_batch or own.size < FEWEST
-        found[one] = of_kind if borrows else own
-        if one.assay_batch and borrows:
-            borrowed.append(one)
-    return found, borrowed
-
-
-def _grouped(cells: File, rows: Rows, labels: tuple[str, ...]) -> Mapping[tuple[str, ...], Rows]:
-    groups: Any = cells.labels.iloc[rows].groupby(list(labels), observed=True).indices
-    return {key if isinstance(key, tuple) else (key,): rows[inside] for key, inside in groups.items()}
+    controls = ControlRows.of(cells.labels, cells.is_control)
+    found = {one: controls.beside(*one) for one in contexts}
+    return {one: rows for one, (rows, _) in found.items()}, [one for one, (_, borrowed) in found.items() if borrowed]
