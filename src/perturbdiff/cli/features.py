@@ -103,11 +103,12 @@ def language(
 def _cells(data: Path, described: dict[str, Any]) -> "tuple[Source, Segments]":
     """The cells of a file and its options, or of a recipe; and the control cells that nothing holds out."""
     from perturbdiff.config import settings_of
+    from perturbdiff.data.files import CELLS
     from perturbdiff.data.opening import open_source, recipe_at
     from perturbdiff.data.recipe import recipe_from_mapping
     from perturbdiff.data.split import split_cells
 
-    if data.suffix in {".h5ad", ".h5mu", ".zarr"}:
+    if data.suffix in CELLS:
         if "scale" not in described.get("expression", {}):
             raise ValueError(f"the scale of {str(data)!r} is not given; add --scale counts or --scale log1p.")
         perturbed = "perturbation" in described.get("columns", {})

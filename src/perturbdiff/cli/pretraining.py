@@ -24,23 +24,22 @@ def pretrain(
 
     Under torchrun or srun all processes train one model together.
     """
-    from perturbdiff.data.export import check_writable, run_lock
+    from perturbdiff.data.export import check_writable
     from perturbdiff.pretraining import pretrain as pretrain_on
     from perturbdiff.training.processes import processes
 
     screen = Screen(quiet=quiet or processes().rank > 0)
-    with run_lock(out, first=processes().rank == 0):
-        check_writable(out / "model.json", overwrite=True)
-        model = pretrain_on(
-            mixture,
-            run=out,
-            max_steps=max_steps,
-            seed=seed,
-            overwrite=overwrite,
-            device=device,
-            show_progress=not screen.quiet,
-            say=screen.say,
-        )
+    check_writable(out / "model.json", overwrite=True)
+    model = pretrain_on(
+        mixture,
+        run=out,
+        max_steps=max_steps,
+        seed=seed,
+        overwrite=overwrite,
+        device=device,
+        show_progress=not screen.quiet,
+        say=screen.say,
+    )
     finish(model, out, screen)
 
 

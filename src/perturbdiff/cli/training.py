@@ -61,6 +61,7 @@ def train(
     Under torchrun or srun all processes train one model together: torchrun --nproc-per-node 4 -m perturbdiff train ...
     """
     from perturbdiff.data.export import check_writable, run_lock
+    from perturbdiff.data.files import CELLS
     from perturbdiff.data.opening import recipe_at
     from perturbdiff.data.recipe import recipe_from_mapping
     from perturbdiff.model import PerturbDiff
@@ -87,7 +88,7 @@ def train(
         described["encoders"] = {"perturbation": {"kind": "table", "file": str(features.resolve())}}
     described |= {"expression": {"layer": layer, "scale": scale}, "hold_out": [rule(text) for text in hold_out or []]}
     folder = data.resolve().parent
-    if data.suffix in {".h5ad", ".h5mu", ".zarr"}:
+    if data.suffix in CELLS:
         mapping = {"name": data.stem, "files": [str(data.resolve())], **described}
         recipe = recipe_from_mapping(given(mapping), "the options")
     else:

@@ -175,8 +175,8 @@ def _load(
         notes.append(check_normalised(values, expression, source) if observed else None)
         values = converted(values, expression)
     said = tuple(one for one in notes if one is not None)
-    cells = Cells(values, expression.scale, totals, genes, names, labels, control=None, notes=said)
-    return replace(cells, grammar=rules.grammar), seen
+    cells = Cells(values, expression.scale, totals, genes, names, labels, None, said, rules.grammar)
+    return cells, seen
 
 
 def _labels(adata: anndata.AnnData, rules: Rules, key: str, source: str) -> "pd.Categorical[Any]":
