@@ -7,8 +7,9 @@ before all others.
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,15 @@ from perturbdiff.data.split import HELD_OUT, Split
 from perturbdiff.evaluation.cache import Cache, content_hash
 from perturbdiff.evaluation.cautions import Caution
 from perturbdiff.evaluation.conditions import LABELS, TOGETHER, Condition, File, Pooling, perturbed_rows
-from perturbdiff.evaluation.files import DECLARATION, IN_MEMORY, declared_by, notes_of, open_file, renamed
+from perturbdiff.evaluation.files import IN_MEMORY, declared_by, notes_of, open_file, renamed
 from perturbdiff.evaluation.suites import versions
 from perturbdiff.origin import Origin
 
 if TYPE_CHECKING:
     from perturbdiff.checkpoint import Checkpoint
+
+type Declared = Mapping[str, Any]
+"""What a file says of itself."""
 
 LEAK = "leak"
 """The kind of a warning that judged cells may have been trained on."""
@@ -82,36 +86,19 @@ def compare_files(
         expression = expression or source.recipe.expression
         control = control or [label for label in (source.recipe.control, *source.recipe.controls) if label]
     first, *further = [control] if isinstance(control, str) else control or [""]
-    grammar = _grammar(source, [*predicted.values()])
+    declared = {name: declared_by(path) for name, path in predicted.items()}
+    grammar = _grammar(source, declared)
     # totals are of counts, and predictions are log1p unless the caller says otherwise
     counted = predicted_expression is not None and predicted_expression.scale == "counts"
     labels = columns if columns is None or counted else columns.model_copy(update={"total_counts": None})
+    opened = partial(open_file, control=first or None, controls=further, grammar=grammar, in_memory=in_memory)
     files = {
-        name: open_file(
-            path,
-            columns=labels,
-            expression=predicted_expression,
-            control=first or None,
-            controls=further,
-            grammar=grammar,
-            in_memory=in_memory,
-            observed=False,
-            clip=clip,
-        )
+        name: opened(path, columns=labels, expression=predicted_expression, observed=False, clip=clip)
         for name, path in predicted.items()
     }
     counts = source is not None and expression is not None and expression.scale == "counts"
     summed = source.total_genes if counts and source is not None else None
-    seen = open_file(
-        observed,
-        columns=columns,
-        expression=expression,
-        control=first or None,
-        controls=further,
-        grammar=grammar,
-        in_memory=in_memory,
-        summed=summed,
-    )
+    seen = opened(observed, columns=columns, expression=expression, summed=summed)
     said_of_files = dict.fromkeys(note for file in (*files.values(), seen) for note in notes_of(file))
     files, seen, named = _named_alike(files, seen, source, grammar)
     depth = depth or Depth()
@@ -127,18 +114,25 @@ def compare_files(
         ]
         depth = replace(depth, cache=Cache(cache, json.dumps([said, versions()])))
     settings = {
-        "observed file": _read_as(observed, expression),
-        **{f"predicted file {name!r}": _read_as(path, predicted_expression) for name, path in predicted.items()},
+        "observed file": _read_as(observed, {} if expression is not None else declared_by(observed), expression),
+        **{
+            f"predicted file {name!r}": _read_as(path, declared[name], predicted_expression)
+            for name, path in predicted.items()
+        },
     }
-    pooling = Pooling(pool_batches, frozenset(pair for path in predicted.values() for pair in _open_pairs(path)))
-    scope = Scope(pooling, predicted_controls=predicted_controls)
+    open_pairs = {pair for one in declared.values() for pair in _open_pairs(one)}
+    known = map(str, seen.labels["perturbation"].cat.categories)
+    names = same_as([label for label, _ in open_pairs], known, grammar, seen.control)
+    pooled = frozenset((names.get(label, label), kind) for label, kind in open_pairs)
+    scope = Scope(Pooling(pool_batches, pooled), predicted_controls=predicted_controls)
     if source is None:
         comparison = compare(files, seen, training=None, seed=seed, scope=scope, depth=depth)
         return comparison.with_settings(settings).with_notes(*named, *said_of_files)
-    apart, note = _trained(source.split, files, seen)
+    asked = {one.pair for file in files.values() for one in perturbed_rows(file, TOGETHER)}
+    apart, note = _trained(source.split, asked, seen)
     if not with_training_cells:
         scope = replace(scope, apart=apart)
-    scope = replace(scope, unit=_unit(source.split, files))
+    scope = replace(scope, unit=_unit(source.split, asked))
     training = source.training_cells()
     comparison = compare(
         files,
@@ -147,7 +141,7 @@ def compare_files(
         seed=seed,
         scope=scope,
         depth=depth,
-        grammar=grammar_of(source.recipe),
+        grammar=grammar,
         features=source.features,
     ).with_settings(settings | {"training cells": f"{training.n_cells} of {source.recipe.name}"})
     named += [note] if note and not with_training_cells else []
@@ -158,9 +152,9 @@ def compare_files(
         seen,
         apart,
         judged=with_training_cells,
-        grammar=grammar_of(source.recipe),
+        grammar=grammar,
     )
-    leaks += _other_splits(predicted, source.split)
+    leaks += _other_splits(declared, source.split)
     run = None if source.run is None or source.checkpoint is None else history_of(source.run, source.checkpoint)
     return comparison.with_run(facts | {"leaks": [leak.text for leak in leaks]}, run, tuple(leaks))
 
@@ -226,12 +220,12 @@ def audit(
     return facts, [Caution(LEAK, text) for text in leaks]
 
 
-def _grammar(source: Origin | None, paths: Sequence[Path]) -> Grammar:
+def _grammar(source: Origin | None, declared: Mapping[str, Declared]) -> Grammar:
     """What labels are made of, as the source says, or the first predicted file that says it."""
     if source is not None:
         return grammar_of(source.recipe)
-    declared = (declared_by(path).get("grammar") for path in paths)
-    return next((Grammar.model_validate_json(str(one)) for one in declared if one is not None), PLAIN)
+    said = (one.get("grammar") for one in declared.values())
+    return next((Grammar.model_validate_json(str(one)) for one in said if one is not None), PLAIN)
 
 
 def _named_alike(
@@ -257,12 +251,11 @@ def _named_alike(
     return found, observed, notes
 
 
-def _trained(split: Split, predicted: Mapping[str, File], observed: File) -> tuple[Flags, str]:
-    """Which observed cells trained [n], by their names, and a sentence that says so; "" for none."""
+def _trained(split: Split, asked: Set[tuple[str, str]], observed: File) -> tuple[Flags, str]:
+    """Which observed cells of the predicted (perturbation, cell type) trained [n], by their names; and a sentence."""
     runs = split.source.runs
-    wanted = {one.pair for file in predicted.values() for one in perturbed_rows(file, TOGETHER)}
     pairs = runs.labels[list(LABELS[:2])].astype(str).itertuples(index=False, name=None)
-    chosen = np.array([pair in wanted for pair in pairs]) & ~runs.is_control
+    chosen = np.array([pair in asked for pair in pairs]) & ~runs.is_control
     segments = split.of("train")
     segments = segments.take(chosen[segments.run])
     hashes = [split.source.hashes(start, stop) for start, stop in segments.spans()]
@@ -270,24 +263,23 @@ def _trained(split: Split, predicted: Mapping[str, File], observed: File) -> tup
     if not trained.any():
         return np.zeros(len(observed.names), dtype=bool), ""
     rows = perturbed_rows(observed, TOGETHER)
-    n_cells = sum(own.size for one, own in rows.items() if one.pair in wanted)
+    n_cells = sum(own.size for one, own in rows.items() if one.pair in asked)
     return trained, (
         f"{int(trained.sum())} of the {n_cells} observed cells of the predicted perturbations and cell types "
         "trained, by their names, and are left out; --with-training-cells judges them too."
     )
 
 
-def _unit(split: Split, predicted: Mapping[str, File]) -> str:
+def _unit(split: Split, asked: Set[tuple[str, str]]) -> str:
     """What is independent: assay batches where these are held out of perturbations that trained, else perturbations."""
     trained = set(split.groups("train")["perturbation"].astype(str))
-    asked = {one.perturbation for file in predicted.values() for one in perturbed_rows(file, TOGETHER)}
     batches = any(rule.assay_batch is not None for rule in split.hold_out if rule.part == "test")
-    return "assay_batch" if batches and asked <= trained else "perturbation"
+    return "assay_batch" if batches and {label for label, _ in asked} <= trained else "perturbation"
 
 
-def _open_pairs(path: Path) -> set[tuple[str, str]]:
+def _open_pairs(declared: Declared) -> set[tuple[str, str]]:
     """The (perturbation, cell type) that a file was asked to predict without an assay batch."""
-    asked = json.loads(str(declared_by(path).get("conditions", "[]")))
+    asked = json.loads(str(declared.get("conditions", "[]")))
     return {(str(row["perturbation"]), str(row["cell_type"])) for row in asked if not row.get("assay_batch")}
 
 
@@ -320,9 +312,9 @@ def _steps(logs: Path) -> Iterator[dict[str, float]]:
         yield {"step": step, **steps[step]}
 
 
-def _read_as(path: Path, expression: Expression | None) -> str:
+def _read_as(path: Path, declared: Declared, expression: Expression | None) -> str:
     """A file's name, and how its values are read."""
-    scale = str(declared_by(path).get("scale", "")) if expression is None else expression.scale
+    scale = str(declared.get("scale", "")) if expression is None else expression.scale
     layer = None if expression is None else expression.layer
     return f"{path.name}, {scale}" + (f", layer {layer}" if layer else "")
 
@@ -334,17 +326,14 @@ def _conditions(groups: pd.DataFrame) -> set[Condition]:
     return apart | {Condition(*one.pair) for one in apart}
 
 
-def _other_splits(predicted: Mapping[str, Path], split: Split) -> list[Caution]:
+def _other_splits(declared: Mapping[str, Declared], split: Split) -> list[Caution]:
     """A warning for each predicted file that declares another split."""
-    found = []
-    for name, path in predicted.items():
-        declared = str(declared_by(path, DECLARATION).get("split_hash", split.hash))
-        if declared != split.hash:
-            found.append(
-                Caution(
-                    LEAK,
-                    f"{name!r} was predicted by a model of another split than that of the training cells given here, "
-                    "so nothing is known of what it was trained on; give the run that made it.",
-                )
-            )
-    return found
+    return [
+        Caution(
+            LEAK,
+            f"{name!r} was predicted by a model of another split than that of the training cells given here, "
+            "so nothing is known of what it was trained on; give the run that made it.",
+        )
+        for name, said in declared.items()
+        if str(said.get("split_hash", split.hash)) != split.hash
+    ]

@@ -151,8 +151,11 @@ def renamed(file: File, names: Mapping[str, str]) -> File:
 
 
 def declared_by(path: Path, key: str = DECLARATION) -> Mapping[str, Any]:
-    """What an .h5ad says of itself; nothing where it says nothing or is no such file."""
-    return {} if path.is_dir() else declaration(path, key)
+    """What an .h5ad says of itself; nothing where it says nothing, or cannot be read, which its reader refuses."""
+    try:
+        return {} if path.is_dir() else declaration(path, key)
+    except OSError:
+        return {}
 
 
 def _described(
