@@ -39,7 +39,7 @@ def recipe_of(data: Path, seed: int) -> Recipe:
             "n_genes": 200,
             "columns": {"perturbation": "perturbation", "cell_type": "cell_type", "assay_batch": "batch"},
             "expression": {"scale": "counts"},
-            "hold_out": [{"part": "test", "perturbation": ["STAT1"], "keep_cells": 50}],
+            "hold_out": [{"part": "test", "perturbation": ["STAT1"], "keep_total": 50}],
             "model": {"preset": "tiny"},
             "training": {"cells_per_population": 64, "populations_per_batch": 4, "max_steps": 30, "seed": seed},
         },

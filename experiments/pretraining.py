@@ -181,7 +181,7 @@ def papalexi(data: Path, amount: int, seed: int) -> tuple[PerturbDiff, Cells, pd
         # the same cells validate and test, however many train
         tests.append(rows[largest + VALIDATING :][: TESTING[1]])
         seen += [rows[:amount], rows[largest : largest + VALIDATING]]
-        rules.append({"part": "validation", "perturbation": [label], "keep_cells": amount})
+        rules.append({"part": "validation", "perturbation": [label], "keep_total": amount})
     model = PerturbDiff(recipe, source=cells.take(np.sort(np.concatenate(seen))))
     judging = cells.take(np.sort(np.concatenate(tests)))
     groups = groups_of(judging, [rule["perturbation"][0] for rule in rules])

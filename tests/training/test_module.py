@@ -9,8 +9,10 @@ import torch
 from perturbdiff.building import build_objective
 from perturbdiff.checkpoint import untrained
 from perturbdiff.config import settings_of
+from perturbdiff.core.kernel import energy_distance
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.core.randomness import stream
+from perturbdiff.data.simulation import simulate
 from perturbdiff.training import fitting
 from perturbdiff.training.module import DenoiserModule
 from perturbdiff.training.preparation import prepare
@@ -79,7 +81,7 @@ def test_a_validation_repeats_and_is_about_zero_for_the_observed_cells_themselve
     with torch.no_grad():
         first = validate()
         assert first == validate()
-        observed = iter([batches[i].perturbed for i in range(len(batches))])
+        observed = iter([batches[i].batch.perturbed for i in range(len(batches))])
         monkeypatch.setattr("perturbdiff.training.module.sample", lambda *_args, **_kwargs: next(observed))
         # a sample held against itself: the unbiased estimate lies below zero
         assert validate() < 0 < first
@@ -96,6 +98,40 @@ def test_the_validation_energy_is_in_log1p_counts_per_ten_thousand(parts):
             module.on_validation_epoch_end()
             found.append(logged["validation energy"])
     assert found[1] == pytest.approx(3 * found[0], rel=1e-5)
+
+
+def test_donors_that_training_has_not_seen_are_judged_apart_and_averaged_before_the_conditions(parts, monkeypatch):
+    screen = simulate(
+        "interaction", n_genes=40, n_cell_types=1, n_assay_batches=3, n_perturbations=2, cells_per_group=8, seed=0
+    )
+    # two donors without control cells, the second with one of the stimuli only
+    absent = {("control", "donor_2"), ("control", "donor_3"), ("stimulus_2", "donor_3")}
+    pairs = zip(screen.obs["perturbation"], screen.obs["assay_batch"], strict=True)
+    screen = screen[[pair not in absent for pair in pairs]].copy()
+    unseen = [{"part": "validation", "assay_batch": ["donor_2", "donor_3"]}]
+    module, prepared, _ = parts(of=screen, hold_out=unseen)
+    judged = FixedPopulations(prepared.validation, per_batch=4, at_most=100)
+    shift = iter(range(100))
+    monkeypatch.setattr(
+        "perturbdiff.training.module.sample", lambda *_args, control, **_kwargs: control + 0.1 * next(shift)
+    )
+    cells = {}
+    for i, (batch, groups) in enumerate(judged):
+        assert not batch.condition.assay_batch.any()
+        assert torch.equal(groups[:, :2], torch.stack(batch.condition[:2], dim=1))
+        kept = torch.ones(batch.perturbed.shape[:2], dtype=bool) if batch.mask is None else batch.mask
+        for j, (stimulus, _, donor) in enumerate(groups.tolist()):
+            both = cells.setdefault((stimulus, donor), ([], []))
+            both[0].append((batch.control[j] + 0.1 * i)[kept[j]])
+            both[1].append(batch.perturbed[j][kept[j]])
+        module.validation_step(judged[i], i)
+    assert len(cells) == 3
+    apart = {key: energy_distance(*map(torch.cat, both)) for key, both in cells.items()}
+    by_stimulus = [[apart[key] for key in apart if key[0] == stimulus] for stimulus in {key[0] for key in apart}]
+    expected = torch.stack([torch.stack(own).mean() for own in by_stimulus]).mean() * prepared.scale
+    found = module.validation_energy()
+    torch.testing.assert_close(found, expected)
+    assert not torch.isclose(found, torch.stack(list(apart.values())).mean() * prepared.scale)
 
 
 def test_a_loss_that_is_not_finite_ends_training_with_a_sentence(make_model, tmp_path, monkeypatch):

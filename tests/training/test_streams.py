@@ -113,8 +113,8 @@ def test_the_stream_of_another_seed_is_another(make_model):
 
 def test_a_validation_takes_the_same_populations_each_time_up_to_a_number(prepared):
     fixed = FixedPopulations(prepared.validation, per_batch=2, at_most=3)
-    assert [len(fixed[i].key) for i in range(len(fixed))] == [2, 1]
-    assert equal(fixed[0], fixed[0])
+    assert [len(fixed[i].batch.key) for i in range(len(fixed))] == [2, 1]
+    assert equal(fixed[0].batch, fixed[0].batch)
     whole = FixedPopulations(prepared.validation, per_batch=2, at_most=10**6)
-    keys = np.concatenate([whole[i].key for i in range(len(whole))])
+    keys = np.concatenate([whole[i].batch.key for i in range(len(whole))])
     assert sorted(keys) == list(range(len(prepared.validation)))

@@ -24,7 +24,7 @@ import scipy.sparse as sp
 import torch
 
 from perturbdiff.core.choices import COVARIATES
-from perturbdiff.core.population import Condition, PopulationBatch
+from perturbdiff.core.population import NULL, Condition, PopulationBatch
 from perturbdiff.data.blocks import SLAB, Blocks, Streams, block_size, window
 from perturbdiff.data.pairing import (
     CANDIDATES,
@@ -40,7 +40,7 @@ from perturbdiff.data.pairing import (
 from perturbdiff.data.source import Flags, Integers, Loaded, Runs, Segments, Source, gathered
 from perturbdiff.data.vocabulary import Vocabulary
 
-type _Population = tuple[Integers, Integers, list[int]]
+type _Population = tuple[Integers, Integers, list[int], list[int]]
 
 HELD = 1 << 30
 """Bytes of control cells that are held in memory at most; where there are more, they are read beside the perturbed."""
@@ -54,13 +54,16 @@ class Draw(NamedTuple):
         control_rows: control cells to pair with them: as many, or more for the nearest to be chosen from; empty where
             the data have no perturbations.
         condition: vocabulary indices in the order of `COVARIATES`, 0 the trained null.
+        group: what it is a sample of, in the order of `COVARIATES`: as `condition`, but a label that the vocabulary
+            takes for the null has a number of its own.
         key: the running number of the population, unique over all epochs.
         source: of several, the one that the positions are of.
     """
 
     rows: Integers
     control_rows: Integers
-    condition: tuple[int, int, int]
+    condition: tuple[int, ...]
+    group: tuple[int, ...]
     key: int
     source: int = 0
 
@@ -146,6 +149,7 @@ class Populations:
         self.controls = Groups.of(control)
         self.pools, pool_notes = self._match(source.runs)
         self.conditions = _encode(source.runs, self.groups, vocabularies)
+        self._told_apart = self._tell_apart(source.runs)
         self._blocks = Blocks.of(self.groups, cells_per_population)
         self._large_controls = np.flatnonzero(self.controls.sizes >= 2 * SMALLEST_GROUP)
         self._n_control = self._count_control_populations(control_share)
@@ -161,6 +165,12 @@ class Populations:
         if self._marginal:
             return np.zeros((len(self.groups), 2), np.int64), []
         return match_controls(runs, self.groups, self.controls, any_batch=self.pairing == "cell_type")
+
+    def _tell_apart(self, runs: Runs) -> Integers:
+        # without control cells a population is known by its condition only
+        if self._marginal:
+            return self.conditions
+        return np.where(self.conditions == NULL, -1 - runs.codes[self.groups.run], self.conditions)
 
     def __len__(self) -> int:
         """Count the populations of an epoch."""
@@ -261,8 +271,8 @@ class Populations:
         streams = Streams(self.controls, rng, block_size(self.cells_per_population))
         own = blocks < len(self._blocks)
         drawn = [*self._perturbed(epoch, blocks[own], rng, streams), *self._control(epoch, blocks[~own], rng)]
-        mixed_up = (drawn[i] for i in rng.permutation(len(drawn)).tolist())
-        return [Draw(rows, control, (p, c, b), first + i) for i, (rows, control, (p, c, b)) in enumerate(mixed_up)]
+        mixed_up = enumerate((drawn[i] for i in rng.permutation(len(drawn)).tolist()), first)
+        return [Draw(rows, control, tuple(asked), tuple(own), key) for key, (rows, control, asked, own) in mixed_up]
 
     def _perturbed(
         self, epoch: int, blocks: Integers, rng: np.random.Generator, streams: Streams
@@ -275,13 +285,14 @@ class Populations:
         piece_of_cell = np.repeat(np.arange(len(pieces)), size)
         rows = rows[shuffled[np.argsort(piece_of_cell[shuffled], kind="stable")]]
         piece, sizes = cut(size, self.cells_per_population)
-        conditions, pools = self.conditions[group].tolist(), self.pools[group].tolist()
+        labels = zip(self.conditions[group].tolist(), self._told_apart[group].tolist(), strict=True)
+        conditions, pools = list(labels), self.pools[group].tolist()
         stops = np.cumsum(sizes).tolist()
         beside = CANDIDATES if self.pairing == "nearest" else 1
         for i, n_cells, stop in zip(piece.tolist(), sizes.tolist(), stops, strict=True):
             first, last = pools[i]
             control = rows[:0] if self._marginal else streams.take(first, last, beside * n_cells)
-            yield rows[stop - n_cells : stop], control, conditions[i]
+            yield rows[stop - n_cells : stop], control, *conditions[i]
 
     def _control(self, epoch: int, blocks: Integers, rng: np.random.Generator) -> Iterator[_Population]:
         """Cycle through the shuffled control groups; both halves of a population are cells of one draw, so disjoint."""
@@ -292,7 +303,8 @@ class Populations:
             size = min(self.cells_per_population, n_cells // 2)
             wanted = n_cells if n_cells <= block_size(self.cells_per_population) else 2 * size
             both = self.controls.positions(start + rng.permutation(window(rng, n_cells, wanted))[: 2 * size])
-            yield both[:size], both[size:], self._control_conditions[group].tolist()
+            condition = self._control_conditions[group].tolist()
+            yield both[:size], both[size:], condition, condition
 
 
 def _check(scale: float, cells_per_population: int, control_share: float) -> None:

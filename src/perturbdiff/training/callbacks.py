@@ -15,8 +15,8 @@ from lightning.pytorch.callbacks import TQDMProgressBar, WeightAveraging
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
-from perturbdiff.core.population import PopulationBatch
 from perturbdiff.training.patience import Patience
+from perturbdiff.training.streams import Judged
 
 RESUME = "resume.ckpt"
 """Lightning's file of the whole training state; plain tensors, numbers and text only."""
@@ -169,7 +169,7 @@ class Start(Callback):
         folder: keeps them where nothing better is found.
     """
 
-    def __init__(self, batches: Sequence[PopulationBatch], folder: RunFolder) -> None:
+    def __init__(self, batches: Sequence[Judged], folder: RunFolder) -> None:
         self.batches = batches
         self.folder = folder
 

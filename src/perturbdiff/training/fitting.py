@@ -116,7 +116,7 @@ def fit(
         if run is not None and launched.rank == 0:
             kept[0].save(run)
 
-    module = DenoiserModule(begun.denoiser, settings, scale=described.scale, by_batch=described.pretraining is not None)
+    module = DenoiserModule(begun.denoiser, settings, scale=described.scale)
     averaged, interruption = AveragedWeights(settings.training.ema_decay), Interruption()
     folder = RunFolder(
         run,

@@ -18,6 +18,7 @@ from perturbdiff.core.population import PopulationBatch
 from perturbdiff.core.randomness import stream
 from perturbdiff.core.sampler import sample
 from perturbdiff.training.optimizer import build_optimizer, learning_rate_factor
+from perturbdiff.training.streams import Judged
 
 VALIDATION_STREAM = -1
 """The place of the step in the key of a validation's streams: the same noise at every validation."""
@@ -33,16 +34,13 @@ class DenoiserModule(LightningModule):
         denoiser: to be trained.
         settings: of the run.
         scale: what expression was divided by; reported distances are multiplied by it (log1p counts per 10^4).
-        by_batch: whether populations of different assay batches are judged apart. Where each has a few cells, cells of
-            one sample are more alike than those of two, and a distance over all would be too small.
     """
 
-    def __init__(self, denoiser: Denoiser, settings: Settings, *, scale: float, by_batch: bool = False) -> None:
+    def __init__(self, denoiser: Denoiser, settings: Settings, *, scale: float) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.settings = settings
         self.scale = scale
-        self.by_batch = by_batch
         self.objective = build_objective(settings)
         self._sampled: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self._since = time.perf_counter()
@@ -69,29 +67,27 @@ class DenoiserModule(LightningModule):
         self._since = now
         return loss.total
 
-    def validation_step(self, batch: PopulationBatch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+    def validation_step(self, batch: Judged, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Sample each population from its control cells."""
-        settings = self.settings
+        (populations, groups), settings = batch, self.settings
         sampled = sample(
             build_guided(settings.sampling, self.denoiser),
             build_process(settings.model),
             build_times(settings),
-            control=batch.control,
-            condition=batch.condition,
+            control=populations.control,
+            condition=populations.condition,
             streams=[
-                stream(settings.training.seed, VALIDATION_STREAM, int(key), device=batch.control.device)
-                for key in batch.key.tolist()
+                stream(settings.training.seed, VALIDATION_STREAM, int(key), device=populations.control.device)
+                for key in populations.key.tolist()
             ],
-            mask=batch.mask,
-            genes=batch.genes,
+            mask=populations.mask,
+            genes=populations.genes,
             step=build_step(settings.sampling),
             cutoff=settings.sampling.cutoff,
         ).float()
-        kept = torch.ones_like(sampled[..., 0], dtype=torch.bool) if batch.mask is None else batch.mask
-        told = batch.condition[: 2 + self.by_batch]
-        labels = zip(*(index.tolist() for index in told), strict=True)
-        for i, label in enumerate(labels):
-            self._sampled[label].append((sampled[i, kept[i]], batch.perturbed[i, kept[i]]))
+        kept = torch.ones_like(sampled[..., 0], dtype=torch.bool) if populations.mask is None else populations.mask
+        for i, group in enumerate(map(tuple, groups.tolist())):
+            self._sampled[group].append((sampled[i, kept[i]], populations.perturbed[i, kept[i]]))
 
     def on_validation_epoch_end(self) -> None:
         """Log the energy of the validation."""
@@ -99,17 +95,20 @@ class DenoiserModule(LightningModule):
         self._since = time.perf_counter()
 
     def validation_energy(self) -> Tensor:
-        """The unbiased energy distance of what was sampled since it was asked last, a mean over (perturbation, type).
+        """The unbiased energy distance of what was sampled since it was asked last.
+
+        Each (perturbation, cell type, assay batch) is judged apart: cells of one sample are more alike than those of
+        two. The mean over assay batches comes before the mean over (perturbation, cell type), as in an evaluation.
 
         Raises:
             ValueError: it is not finite.
         """
-        distances = []
-        for populations in self._sampled.values():
+        distances = defaultdict(list)
+        for (*condition, _), populations in self._sampled.items():
             predicted, observed = (torch.cat(cells)[:LARGEST_SET] for cells in zip(*populations, strict=True))
-            distances.append(energy_distance(predicted, observed))
+            distances[tuple(condition)].append(energy_distance(predicted, observed))
         self._sampled.clear()
-        energy = torch.stack(distances).mean() * self.scale
+        energy = torch.stack([torch.stack(own).mean() for own in distances.values()]).mean() * self.scale
         if not bool(energy.isfinite()):
             raise ValueError(
                 f"the validation energy is {float(energy)} after step {self.global_step}, so the weights cannot be "
