@@ -37,6 +37,7 @@ from common import (
 from perturbdiff import Cells, PerturbDiff, read_recipe
 from perturbdiff.core.ridge import PENALTIES, Ridge
 from perturbdiff.data.feature_files import read_features
+from perturbdiff.data.recipe import Match
 
 HERE = Path(__file__).parent
 FEATURES = HERE / "data" / "genes.parquet"
@@ -58,10 +59,15 @@ def fold_of(cells: Cells, *folds: int) -> tuple[list[str], list[str]]:
 def trained(data: Path, fold: int, seed: int, change: dict[str, dict]) -> PerturbDiff:
     """A model that has not seen the fold's test perturbations."""
     recipe = read_recipe(HERE / "papalexi.toml")
+    test, validation = fold_of(PerturbDiff.from_recipe(recipe, folder=data).source, fold)
     tables = {name: {**getattr(recipe, name), **table} for name, table in change.items()}
+    rules = [{"part": "validation", "perturbation": validation}]
+    if "encoders" in change:
+        rules.insert(0, {"part": "test", "perturbation": test})
+    else:
+        # who knows labels only can't be asked about others, so they are not held out but left out
+        tables["exclude"] = (Match(perturbation=test),)
     model = PerturbDiff.from_recipe(recipe.model_copy(update=tables), folder=data)
-    test, validation = fold_of(model.source, fold)
-    rules = [{"part": "test", "perturbation": test}, {"part": "validation", "perturbation": validation}]
     return model.train(hold_out=rules, seed=seed, device="cpu", show_progress=False)
 
 

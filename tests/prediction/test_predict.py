@@ -37,6 +37,11 @@ def dense(adata):
     return adata.X.toarray()
 
 
+def close(found, expected):
+    """Equal but for the last digits: a product of matrices may sum in another order for another number of rows."""
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_there_is_one_predicted_cell_for_each_control_cell_of_the_condition(model, controls):
     found = predict(model, controls)
     wanted = controls.obs_names[controls.obs["cell_type"] == "type_3"]
@@ -55,7 +60,7 @@ def test_every_population_is_drawn_from_all_control_cells_anew(model, controls):
     assert sorted(first.obs["control_cell"]) == sorted(second.obs["control_cell"])
     assert list(first.obs["control_cell"]) != list(second.obs["control_cell"])
     one = made(predict(model, controls, populations=1))
-    assert np.array_equal(dense(one), dense(first))
+    close(dense(one), dense(first))
 
 
 def test_the_same_seed_gives_equal_bytes_and_another_seed_other_cells(model, controls, tmp_path):
@@ -270,8 +275,8 @@ def test_so_many_cells_of_each_condition_are_predicted_each_control_cell_once_a_
     times = many.obs[many.obs["population"] == 0]["control_cell"].value_counts()
     assert (len(times), set(times)) == (24, {2, 3})
     every = predict(model, controls)
-    assert np.array_equal(dense(made(predict(model, controls, n_cells=24))), dense(made(every)))
-    assert np.array_equal(dense(many[:24]), dense(made(every)))
+    close(dense(made(predict(model, controls, n_cells=24))), dense(made(every)))
+    close(dense(many[:24]), dense(made(every)))
     with pytest.raises(ValueError, match="n_cells=0 must be at least 1"):
         predict(model, controls, n_cells=0)
 

@@ -13,7 +13,7 @@ from perturbdiff.model import PerturbDiff
 from perturbdiff.training.callbacks import RESUME, AveragedWeights, Interruption, Progress
 from perturbdiff.training.module import DenoiserModule
 
-NO_VALIDATION = [{"part": "test", "perturbation": ["stimulus_1", "stimulus_2"]}]
+NO_VALIDATION = [{"part": "test", "perturbation": ["stimulus_1", "stimulus_2"], "keep_cells": 1}]
 """It leaves fewer groups than a validation could be drawn from."""
 
 

@@ -101,7 +101,7 @@ def test_a_setting_overrules_it(make_model, energies):
 
 
 def test_a_training_without_validation_goes_on_to_its_last_step(make_model):
-    hold_out = [{"part": "test", "perturbation": ["stimulus_1", "stimulus_2"]}]
+    hold_out = [{"part": "test", "perturbation": ["stimulus_1", "stimulus_2"], "keep_cells": 1}]
     model, said = train(make_model(hold_out=hold_out, training={"max_steps": 9, "validate_every": 1, "patience": 1}))
     assert model.outcome.steps == 9
     assert not said

@@ -1,10 +1,13 @@
 """Training and validation see the cells of their parts, and nothing of the test part reaches the model."""
 
+import re
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
 from perturbdiff.config import settings_of
+from perturbdiff.data.features import features_from
 from perturbdiff.training.preparation import mean_shifts, prepare
 
 
@@ -45,6 +48,7 @@ def test_validation_draws_perturbed_held_out_cells_only_beside_training_controls
 
 def test_panel_scale_and_vocabularies_come_from_training_cells_alone(make_model, adata):
     rule = [{"part": "test", "perturbation": ["stimulus_1"]}, {"part": "validation", "perturbation": ["stimulus_2"]}]
+    rule += [{"part": "test", "perturbation": ["stimulus_3"], "cell_type": ["type_3"]}]
     plain, changed = make_model(hold_out=rule, n_genes=20), adata.copy()
     held_out = (adata.obs["perturbation"] == "stimulus_1").to_numpy()
     counts = changed.X.toarray()
@@ -147,11 +151,24 @@ def test_shrinking_never_turns_a_shift_round_and_leaves_null_and_control_at_zero
     assert not shrunk[prepared.conditions.trained["perturbation"].index("control")].any()
 
 
+def test_a_test_part_of_which_the_model_can_be_asked_nothing_is_refused_before_training(make_model, tmp_path):
+    unseen = [{"part": "test", "perturbation": ["stimulus_1"]}]
+    with pytest.raises(ValueError, match=r"^1 of the 1 perturbations held out for test cannot be asked .*keep_cells"):
+        make_model().train(hold_out=unseen, run=tmp_path / "run", device="cpu", show_progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_held_out_perturbations_that_the_model_cannot_be_asked_are_said_before_training(make_model):
-    prepared, _ = prepared_of(make_model(hold_out=[{"part": "test", "perturbation": ["stimulus_1"]}]))
-    assert any(
-        note.startswith("1 of the 1 perturbations held out for test cannot be asked of this model ('stimulus_1')")
-        for note in prepared.notes
-    )
+    partly = [{"part": "test", "perturbation": ["stimulus_1"]}]
+    partly += [{"part": "test", "perturbation": ["stimulus_2"], "cell_type": ["type_3"]}]
+    # features may be handed in later, so nothing is refused
+    table = features_from(["stimulus_2", "stimulus_3"], np.eye(2), "the test")
+    for rules, features, expected in (
+        (partly, {}, r"1 of the 2 perturbations held out for test .*\('stimulus_1'\).*encoders\.perturbation"),
+        (partly[:1], {"perturbation": table}, "1 of the 1 perturbations held out for test .*predict --features"),
+    ):
+        model = make_model(hold_out=rules, encoders={"perturbation": {"kind": "table"}} if features else {})
+        found = prepare(model.split(), model.recipe, settings_of(model.recipe), features=features)
+        assert any(re.match(expected, note) for note in found.notes)
     prepared, _ = prepared_of(make_model())
     assert not any("cannot be asked" in note for note in prepared.notes)

@@ -49,7 +49,9 @@ def test_an_interrupted_and_resumed_run_equals_an_undisturbed_one(make_model, tm
     assert_equal_states(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("hold_out", [[], [{"part": "test", "perturbation": ["stimulus_1", "stimulus_2"]}]])
+@pytest.mark.parametrize(
+    "hold_out", [[], [{"part": "test", "perturbation": ["stimulus_1", "stimulus_2"], "keep_cells": 1}]]
+)
 def test_a_run_killed_between_two_states_is_taken_up_from_the_last_one(make_model, tmp_path, monkeypatch, hold_out):
     changes = {"hold_out": hold_out, "training": {"max_steps": 6, "validate_every": 2}}
     train(make_model(**changes), tmp_path / "whole")
@@ -134,7 +136,7 @@ def test_a_run_is_overwritten_only_when_asked_and_only_once_the_data_are_sound(m
     kept = own_run / "notes.txt"
     kept.write_text("mine")
     broken = make_model(n_genes=30, hold_out=[{"part": "test", "cell_type": ["type_1", "type_2", "type_3"]}])
-    with pytest.raises(ValueError, match="give no population"):
+    with pytest.raises(ValueError, match="3 of the 3 perturbations held out for test cannot be asked"):
         train(broken, own_run, overwrite=True)
     assert load_checkpoint(own_run).history == before.history
     model = train(make_model(n_genes=30, training={"seed": 1}), own_run, overwrite=True)

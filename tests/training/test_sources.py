@@ -124,7 +124,7 @@ def test_real_knock_outs_give_the_same_minibatches_from_a_store(real_data, tmp_p
             "n_genes": 200,
             "columns": {"perturbation": "perturbation", "cell_type": "cell_type", "assay_batch": "batch"},
             "expression": {"scale": "counts"},
-            "hold_out": [{"part": "test", "perturbation": ["STAT1"]}],
+            "hold_out": [{"part": "test", "perturbation": ["STAT1"], "keep_total": 50}],
             "training": {"cells_per_population": 64, "populations_per_batch": 4},
         },
         "the test",

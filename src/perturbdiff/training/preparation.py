@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from perturbdiff.config import Settings
 from perturbdiff.data.blocks import BLOCK, SLAB
-from perturbdiff.data.conditions import Conditions
+from perturbdiff.data.conditions import PERTURBATION, Conditions
 from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.genes import check_panel, measured_scale, select_panel
 from perturbdiff.data.moments import Moments, measure
@@ -113,17 +113,27 @@ def panel_of(split: Split, recipe: Recipe) -> tuple[list[str], Moments]:
 
 
 def _unasked(split: Split, conditions: Conditions) -> list[str]:
-    """The sentence on held-out test perturbations that the model to come can't be asked."""
+    """The sentence on held-out test perturbations that the model to come can't be asked.
+
+    Raises:
+        ValueError: that is all of them, and prediction can't be handed features of them either.
+    """
     labels = list(dict.fromkeys(map(str, split.groups("test")["perturbation"])))
+    labels = [label for label in labels if label != split.source.control]
     unknown = [label for label in labels if _refused(conditions, label)]
     if not unknown:
         return []
     named = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-    return [
+    featured = PERTURBATION in conditions.features
+    remedy = "hand features in with predict --features" if featured else "name features in [encoders.perturbation]"
+    sentence = (
         f"{len(unknown)} of the {len(labels)} perturbations held out for test cannot be asked of this model ({named}): "
-        "no cell of them trains and no features stand for them; keep some cells in training (keep_cells) or name "
-        "features in [encoders.perturbation]."
-    ]
+        f"no cell of them trains and no features stand for them; keep some cells in training (keep_cells), {remedy}, "
+        "or leave the cells out (exclude) in place of holding them out."
+    )
+    if len(unknown) == len(labels) and not featured:
+        raise ValueError(sentence)
+    return [sentence]
 
 
 def _sampleable(split: Split, conditions: Conditions, *, nulls: bool) -> tuple[Segments, list[str], tuple[str, ...]]:
