@@ -108,10 +108,13 @@ def same_as(labels: Iterable[str], known: Iterable[str], grammar: Grammar, contr
 
 
 def identity(label: str, grammar: Grammar, control: str | None) -> str:
-    """A text that is equal for labels that mean the same perturbation, or differ in spelling only."""
+    """A text that is equal for labels that mean the same perturbation, or differ in spelling only.
+
+    Where nothing is said of what a label is made of, that may be an order of members: ``B+A`` is as ``A+B``.
+    """
     members = _read(label, grammar, control)
     if members is None:
-        return dosage.identity(label)
+        return "+".join(sorted(map(dosage.identity, label.split("+"))))
     return str(sorted((spelling(agent), spelling(modality), str(dose)) for agent, modality, dose in members))
 
 
