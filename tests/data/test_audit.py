@@ -134,7 +134,7 @@ def test_a_held_out_combination_that_trains_in_another_order_is_a_leak():
     split = split_cells(cells, [rule, VALIDATION], seed=0)
     for grammar in (Grammar(), Grammar(separator="+")):
         (leak,) = find_leaks(split, grammar)
-        assert leak.startswith("8 training cells, such as those of ('M+K', 'B', 'd1'), differ from what hold_out[0] (te")
+        assert leak.startswith("8 training cells, such as those of ('M+K', 'B', 'd1'), differ from what hold_out[0] (t")
 
 
 def test_another_modality_of_a_held_out_gene_in_training_is_no_leak():
