@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from perturbdiff.checkpoint import load_checkpoint
 from perturbdiff.data.export import write_h5ad
 from perturbdiff.data.reading import read_h5ad
+from perturbdiff.data.recipe import read_recipe
 from perturbdiff.options import REMEDIES
 
 ONE = ["--perturbation", "stimulus_1", "--cell-type", "type_3", "--quiet", "--device", "cpu"]
@@ -117,3 +118,33 @@ def test_a_column_of_the_users_keeps_its_name_and_ours_has_another(make_model, a
     assert set(found.obs["population"]) == {"donor_1", "donor_2"}
     assert set(found.obs["perturbdiff_population"]) == {-1, 0}
     assert found.uns["perturbdiff"]["own_columns"]["population"] == "perturbdiff_population"
+
+
+def per_million(adata, path):
+    copy = adata.copy()
+    counts = copy.X.toarray()
+    copy.X = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e6).astype(np.float32)
+    copy.write_h5ad(path)
+
+
+def test_target_sum_and_cells_to_leave_out_are_options_of_train(cli, adata, tmp_path):
+    per_million(adata, tmp_path / "a.h5ad")
+    columns = ["--perturbation", "perturbation", "--control", "control", "--cell-type", "cell_type"]
+    words = ["train", tmp_path / "a.h5ad", "--out", tmp_path / "run", *columns, "--scale", "log1p"]
+    words += ["--preset", "tiny", "--max-steps", 1, "--device", "cpu", "--hold-out"]
+    unseen = ['{part = "test", perturbation = ["stimulus_1"]}']
+    assert cli(*words, *unseen).refused(r"declare --target-sum = 1e\+06")
+    words += [*unseen, "--target-sum", 1e6]
+    assert cli(*words).refused(r"\(keep_cells\), give --features, or leave the cells out \(--exclude\)")
+    words[words.index("--hold-out")] = "--exclude"
+    words[words.index(unseen[0])] = '{perturbation = ["stimulus_1"]}'
+    assert cli(*words).status == 0
+    recipe = read_recipe(tmp_path / "run" / "recipe.toml")
+    assert (recipe.expression.target_sum, recipe.exclude[0].perturbation) == (1e6, ("stimulus_1",))
+
+
+def test_target_sum_is_an_option_of_features(cli, adata, tmp_path):
+    per_million(adata, tmp_path / "a.h5ad")
+    words = ["features", "loadings", tmp_path / "a.h5ad", "--scale", "log1p", "--components", 2]
+    assert cli(*words, "--out", tmp_path / "f.parquet").refused(r"declare --target-sum = 1e\+06")
+    assert cli(*words, "--out", tmp_path / "f.parquet", "--target-sum", 1e6).status == 0

@@ -76,6 +76,7 @@ class PerturbDiff:
         layer: str | None = None,
         scale: str = "counts",
         gene_names: str | None = None,
+        target_sum: float | None = None,
         n_genes: int | None = 2000,
         genes: Sequence[str] | None = None,
         grammar: Mapping[str, Any] | None = None,
@@ -101,6 +102,7 @@ class PerturbDiff:
             layer: where the expression is; X when absent, "obsm:KEY" too.
             scale: "counts" (checked to be non-negative integers) or "log1p" (log1p counts per 10^4).
             gene_names: column of `var`; the index when absent.
+            target_sum: what log1p counts were normalised to, where that is not 10^4; they are converted.
             n_genes: size of the panel, chosen on training cells by their variability; None takes all genes.
             genes: the panel itself.
             grammar: what labels of perturbation are made of, as in the table [perturbation] of a recipe, such as
@@ -131,7 +133,7 @@ class PerturbDiff:
             },
             "perturbation": dict(grammar or {}),
             "encoders": dict(encoders or {}),
-            "expression": {"layer": layer, "scale": scale, "gene_names": gene_names},
+            "expression": {"layer": layer, "scale": scale, "gene_names": gene_names, "target_sum": target_sum},
             "model": dict(model or {}),
             "training": dict(training or {}),
             "sampling": dict(sampling or {}),

@@ -50,11 +50,18 @@ REMEDIES = {
 
 
 @contextmanager
-def by_options(more: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Name options in place of a recipe's keys in errors, so that every remedy is open in the command."""
+def by_options(more: Mapping[str, str] | None = None, *, instead: bool = True) -> Iterator[None]:
+    """Name options in place of a recipe's keys in errors, so that every remedy is open in the command.
+
+    Args:
+        more: further keys, and the options for them.
+        instead: false where there is a recipe, whose keys are the remedies.
+    """
     try:
         yield
     except ValueError as error:
+        if not instead:
+            raise
         text = str(error)
         for key, option in (REMEDIES | dict(more or {})).items():
             text = text.replace(key, option)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbdiff.options import Device, Overwrite, Quiet, given, refuse
+from perturbdiff.options import Device, Overwrite, Quiet, TargetSum, by_options, given, refuse
 from perturbdiff.screen import Screen
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def loadings(
     layer: Annotated[str | None, typer.Option(help="Layer of the expression (.h5ad); X when absent.")] = None,
     gene_names: Annotated[str | None, typer.Option(help="Column of var that names the genes (.h5ad).")] = None,
     total_counts: Annotated[str | None, typer.Option(help="Column of total counts, for a partial panel.")] = None,
+    target_sum: TargetSum = None,
     perturbation: Annotated[str | None, typer.Option(help="Column of perturbations (.h5ad).")] = None,
     control: Annotated[
         list[str] | None, typer.Option(help="Label of control cells; several: the first names them all (.h5ad).")
@@ -56,14 +57,16 @@ def loadings(
 
     Cells that a recipe holds out are not looked at.
     """
+    from perturbdiff.data.files import CELLS
     from perturbdiff.data.loadings import expression_loadings
 
     screen = Screen(quiet=quiet)
     _check_out(out, overwrite=overwrite)
     columns = {"perturbation": perturbation, "total_counts": total_counts}
-    expression = {"scale": scale, "layer": layer, "gene_names": gene_names}
+    expression = {"scale": scale, "layer": layer, "gene_names": gene_names, "target_sum": target_sum}
     described = {"control": control, "columns": columns, "expression": expression}
-    source, segments = _cells(data, given(described))
+    with by_options(instead=data.suffix in CELLS):
+        source, segments = _cells(data, given(described))
     for note in source.notes:
         screen.say(note)
     table = expression_loadings(source, segments, components=components)

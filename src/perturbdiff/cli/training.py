@@ -17,6 +17,8 @@ from perturbdiff.options import (
     Overwrite,
     Quiet,
     Run,
+    TargetSum,
+    by_options,
     given,
     refuse,
     rule,
@@ -26,6 +28,13 @@ from perturbdiff.screen import Screen
 if TYPE_CHECKING:
     from perturbdiff.data.recipe import Recipe
     from perturbdiff.model import PerturbDiff
+
+REMEDIES = {
+    "name features in [encoders.perturbation]": "give --features",
+    "(exclude)": "(--exclude)",
+    "exclude them in a recipe by the label": "leave them out by --exclude with the label",
+}
+"""What an error calls the keys of a recipe, and the options of `train` that stand for them."""
 
 
 def train(
@@ -47,8 +56,13 @@ def train(
     total_counts: Annotated[str | None, typer.Option(help="Column of total counts, for a partial panel.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer of the expression (.h5ad); X when absent.")] = None,
     scale: Annotated[str | None, typer.Option(help="counts or log1p (.h5ad); never guessed.")] = None,
+    gene_names: Annotated[str | None, typer.Option(help="Column of var that names the genes (.h5ad).")] = None,
+    target_sum: TargetSum = None,
     n_genes: Annotated[int | None, typer.Option(help="Size of the gene panel (.h5ad); all genes when absent.")] = None,
     hold_out: Annotated[list[str] | None, typer.Option(help=f"A rule, such as {RULE} (.h5ad).")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help='Cells to leave out, such as {perturbation = [""]} (.h5ad).')
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="tiny, small, medium or paper.")] = None,
     max_steps: MaxSteps = None,
     seed: OptionalSeed = None,
@@ -86,7 +100,9 @@ def train(
     described["perturbation"] = {"separator": separator, "modality_separator": modality_separator}
     if features is not None:
         described["encoders"] = {"perturbation": {"kind": "table", "file": str(features.resolve())}}
-    described |= {"expression": {"layer": layer, "scale": scale}, "hold_out": [rule(text) for text in hold_out or []]}
+    described["expression"] = {"layer": layer, "scale": scale, "gene_names": gene_names, "target_sum": target_sum}
+    described["hold_out"] = [rule(text) for text in hold_out or []]
+    described["exclude"] = [rule(text) for text in exclude or []]
     folder = data.resolve().parent
     if data.suffix in CELLS:
         mapping = {"name": data.stem, "files": [str(data.resolve())], **described}
@@ -99,7 +115,7 @@ def train(
         "training": recipe.training | given({"max_steps": max_steps, "seed": seed}),
     }
     recipe = recipe.model_copy(update=changed)
-    with run_lock(out, first=first):
+    with by_options(REMEDIES, instead=data.suffix in CELLS), run_lock(out, first=first):
         check_writable(out / "model.json", overwrite=True)
         model = PerturbDiff.from_recipe(recipe, folder=folder)
         model.train(run=out, overwrite=overwrite, device=device, show_progress=not screen.quiet, say=screen.say)
