@@ -58,15 +58,16 @@ def launch(screen, tmp_path_factory):
     """Train the tiny screen for some steps with so many processes; the losses of each step, a mean over processes."""
     folder = tmp_path_factory.mktemp("processes")
     recipe = read_recipe(screen.recipe)
-    changed = {"training": recipe.training | {"max_steps": STEPS, "populations_per_batch": 4}}
-    write_recipe(recipe.model_copy(update=changed | {"files": (str(screen.data),)}), folder / "recipe.toml")
 
-    def start(name, n_processes, *, die_at=None, stage="train", pretrained=None):
+    def start(name, n_processes, *, die_at=None, stage="train", pretrained=None, no_better=False, **training):
+        changed = {"training": recipe.training | {"max_steps": STEPS, "populations_per_batch": 4} | training}
+        write_recipe(recipe.model_copy(update=changed | {"files": (str(screen.data),)}), folder / "recipe.toml")
         alone = [sys.executable]
         several = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
         arguments = [SCRIPT, folder / "recipe.toml", folder / name, folder / f"{name}.losses"]
         options = {"--die-at": die_at, "--stage": stage, "--pretrained": pretrained}
         given = [part for pair in options.items() if pair[1] is not None for part in pair]
+        given += ["--no-better"] * no_better
         command = [*(alone if n_processes == 1 else several), *arguments, *given]
         ended = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
         assert (ended.returncode == 0) == (die_at is None), ended.stderr[-3000:]
@@ -106,6 +107,16 @@ def test_two_processes_that_were_killed_resume_as_if_nothing_had_happened(launch
     whole, found = load_checkpoint(run), load_checkpoint(again)
     assert found.history == whole.history
     assert all(torch.equal(found.weights[name], value) for name, value in whole.weights.items())
+
+
+@pytest.mark.slow
+def test_patience_ends_two_processes_as_it_does_one_and_a_fine_tuning_too(launch):
+    settings = {"validate_start": True, "validate_every": 2, "patience": 2}
+    pretrained, _ = launch("before", 1, stage="pretrain")
+    for name, n_processes, begun in (("one", 1, None), ("two", 2, None), ("tuned", 2, pretrained)):
+        run, losses = launch(f"patient-{name}", n_processes, pretrained=begun, no_better=True, **settings)
+        assert [max(map(int, own)) for own in losses] == [3] * n_processes
+        assert load_checkpoint(run).history["step"] == 0
 
 
 @pytest.mark.slow

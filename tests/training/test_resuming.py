@@ -162,7 +162,7 @@ def test_a_run_folder_can_be_moved(make_model, own_run, tmp_path):
     assert train(make_model(n_genes=30), moved, max_steps=5).outcome.steps == 5
 
 
-def test_a_run_folder_in_which_another_process_trains_is_refused_and_left_as_it_is(screen, cli, tmp_path):
+def test_a_run_folder_in_which_another_process_trains_is_refused_and_left_as_it_is(screen, own_run, cli, tmp_path):
     run = tmp_path / "run"
     code = (
         "import sys, pathlib; from perturbdiff.data.export import run_lock\n"
@@ -180,6 +180,8 @@ def test_a_run_folder_in_which_another_process_trains_is_refused_and_left_as_it_
         model = PerturbDiff.from_recipe(screen.recipe)
         with pytest.raises(ValueError, match="another process trains in"):
             model.train(run=run, device="cpu", show_progress=False)
+        for words in (["pretrain", screen.recipe], ["finetune", own_run, screen.recipe]):
+            assert cli(*words, "--out", run).err == f"error: {sentence}\n"
         assert [path.name for path in run.iterdir()] == [".lock"]
     finally:
         other.kill()

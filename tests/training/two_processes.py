@@ -1,6 +1,7 @@
 """Run by torchrun (or alone): train the tiny screen, write each step's loss, and stop dead at a step where asked.
 
 two_processes.py RECIPE RUN LOSSES [--die-at STEP] [--stage train | pretrain | finetune] [--pretrained FOLDER]
+    [--no-better]
 """
 
 import argparse
@@ -23,6 +24,7 @@ def main() -> None:
     parser.add_argument("--die-at", type=int)
     parser.add_argument("--stage", default="train")
     parser.add_argument("--pretrained")
+    parser.add_argument("--no-better", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     original, rank, seen = DenoiserModule.training_step, processes().rank, {}
@@ -35,7 +37,13 @@ def main() -> None:
         Path(f"{asked.losses}.{rank}").write_text(json.dumps(seen))
         return loss
 
+    def validation_energy(module):
+        module._sampled.clear()
+        return torch.tensor(1.0)
+
     DenoiserModule.training_step = training_step
+    if asked.no_better:
+        DenoiserModule.validation_energy = validation_energy
     options = {"run": asked.run, "device": "cpu", "show_progress": False}
     if asked.stage == "pretrain":
         pretrain(asked.recipe, **options)
