@@ -97,7 +97,7 @@ def ranges(store: Path, settings: dict[str, Any]) -> Read:
 
 def ours(store: Path) -> Read:
     """All ranges at once; none are joined over small gaps, for a gap's cells would have to be left out again."""
-    from perturbdiff.data.source import stretched
+    from perturbdiff.data.order import stretched
     from perturbdiff.data.store.stored import Store
 
     parts = Store.open(store).parts

@@ -31,9 +31,9 @@ from perturbdiff.data.composition import grammar_of
 from perturbdiff.data.conditions import Conditions
 from perturbdiff.data.export import whole_file
 from perturbdiff.data.features import FeatureTable, features_from
+from perturbdiff.data.order import Hashes
 from perturbdiff.data.recipe import Recipe, recipe_from_mapping
 from perturbdiff.data.seen import Seen
-from perturbdiff.data.source import Hashes
 from perturbdiff.data.table import validated
 from perturbdiff.data.vocabulary import Vocabulary
 

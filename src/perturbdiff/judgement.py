@@ -19,8 +19,8 @@ import pandas as pd
 from perturbdiff.comparison import Comparison, Depth, Scope, compare
 from perturbdiff.data.audit import find_leaks
 from perturbdiff.data.composition import grammar_of, same_as
+from perturbdiff.data.order import Flags, name_hashes
 from perturbdiff.data.recipe import PLAIN, Columns, Expression, Grammar
-from perturbdiff.data.source import Flags, name_hashes
 from perturbdiff.data.split import HELD_OUT, Split
 from perturbdiff.evaluation.cache import Cache, content_hash
 from perturbdiff.evaluation.cautions import Caution

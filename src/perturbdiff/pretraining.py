@@ -16,9 +16,9 @@ from perturbdiff.data.mixing import Member, Mixture, SourceRule, read_mixture
 from perturbdiff.data.opening import open_source
 from perturbdiff.data.recipe import HoldOut, hold_outs_of
 from perturbdiff.data.source import Source
+from perturbdiff.data.spelling import nearest
 from perturbdiff.data.split import split_cells
 from perturbdiff.data.table import validated
-from perturbdiff.data.vocabulary import nearest
 from perturbdiff.model import PerturbDiff
 from perturbdiff.prediction.inputs import torch_device
 from perturbdiff.prediction.predict import Say

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from perturbdiff.data import audit, source
+from perturbdiff.data import audit, order
 from perturbdiff.data.audit import find_leaks
 from perturbdiff.data.intake import cells_from_anndata
+from perturbdiff.data.order import Segments
 from perturbdiff.data.recipe import Columns, Expression, Grammar, HoldOut
-from perturbdiff.data.source import Segments
 from perturbdiff.data.split import PARTS, split_cells
 
 EACH = 4
@@ -240,7 +240,7 @@ def test_the_audit_is_the_same_however_few_cells_it_looks_at_at_a_time(monkeypat
     split = split_cells(made(edit=copied, names=names), [TEST_A_IN_B, VALIDATION], seed=0)
     whole = find_leaks(split)
     assert [leak.split(" ", 1)[0] for leak in whole] == ["20", "2"]
-    monkeypatch.setattr(source, "CHUNK", 7)
+    monkeypatch.setattr(order, "CHUNK", 7)
     monkeypatch.setattr(audit, "_AT_ONCE", 11)
     in_pieces = find_leaks(split)
     assert [leak.split(", such as")[0] for leak in in_pieces] == [leak.split(", such as")[0] for leak in whole]

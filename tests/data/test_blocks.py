@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perturbdiff.data.blocks import BLOCK, Blocks, Streams, block_size, window
+from perturbdiff.data.order import Segments
 from perturbdiff.data.pairing import Groups
-from perturbdiff.data.source import Segments
 
 
 def groups_of(sizes):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perturbdiff.data.dosage import Treatment, identity, treatment_of, without_dose
-from perturbdiff.data.duplicates import spelling
+from perturbdiff.data.spelling import spelling
 
 
 def test_a_list_of_drug_dose_and_unit_is_read():

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from perturbdiff.data.duplicates import profile_hashes, spelling
+from perturbdiff.data.duplicates import profile_hashes
+from perturbdiff.data.spelling import spelling
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import scipy.sparse as sp
 
 from perturbdiff.data.intake import cells_from_anndata, read_cells
 from perturbdiff.data.loadings import expression_loadings
+from perturbdiff.data.order import Segments
 from perturbdiff.data.recipe import recipe_from_mapping
-from perturbdiff.data.source import Segments
 from perturbdiff.data.store.prepare import prepare_store
 from perturbdiff.data.store.stored import Store
 

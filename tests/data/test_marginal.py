@@ -6,8 +6,8 @@ import pytest
 from perturbdiff.data import marginal
 from perturbdiff.data.intake import cells_from_anndata
 from perturbdiff.data.marginal import Marginal, batch_names, held_back
+from perturbdiff.data.order import Segments
 from perturbdiff.data.recipe import Columns, Expression
-from perturbdiff.data.source import Segments
 
 COLUMNS = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="assay_batch")
 

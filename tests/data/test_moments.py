@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from perturbdiff.data import moments
+from perturbdiff.data import measure as measuring
 from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.moments import Moments, measure
+from perturbdiff.data.measure import measure
+from perturbdiff.data.moments import Moments
+from perturbdiff.data.order import Loaded, Runs, Segments
 from perturbdiff.data.reading import read_h5ad
 from perturbdiff.data.recipe import Columns, Expression
-from perturbdiff.data.source import Loaded, Runs, Segments
 
 KANG = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="batch")
 GENES = [f"G{g}" for g in range(12)]
@@ -84,7 +85,7 @@ def logs(rng):
 
 @pytest.fixture(params=[2, 7, 64, 499, 500, 2048])
 def cells_of_a_block(request, monkeypatch):
-    monkeypatch.setattr(moments, "_CELLS", request.param)
+    monkeypatch.setattr(measuring, "_CELLS", request.param)
     return request.param
 
 
@@ -141,11 +142,11 @@ def test_two_sources_of_the_same_cells_give_the_same_bits(logs, cells_of_a_block
 
 
 def test_how_many_blocks_are_read_at_once_changes_no_bit(logs, monkeypatch):
-    monkeypatch.setattr(moments, "_CELLS", 32)
+    monkeypatch.setattr(measuring, "_CELLS", 32)
     source = Asked(logs)
     found = []
     for blocks in (1, 3, 100):
-        monkeypatch.setattr(moments, "_BLOCKS", blocks)
+        monkeypatch.setattr(measuring, "_BLOCKS", blocks)
         found.append(measure(source, None, source.runs.whole()))
     assert same(found[0], found[1])
     assert same(found[0], found[2])
@@ -206,8 +207,8 @@ def test_cells_that_express_nothing_count(logs):
 
 
 def test_the_reads_are_tracked(logs, monkeypatch):
-    monkeypatch.setattr(moments, "_CELLS", 50)
-    monkeypatch.setattr(moments, "_BLOCKS", 2)
+    monkeypatch.setattr(measuring, "_CELLS", 50)
+    monkeypatch.setattr(measuring, "_BLOCKS", 2)
     seen = []
 
     def track(items):

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from perturbdiff.data.intake import cells_from_anndata
+from perturbdiff.data.order import Runs, Segments
 from perturbdiff.data.pairing import Groups, cut
 from perturbdiff.data.populations import Populations
 from perturbdiff.data.recipe import COVARIATES, Columns, Expression
-from perturbdiff.data.source import Runs, Segments
 from perturbdiff.data.vocabulary import Vocabulary
 
 COLUMNS = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="assay_batch")

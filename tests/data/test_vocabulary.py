@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.data.vocabulary import Vocabulary, nearest
+from perturbdiff.data.spelling import nearest
+from perturbdiff.data.vocabulary import Vocabulary
 
 
 def column(labels, categories=None):

@@ -24,7 +24,7 @@ from perturbdiff.baselines.ridge import Ridge
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.recipe import PLAIN, Grammar
-from perturbdiff.data.vocabulary import nearest
+from perturbdiff.data.spelling import nearest
 
 
 class NoResponse:

@@ -10,7 +10,8 @@ from perturbdiff.screen import Screen
 
 if TYPE_CHECKING:
     from perturbdiff.data.features import FeatureTable
-    from perturbdiff.data.source import Segments, Source
+    from perturbdiff.data.order import Segments
+    from perturbdiff.data.source import Source
 
 app = typer.Typer(no_args_is_help=True, help="Make features of genes, molecules or other labels: a vector for each.")
 

@@ -15,9 +15,10 @@ import numpy as np
 
 from perturbdiff.data.cells import matches
 from perturbdiff.data.composition import at_any_dose, identity, without_dose
-from perturbdiff.data.duplicates import spelling
+from perturbdiff.data.order import Flags, Hashes, Integers, Runs, Segments, chunks
 from perturbdiff.data.recipe import COVARIATES, Grammar, HoldOut, Match
-from perturbdiff.data.source import Flags, Hashes, Integers, Runs, Segments, Source, chunks
+from perturbdiff.data.source import Source
+from perturbdiff.data.spelling import spelling
 from perturbdiff.data.split import PARTS, Split
 
 EXPRESSED = 10

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from perturbdiff.data.order import Hashes, Integers, mixed, stretched
 from perturbdiff.data.pairing import Groups, cut
-from perturbdiff.data.source import Hashes, Integers, mixed, stretched
 
 BLOCK = 1024
 """Cells of a block, about."""

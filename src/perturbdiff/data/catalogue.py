@@ -3,7 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
-from perturbdiff.data.vocabulary import nearest
+from perturbdiff.data.spelling import nearest
 
 _FOLDER = "recipes"
 _SUFFIX = ".toml"

@@ -17,12 +17,7 @@ import scipy.sparse as sp
 from perturbdiff.data.composition import at_any_dose, same_as
 from perturbdiff.data.duplicates import profile_hashes
 from perturbdiff.data.labels import NO_LABEL, is_missing, plain
-from perturbdiff.data.reading import (
-    Matrix,
-    Scale,
-)
-from perturbdiff.data.recipe import COVARIATES, PER, PLAIN, Grammar, Match
-from perturbdiff.data.source import (
+from perturbdiff.data.order import (
     Hashes,
     Integers,
     Loaded,
@@ -33,7 +28,13 @@ from perturbdiff.data.source import (
     name_hashes,
     thinned_note,
 )
-from perturbdiff.data.vocabulary import columns_of, nearest
+from perturbdiff.data.reading import (
+    Matrix,
+    Scale,
+)
+from perturbdiff.data.recipe import COVARIATES, PER, PLAIN, Grammar, Match
+from perturbdiff.data.spelling import nearest
+from perturbdiff.data.vocabulary import columns_of
 
 type Rows = npt.NDArray[np.integer[Any]]
 
@@ -83,7 +84,7 @@ class Cells:
 
     @property
     def order(self) -> Integers:
-        """The canonical order: the row at each position [n]; see `data.source`."""
+        """The canonical order: the row at each position [n]; see `data.order`."""
         return self._arranged[0]
 
     @property

@@ -22,8 +22,8 @@ import pandas as pd
 
 from perturbdiff.data import dosage
 from perturbdiff.data.dosage import Quantity, entries_of, quantity, written
-from perturbdiff.data.duplicates import spelling
 from perturbdiff.data.recipe import Columns, Grammar, Recipe
+from perturbdiff.data.spelling import spelling
 
 MODALITY = "|"
 """Before the modality that a column gives."""

@@ -26,7 +26,8 @@ from perturbdiff.data.composition import Member, is_plain, members_of
 from perturbdiff.data.dosage import Quantity
 from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.recipe import Grammar
-from perturbdiff.data.vocabulary import Vocabulary, nearest
+from perturbdiff.data.spelling import nearest
+from perturbdiff.data.vocabulary import Vocabulary
 
 NARROWEST = 0.5
 """The least spread of log10 doses that they are divided by: a threefold range."""

@@ -14,7 +14,7 @@ import pandas as pd
 
 from perturbdiff.data.cells import Cells
 from perturbdiff.data.labels import known_as
-from perturbdiff.data.vocabulary import nearest
+from perturbdiff.data.spelling import nearest
 
 type Rows = npt.NDArray[np.int64]
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import NamedTuple
 
-from perturbdiff.data.duplicates import spelling
-from perturbdiff.data.vocabulary import nearest
+from perturbdiff.data.spelling import nearest, spelling
 
 _MOLAR = {"pM": -3, "nM": 0, "uM": 3, "mM": 6, "M": 9}
 _MASS = {"pg/mL": -3, "ng/mL": 0, "ug/mL": 3, "mg/mL": 6}

@@ -1,24 +1,12 @@
-"""Duplicates in disguise: cells with the same profile, labels that differ in spelling only."""
-
-import re
-import unicodedata
+"""Duplicates in disguise: cells with the same profile."""
 
 import numpy as np
 import scipy.sparse as sp
 
+from perturbdiff.data.order import Hashes, Integers, mixed
 from perturbdiff.data.reading import Matrix
-from perturbdiff.data.source import Hashes, Integers, mixed
 
 _ROWS = 4096
-_KEPT = re.compile(r"(?<=\d)[\W_](?=\d)|\+")
-_DROPPED = re.compile(r"[\W_]")
-
-
-def spelling(label: str) -> str:
-    """A label without case, spaces and punctuation, but with what tells labels apart: signs + and numbers' points."""
-    label = unicodedata.normalize("NFC", label).casefold()
-    kept = {match.start() for match in _KEPT.finditer(label)}
-    return "".join(c for i, c in enumerate(label) if i in kept or not _DROPPED.match(c))
 
 
 def profile_hashes(values: Matrix) -> tuple[Hashes, Integers]:

@@ -24,7 +24,7 @@ from perturbdiff.data.features import (
     stacked,
     without_labels,
 )
-from perturbdiff.data.vocabulary import nearest
+from perturbdiff.data.spelling import nearest
 
 type Features = pd.DataFrame | str | Path
 """Features of labels: a table whose index is the labels, or a file of one."""

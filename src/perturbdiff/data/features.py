@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from perturbdiff.data.vocabulary import nearest
+from perturbdiff.data.spelling import nearest
 
 LABEL = "label"
 """The column of labels."""

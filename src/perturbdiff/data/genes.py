@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from perturbdiff.data.moments import Moments
-from perturbdiff.data.vocabulary import nearest
+from perturbdiff.data.spelling import nearest
 
 _BINS = 20
 """Genes are ranked by dispersion within this many bins of their mean."""

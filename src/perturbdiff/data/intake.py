@@ -32,6 +32,7 @@ from perturbdiff.data.labels import (
     renaming_note,
     texts_of,
 )
+from perturbdiff.data.order import Flags
 from perturbdiff.data.reading import (
     check_control_label,
     check_control_labels,
@@ -44,7 +45,6 @@ from perturbdiff.data.reading import (
     read_anndata,
 )
 from perturbdiff.data.recipe import COVARIATES, PLAIN, Columns, Expression, Grammar, Match, Recipe
-from perturbdiff.data.source import Flags
 from perturbdiff.data.totals import check_normalised, check_totals_fit, converted, genes_summed, total_counts_of
 
 type Required = Literal["all", "any", "none"]

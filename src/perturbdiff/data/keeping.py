@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from perturbdiff.data.order import Flags, Hashes, Integers, Runs, Segments, mixed
 from perturbdiff.data.recipe import HoldOut
-from perturbdiff.data.source import Flags, Hashes, Integers, Runs, Segments, Source, mixed
+from perturbdiff.data.source import Source
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from perturbdiff.data.composition import same_as
-from perturbdiff.data.duplicates import spelling
 from perturbdiff.data.recipe import COVARIATES, Columns, Grammar
+from perturbdiff.data.spelling import spelling
 
 NO_LABEL = ""
 """What stands for a label that is missing."""

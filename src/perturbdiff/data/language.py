@@ -20,7 +20,7 @@ import numpy as np
 
 from perturbdiff.data.feature_files import existing, labelled_texts
 from perturbdiff.data.features import FeatureTable, features_from
-from perturbdiff.data.moments import Track
+from perturbdiff.data.measure import Track
 
 if TYPE_CHECKING:
     import torch

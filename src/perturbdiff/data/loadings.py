@@ -18,7 +18,8 @@ import numpy.typing as npt
 from scipy.sparse.linalg import LinearOperator, svds
 
 from perturbdiff.data.features import FeatureTable, features_from
-from perturbdiff.data.source import Segments, Source
+from perturbdiff.data.order import Segments
+from perturbdiff.data.source import Source
 
 if TYPE_CHECKING:
     import scipy.sparse as sp

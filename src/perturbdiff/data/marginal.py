@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from perturbdiff.data.source import Runs, Segments, Source
+from perturbdiff.data.order import Runs, Segments
+from perturbdiff.data.source import Source
 
 HELD_BACK = 8
 """One in so many cells of a group judges a pretraining, at most, and does not train."""

@@ -19,8 +19,9 @@ import torch
 
 from perturbdiff.core.population import Condition, PopulationBatch
 from perturbdiff.data.blocks import BLOCK, SLAB
+from perturbdiff.data.order import Flags, Integers, Loaded, Segments
 from perturbdiff.data.populations import Draw, Populations, Slab
-from perturbdiff.data.source import Flags, Integers, Loaded, Reader, Segments, Source
+from perturbdiff.data.source import Reader, Source
 
 SMALLEST_CHUNK = 64
 """A chunk has at least so many populations, so that weights are kept to about a hundredth."""

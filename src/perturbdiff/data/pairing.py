@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from perturbdiff.data.source import Flags, Integers, Runs, Segments
+from perturbdiff.data.order import Flags, Integers, Runs, Segments
 
 type Pairing = Literal["assay_batch", "cell_type", "nearest", "optimal_transport"]
 type Expression = np.ndarray[Any, np.dtype[np.float32]]

@@ -26,6 +26,7 @@ import torch
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.population import NULL, Condition, PopulationBatch
 from perturbdiff.data.blocks import SLAB, Blocks, Streams, block_size, window
+from perturbdiff.data.order import Flags, Integers, Loaded, Runs, Segments, gathered
 from perturbdiff.data.pairing import (
     CANDIDATES,
     SMALLEST_GROUP,
@@ -37,7 +38,7 @@ from perturbdiff.data.pairing import (
     nearest_controls,
     transported_controls,
 )
-from perturbdiff.data.source import Flags, Integers, Loaded, Runs, Segments, Source, gathered
+from perturbdiff.data.source import Source
 from perturbdiff.data.vocabulary import Vocabulary
 
 type _Population = tuple[Integers, Integers, list[int], list[int]]

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from perturbdiff.data.container import read_anndata as read_anndata
 from perturbdiff.data.container import read_h5ad as read_h5ad
 from perturbdiff.data.recipe import Expression, control_character
-from perturbdiff.data.vocabulary import nearest
+from perturbdiff.data.spelling import nearest
 
 type Matrix = sp.csr_matrix[Any] | sp.csr_array[Any, Any] | npt.NDArray[Any]
 """Cells by genes, in rows."""

@@ -45,7 +45,7 @@ from scipy.special import expit
 from perturbdiff.data.dosage import quantity, written
 from perturbdiff.data.programmes import EXTRA, Conditions, World, draw_extra, draw_world, simulated
 from perturbdiff.data.simulation import Flags, Floats, Sizes, check_sizes
-from perturbdiff.data.vocabulary import nearest
+from perturbdiff.data.spelling import nearest
 
 _LOG_EC50, _HILL = (log(0.05), log(2.0)), (0.8, 2.5)
 _STRENGTH = {"knockout": -1.0, "CRISPRi": -0.8, "CRISPRa": 0.6}

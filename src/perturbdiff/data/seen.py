@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from perturbdiff.data.audit import EXPRESSED
-from perturbdiff.data.source import Hashes, Segments, Source, chunks
+from perturbdiff.data.order import Hashes, Segments, chunks
+from perturbdiff.data.source import Source
 from perturbdiff.data.split import HELD_OUT, Split
 
 AT_MOST = 1 << 20

@@ -20,8 +20,9 @@ import pandas as pd
 
 from perturbdiff.data.cells import matches
 from perturbdiff.data.keeping import Ring, hashes_of, n_kept
+from perturbdiff.data.order import Flags, Integers, Runs, Segments, chunks, digested
 from perturbdiff.data.recipe import HoldOut
-from perturbdiff.data.source import Flags, Integers, Runs, Segments, Source, chunks, digested
+from perturbdiff.data.source import Source
 
 PARTS = ("train", "validation", "test")
 HELD_OUT = PARTS[1:]

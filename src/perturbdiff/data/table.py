@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from perturbdiff.data.vocabulary import nearest
+from perturbdiff.data.spelling import nearest
 
 _REMEDY = {
     "expression": 'add a table [expression] with scale = "counts" or scale = "log1p"',

@@ -1,35 +1,17 @@
-"""Labels as indices, and the sentence that helps with a misspelt one.
+"""Labels as indices.
 
 A vocabulary sends the labels of one covariate to 1, 2, ...; index 0 is the covariate's trained null, which stands
 for "unknown, absent or dropped". The empty label is the null and is never part of a vocabulary.
 """
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-_SHOWN = 5
-"""So many labels are listed where none is near."""
-
-
-def nearest(label: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown label: the nearest known one, or a few of those there are."""
-    labels = list(dict.fromkeys(known))
-    if not labels:
-        return "there are none to choose from"
-    folded: dict[str, str] = {}
-    for one in labels:
-        folded.setdefault(one.casefold(), one)
-    close = difflib.get_close_matches(label.casefold(), list(folded), n=1, cutoff=0.5)
-    if close:
-        return f"the nearest is {folded[close[0]]!r}"
-    shown = ", ".join(repr(one) for one in labels[:_SHOWN])
-    more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
-    return f"there are {shown}{more}"
+from perturbdiff.data.spelling import nearest
 
 
 def columns_of(panel: Sequence[str] | pd.Index, genes: pd.Index) -> npt.NDArray[np.int64]:

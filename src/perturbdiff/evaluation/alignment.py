@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbdiff.data.vocabulary import nearest
+from perturbdiff.data.spelling import nearest
 from perturbdiff.evaluation.conditions import (
     APART,
     FEWEST,

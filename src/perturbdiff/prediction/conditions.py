@@ -15,8 +15,9 @@ from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.data.composition import MODALITY, composed, is_unit
 from perturbdiff.data.conditions import PERTURBATION, Conditions
 from perturbdiff.data.recipe import Columns
+from perturbdiff.data.spelling import nearest
 from perturbdiff.data.split import HELD_OUT
-from perturbdiff.data.vocabulary import Vocabulary, nearest
+from perturbdiff.data.vocabulary import Vocabulary
 
 _LOG = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from perturbdiff.data.conditions import Conditions
 from perturbdiff.data.controls import borrowing_note, controls_of
 from perturbdiff.data.export import OWN_COLUMNS, PREDICTIONS, free_name
 from perturbdiff.data.genes import align_genes
-from perturbdiff.data.vocabulary import nearest
+from perturbdiff.data.spelling import nearest
 
 NUMBERS_AT_ONCE = 8 * 256 * 2000
 """Expression values in one minibatch, which bounds the memory of a prediction."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perturbdiff.data.vocabulary import nearest
+from perturbdiff.data.spelling import nearest
 from perturbdiff.report.drawing import Drawing
 from perturbdiff.report.genes import SIGNIFICANT, Genes
 from perturbdiff.report.numbers import condition_name

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from perturbdiff.data.vocabulary import nearest
+from perturbdiff.data.spelling import nearest
 from perturbdiff.report.conditions import place_of, shown_conditions
 from perturbdiff.report.curve import curves
 from perturbdiff.report.density import densities

@@ -13,11 +13,12 @@ from perturbdiff.data.blocks import BLOCK, SLAB
 from perturbdiff.data.conditions import PERTURBATION, Conditions
 from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.genes import check_panel, measured_scale, select_panel
-from perturbdiff.data.moments import Moments, measure
+from perturbdiff.data.measure import measure
+from perturbdiff.data.moments import Moments
+from perturbdiff.data.order import Integers, Segments, stretched
 from perturbdiff.data.pairing import SMALLEST_GROUP
 from perturbdiff.data.populations import Populations
 from perturbdiff.data.recipe import Recipe
-from perturbdiff.data.source import Integers, Segments, stretched
 from perturbdiff.data.split import Split
 from perturbdiff.training.encoders import trained_conditions
 

@@ -27,13 +27,14 @@ from perturbdiff.data.conditions import Conditions
 from perturbdiff.data.features import FeatureTable
 from perturbdiff.data.genes import measured_scale, select_panel
 from perturbdiff.data.marginal import Marginal, batch_names, held_back
+from perturbdiff.data.measure import measure
 from perturbdiff.data.mixing import Member, Mixture, check_names, recipe_of
 from perturbdiff.data.mixture import Aligned
 from perturbdiff.data.mixture import Mixture as Drawn
-from perturbdiff.data.moments import Moments, measure
+from perturbdiff.data.moments import Moments
+from perturbdiff.data.order import Segments
 from perturbdiff.data.populations import Populations
 from perturbdiff.data.seen import Seen
-from perturbdiff.data.source import Segments
 from perturbdiff.data.split import HELD_OUT, Split
 from perturbdiff.data.vocabulary import Vocabulary
 from perturbdiff.training.callbacks import Say

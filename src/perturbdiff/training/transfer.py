@@ -25,8 +25,8 @@ from perturbdiff.config import Settings, settings_of
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.data.recipe import Recipe
+from perturbdiff.data.spelling import nearest
 from perturbdiff.data.split import Split
-from perturbdiff.data.vocabulary import nearest
 from perturbdiff.training.adapters import adapted, merged
 from perturbdiff.training.callbacks import Say
 from perturbdiff.training.fitting import Beginning

@@ -14,8 +14,8 @@ import scipy.sparse as sp
 import zarr
 
 from perturbdiff.data.cells import Cells
+from perturbdiff.data.order import name_hashes
 from perturbdiff.data.recipe import COVARIATES, Recipe
-from perturbdiff.data.source import name_hashes
 
 
 def write_by_hand(cells: Cells, recipe: Recipe, folder: Path, *, n_parts: int = 4) -> Path:

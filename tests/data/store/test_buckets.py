@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perturbdiff.data.source import mixed
+from perturbdiff.data.order import mixed
 from perturbdiff.data.store import buckets
 
 CELLS = 64

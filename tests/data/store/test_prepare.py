@@ -8,8 +8,8 @@ import pytest
 import scipy.sparse as sp
 
 from perturbdiff.data.intake import cells_from_anndata, read_cells
+from perturbdiff.data.order import digested, name_hashes
 from perturbdiff.data.recipe import recipe_from_mapping
-from perturbdiff.data.source import digested, name_hashes
 from perturbdiff.data.store import buckets, making
 from perturbdiff.data.store.layout import OBS, content_hash, file_hash
 from perturbdiff.data.store.manifest import check_tables, read_manifest

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from perturbdiff.data.intake import read_cells
-from perturbdiff.data.moments import measure
+from perturbdiff.data.measure import measure
+from perturbdiff.data.order import Segments
 from perturbdiff.data.populations import Populations
 from perturbdiff.data.recipe import COVARIATES, recipe_from_mapping
-from perturbdiff.data.source import Segments
 from perturbdiff.data.split import split_cells
 from perturbdiff.data.store import buckets, parts
 from perturbdiff.data.store.layout import CHUNK, file_hash

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from perturbdiff.data.source import Hashes, Integers
+from perturbdiff.data.order import Hashes, Integers
 from perturbdiff.data.store.layout import CELL_VALUES, PART_VALUES
 
 

@@ -8,9 +8,9 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
+from perturbdiff.data.order import Flags
 from perturbdiff.data.reading import Scale, check_values, column_of
 from perturbdiff.data.recipe import Recipe
-from perturbdiff.data.source import Flags
 from perturbdiff.data.store.inputs import Input, Rows
 from perturbdiff.data.totals import check_normalised, converted, total_counts_of
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 import zarr
 
+from perturbdiff.data.order import Integers, stretched
 from perturbdiff.data.reading import Scale
-from perturbdiff.data.source import Integers, stretched
 from perturbdiff.data.store.columns import Texts
 from perturbdiff.data.store.layout import CELL_VALUES, OBS, PARTS, content_hash, part_name, write_array
 from perturbdiff.data.store.manifest import Part

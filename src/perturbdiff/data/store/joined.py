@@ -13,9 +13,9 @@ from perturbdiff.data.cells import matches
 from perturbdiff.data.composition import grammar_of
 from perturbdiff.data.joining import GeneTable, file_suffixes, join_genes, join_note, labels_below
 from perturbdiff.data.labels import NO_LABEL, counted, known_as, one_name, remarks, renamed, renaming_note
+from perturbdiff.data.order import Hashes, Integers
 from perturbdiff.data.reading import check_control_label, check_control_labels, missing_labels
 from perturbdiff.data.recipe import COVARIATES, Recipe
-from perturbdiff.data.source import Hashes, Integers
 from perturbdiff.data.store.columns import Texts
 from perturbdiff.data.store.inputs import opened
 from perturbdiff.data.store.scan import HASHES, Scan

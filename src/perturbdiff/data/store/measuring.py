@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from perturbdiff.data.moments import measure
+from perturbdiff.data.measure import measure
 from perturbdiff.data.recipe import Recipe
 from perturbdiff.data.split import split_cells
 from perturbdiff.data.store.layout import MOMENTS, file_hash

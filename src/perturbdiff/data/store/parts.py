@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from perturbdiff.data.source import Flags, Integers, stretched
+from perturbdiff.data.order import Flags, Integers, stretched
 from perturbdiff.data.store.layout import CHUNK, OBS_CHUNK, content_hash
 from perturbdiff.data.store.manifest import Part
 from perturbdiff.data.store.ranges import Ranges, n_missing, open_array, read

@@ -20,7 +20,7 @@ from zarr.buffer import default_buffer_prototype
 from zarr.core.array_spec import ArrayConfig, ArraySpec
 from zarr.core.sync import sync
 
-from perturbdiff.data.source import Integers, stretched
+from perturbdiff.data.order import Integers, stretched
 
 _PIPELINE = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
 

@@ -16,9 +16,9 @@ import pandas as pd
 from perturbdiff.data.cells import matches
 from perturbdiff.data.composition import grammar_of, labels_from
 from perturbdiff.data.labels import NO_LABEL, texts_of
+from perturbdiff.data.order import Flags, Hashes, Integers, mixed, name_hashes
 from perturbdiff.data.reading import check_label_texts, column_of
 from perturbdiff.data.recipe import COVARIATES, Recipe
-from perturbdiff.data.source import Flags, Hashes, Integers, mixed, name_hashes
 from perturbdiff.data.store.checks import check_integers, checked_rows
 from perturbdiff.data.store.inputs import Input, opened
 from perturbdiff.data.store.work import unit

@@ -20,9 +20,9 @@ from numcodecs.blosc import Blosc
 
 from perturbdiff.data.duplicates import profile_hashes
 from perturbdiff.data.joining import aligned
+from perturbdiff.data.order import Hashes, Integers
 from perturbdiff.data.reading import Scale
 from perturbdiff.data.recipe import Recipe
-from perturbdiff.data.source import Hashes, Integers
 from perturbdiff.data.store.buckets import Buckets
 from perturbdiff.data.store.checks import checked_rows
 from perturbdiff.data.store.inputs import Input, Rows

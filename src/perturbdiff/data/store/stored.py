@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from perturbdiff.data.composition import grammar_of
+from perturbdiff.data.order import Flags, Hashes, Integers, Loaded, Runs, Segments, thinned_note
 from perturbdiff.data.recipe import COVARIATES, Recipe
-from perturbdiff.data.source import Flags, Hashes, Integers, Loaded, Runs, Segments, thinned_note
 from perturbdiff.data.store.layout import GENES, MOMENTS, OBS, PARTS, RUNS
 from perturbdiff.data.store.manifest import File, Manifest, Part, check_tables, read_manifest
 from perturbdiff.data.store.parts import Parts, Rows
