@@ -97,8 +97,8 @@ def ranges(store: Path, settings: dict[str, Any]) -> Read:
 
 def ours(store: Path) -> Read:
     """All ranges at once; none are joined over small gaps, for a gap's cells would have to be left out again."""
-    from perturbdiff.data.order import stretched
-    from perturbdiff.data.store.stored import Store
+    from perturbdiff.cells.order import stretched
+    from perturbdiff.store.stored import Store
 
     parts = Store.open(store).parts
 
@@ -149,7 +149,7 @@ def annbatch(store: Path) -> Read:
     return read
 
 
-OURS = "perturbdiff.data.store.parts (zarr + zarrs, all ranges at once)"
+OURS = "perturbdiff.store.parts (zarr + zarrs, all ranges at once)"
 ANNBATCH = "annbatch + zarrs"
 ENGINES: dict[str, Callable[[Path], Read]] = {
     "zarr": lambda store: ranges(store, {}),

@@ -27,13 +27,13 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.cells.memory import Cells
+from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.cli import main as run
 from perturbdiff.comparison import BASELINES, Comparison, Depth, compare
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.reading import read_h5ad
-from perturbdiff.data.recipe import Columns, Expression, Match, recipe_from_mapping, write_recipe
 from perturbdiff.evaluation.suites import SUITES
+from perturbdiff.recipes.dataset import Columns, Expression, Match, recipe_from_mapping, write_recipe
 
 HERE = Path(__file__).parent
 N_GENES, N_CELLS, DEPTH = 2000, 200, 2000.0

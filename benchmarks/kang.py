@@ -19,10 +19,10 @@ import pandas as pd
 import torch
 
 from perturbdiff import Cells, PerturbDiff, compare, read_recipe
-from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.recipe import Columns, Expression
+from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.evaluation.tables import over_batches
 from perturbdiff.prediction.conditions import held_out_conditions
+from perturbdiff.recipes.dataset import Columns, Expression
 
 HERE = Path(__file__).parent
 SAMPLERS = {

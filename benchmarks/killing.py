@@ -42,8 +42,8 @@ RECIPE: dict[str, Any] = {
 
 def simulate_files(folder: Path) -> Path:
     """Four files and their recipe."""
-    from perturbdiff.data.recipe import recipe_from_mapping, write_recipe
-    from perturbdiff.data.simulation import simulate
+    from perturbdiff.recipes.dataset import recipe_from_mapping, write_recipe
+    from perturbdiff.simulation.screen import simulate
 
     adata = simulate(
         "interaction",
@@ -65,9 +65,9 @@ def simulate_files(folder: Path) -> Path:
 def worker(kind: str, source: str, out: str) -> None:
     """Do the work in this process; training notes each minibatch."""
     if kind == "prepare":
-        from perturbdiff.data.recipe import read_recipe
-        from perturbdiff.data.store import making
-        from perturbdiff.data.store.prepare import prepare_store
+        from perturbdiff.recipes.dataset import read_recipe
+        from perturbdiff.store import making
+        from perturbdiff.store.prepare import prepare_store
 
         making._CELLS = 500  # noqa: SLF001 - many small steps, so that there is something to interrupt
         recipe = Path(source)

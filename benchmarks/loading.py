@@ -93,10 +93,10 @@ def timed(steps: Iterator[int], seconds: float) -> dict[str, Any]:
 
 def populations(store: Path, m: int, held: int, seconds: float) -> dict[str, Any]:
     """Minibatches of populations, read ahead in the background."""
-    from perturbdiff.data.populations import Populations
-    from perturbdiff.data.recipe import COVARIATES
-    from perturbdiff.data.store.stored import Store
-    from perturbdiff.data.vocabulary import Vocabulary
+    from perturbdiff.labels.vocabulary import Vocabulary
+    from perturbdiff.populations.epochs import Populations
+    from perturbdiff.recipes.dataset import COVARIATES
+    from perturbdiff.store.stored import Store
     from perturbdiff.training.streams import PopulationStream
 
     source = Store.open(store)
@@ -194,9 +194,9 @@ def many_runs(folder: Path, n_runs: int, per_run: int) -> None:
     """The tables of a store of so many conditions, half of them control, without its cells."""
     import pandas as pd
 
-    from perturbdiff.data.recipe import recipe_from_mapping
-    from perturbdiff.data.store.layout import GENES, RUNS, file_hash
-    from perturbdiff.data.store.manifest import Manifest, Part, write_manifest
+    from perturbdiff.recipes.dataset import recipe_from_mapping
+    from perturbdiff.store.layout import GENES, RUNS, file_hash
+    from perturbdiff.store.manifest import Manifest, Part, write_manifest
 
     types, n_perturbations = 10, max(2, n_runs // 200)
     batches = -(-n_runs // (types * n_perturbations))
@@ -243,7 +243,7 @@ def many_runs(folder: Path, n_runs: int, per_run: int) -> None:
 def opening(folder: Path) -> dict[str, Any]:
     """Open a store: time and memory, with and without those of the libraries."""
     start = time.perf_counter()
-    from perturbdiff.data.store.stored import Store
+    from perturbdiff.store.stored import Store
 
     imported, libraries = time.perf_counter() - start, rss()
     store = Store.open(folder)
@@ -259,10 +259,10 @@ def opening(folder: Path) -> dict[str, Any]:
 
 def drawing(folder: Path, m: int) -> dict[str, Any]:
     """Draw slabs of populations without reading them."""
-    from perturbdiff.data.populations import Populations
-    from perturbdiff.data.recipe import COVARIATES
-    from perturbdiff.data.store.stored import Store
-    from perturbdiff.data.vocabulary import Vocabulary
+    from perturbdiff.labels.vocabulary import Vocabulary
+    from perturbdiff.populations.epochs import Populations
+    from perturbdiff.recipes.dataset import COVARIATES
+    from perturbdiff.store.stored import Store
 
     source = Store.open(folder)
     vocabularies = {name: Vocabulary.from_labels(name, source.runs.labels[name].cat.categories) for name in COVARIATES}

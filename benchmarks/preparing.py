@@ -78,8 +78,8 @@ def _write_tables(file: h5py.File, rng: np.random.Generator, first: int, n_cells
 
 def worker(folder: Path, memory: int) -> dict[str, Any]:
     """Make the store in this process."""
-    from perturbdiff.data.recipe import recipe_from_mapping
-    from perturbdiff.data.store.prepare import prepare_store
+    from perturbdiff.recipes.dataset import recipe_from_mapping
+    from perturbdiff.store.prepare import prepare_store
 
     libraries = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     mapping = {

@@ -23,11 +23,11 @@ import numpy as np
 from anndata import AnnData
 
 from perturbdiff import simulate
-from perturbdiff.data.recipe import recipe_from_mapping, write_recipe
+from perturbdiff.recipes.dataset import recipe_from_mapping, write_recipe
 
 HERE = Path(__file__).parent
 COLUMNS = ("perturbation", "cell_type", "assay_batch")
-SLOW = "from perturbdiff.data.store import making, spill; making._CELLS = 40"
+SLOW = "from perturbdiff.store import making, spill; making._CELLS = 40"
 
 
 def cells(seed: int, edit: Callable[[AnnData], None] | None = None) -> AnnData:

@@ -19,10 +19,10 @@ import torch
 from perturbdiff import PerturbDiff, Recipe
 from perturbdiff.config import settings_of
 from perturbdiff.core.population import PopulationBatch
-from perturbdiff.data.opening import open_source
-from perturbdiff.data.recipe import recipe_from_mapping
-from perturbdiff.data.split import split_cells
-from perturbdiff.data.store.prepare import prepare_store
+from perturbdiff.recipes.dataset import recipe_from_mapping
+from perturbdiff.split.rules import split_cells
+from perturbdiff.store.open import open_source
+from perturbdiff.store.prepare import prepare_store
 from perturbdiff.training.preparation import Prepared, prepare
 from perturbdiff.training.streams import PopulationStream
 

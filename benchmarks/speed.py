@@ -26,7 +26,7 @@ from perturbdiff.config import Settings, settings_of
 from perturbdiff.core.population import Condition, PopulationBatch
 from perturbdiff.core.randomness import stream
 from perturbdiff.core.sampler import sample
-from perturbdiff.data.recipe import recipe_from_mapping
+from perturbdiff.recipes.dataset import recipe_from_mapping
 
 HERE = Path(__file__).parent
 N_GENES, N_POPULATIONS, N_CELLS = 2000, 8, 256

@@ -13,11 +13,11 @@ import pandas as pd
 from perturbdiff import Cells, PerturbDiff, compare
 from perturbdiff.baselines.control import predict_control
 from perturbdiff.baselines.mean import MeanShift, mean_shift
+from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.comparison import Depth
-from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.recipe import Expression
 from perturbdiff.evaluation.tables import over_batches
 from perturbdiff.prediction.predict import UNSPECIFIED
+from perturbdiff.recipes.dataset import Expression
 
 GROUP = ["perturbation", "cell_type", "assay_batch"]
 METRICS = ["pearson_of_change", "energy_distance", "mae", "de_auroc", "spread_ratio"]

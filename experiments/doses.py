@@ -18,7 +18,7 @@ import torch
 
 from common import markdown, measured_change, parsed, predicted_change, record, spread
 from perturbdiff import PerturbDiff
-from perturbdiff.data.responses import simulate_doses, true_change
+from perturbdiff.simulation.responses import simulate_doses, true_change
 
 HERE = Path(__file__).parent
 TRAINED, VALIDATION = (0.01, 0.1, 1.0, 10.0), 0.3

@@ -20,7 +20,7 @@ from anndata import AnnData
 
 from common import markdown, measured_change, parsed, predicted_change, record, spread
 from perturbdiff import PerturbDiff
-from perturbdiff.data.responses import simulate_modalities
+from perturbdiff.simulation.responses import simulate_modalities
 
 HERE = Path(__file__).parent
 N_GENES, TEST, VALIDATION = 12, (1, 2, 3), (4, 5)

@@ -36,8 +36,8 @@ from common import (
 )
 from perturbdiff import Cells, PerturbDiff, read_recipe
 from perturbdiff.core.ridge import PENALTIES, Ridge
-from perturbdiff.data.feature_files import read_features
-from perturbdiff.data.recipe import Match
+from perturbdiff.features.files import read_features
+from perturbdiff.recipes.dataset import Match
 
 HERE = Path(__file__).parent
 FEATURES = HERE / "data" / "genes.parquet"

@@ -15,13 +15,13 @@ import pytest
 import torch
 from anndata import AnnData
 
+from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.cli import main
-from perturbdiff.data.export import write_h5ad
-from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.reading import read_h5ad
-from perturbdiff.data.recipe import Recipe, read_recipe, recipe_from_mapping, write_recipe
-from perturbdiff.data.simulation import simulate
+from perturbdiff.io import write_h5ad
 from perturbdiff.model import PerturbDiff
+from perturbdiff.recipes.dataset import Recipe, read_recipe, recipe_from_mapping, write_recipe
+from perturbdiff.simulation.screen import simulate
 from perturbdiff.training.module import DenoiserModule
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -15,9 +15,9 @@ import pytest
 from scipy.sparse import csr_matrix
 
 import perturbdiff
+from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.checkpoint import DESCRIPTION, WEIGHTS, load_checkpoint
-from perturbdiff.data.reading import read_h5ad
-from perturbdiff.data.recipe import read_recipe
+from perturbdiff.recipes.dataset import read_recipe
 from perturbdiff.training.callbacks import RESUME
 
 OPTIONS = ["--perturbation", "perturbation", "--control", "control", "--cell-type", "cell_type"]

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from perturbdiff.baselines.catalogue import NAMES
-from perturbdiff.data.reading import read_h5ad
-from perturbdiff.data.recipe import hold_outs_from, read_recipe, write_recipe
+from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.model import PerturbDiff
 from perturbdiff.origin import Origin
+from perturbdiff.recipes.dataset import hold_outs_from, read_recipe, write_recipe
 
 SHIFT = "control + mean shift"
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from perturbdiff.data.reading import read_anndata
-from perturbdiff.data.recipe import read_recipe
-from perturbdiff.data.responses import simulate_combinations, simulate_doses
+from perturbdiff.cells.reading import read_anndata
+from perturbdiff.recipes.dataset import read_recipe
+from perturbdiff.simulation.responses import simulate_combinations, simulate_doses
 
 SIZES = {"n_genes": 120, "cells_per_group": 8, "control_cells_per_group": 16}
 TINY = ["--preset", "tiny", "--max-steps", "2", "--scale", "counts", "--device", "cpu", "--quiet"]

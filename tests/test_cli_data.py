@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from perturbdiff.data.recipe import Grammar, hold_outs_from, read_recipe, write_recipe
+from perturbdiff.recipes.dataset import Grammar, hold_outs_from, read_recipe, write_recipe
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 import torch
 
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.feature_files import read_features
-from perturbdiff.data.intake import read_cells
-from perturbdiff.data.loadings import expression_loadings
-from perturbdiff.data.molecules import fingerprints
-from perturbdiff.data.recipe import write_recipe
-from perturbdiff.data.store.prepare import prepare_store
+from perturbdiff.cells.anndata import read_cells
+from perturbdiff.cells.loadings import expression_loadings
+from perturbdiff.cells.memory import Cells
+from perturbdiff.features.files import read_features
+from perturbdiff.features.molecules import fingerprints
+from perturbdiff.recipes.dataset import write_recipe
+from perturbdiff.store.prepare import prepare_store
 
 COUNTS = ["--scale", "counts"]
 CONTROLS = ["--perturbation", "perturbation", "--control", "control"]

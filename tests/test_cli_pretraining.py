@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
+from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.cli import main
-from perturbdiff.data.reading import read_h5ad
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.checkpoint import load_checkpoint
-from perturbdiff.data.export import write_h5ad
-from perturbdiff.data.reading import read_h5ad
-from perturbdiff.data.recipe import read_recipe
+from perturbdiff.io import write_h5ad
 from perturbdiff.options import REMEDIES
+from perturbdiff.recipes.dataset import read_recipe
 
 ONE = ["--perturbation", "stimulus_1", "--cell-type", "type_3", "--quiet", "--device", "cpu"]
 

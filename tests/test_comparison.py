@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 
 from perturbdiff.baselines.control import groups_of, predict_control
+from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.cells.memory import Cells
+from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.comparison import BASELINES, CEILING, CONTROL, MEAN_SHIFT, Depth, Scope, compare
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.reading import read_h5ad
-from perturbdiff.data.recipe import Columns, Expression, Match
 from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.conditions import TOGETHER
 from perturbdiff.evaluation.distances import within
 from perturbdiff.evaluation.metrics import CONTEXT_METRICS, METRICS, Population
 from perturbdiff.evaluation.pairs import Condition, Context
+from perturbdiff.recipes.dataset import Columns, Expression, Match
 
 POOLED = Scope(TOGETHER)
 GENES = pd.Index([f"g{i}" for i in range(12)])

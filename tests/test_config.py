@@ -20,8 +20,8 @@ from perturbdiff.core.choices import COVARIATES as CORE_COVARIATES
 from perturbdiff.core.guidance import Guided
 from perturbdiff.core.kernel import EnergyKernel, GaussianKernel
 from perturbdiff.core.sampler import DDIM, DDPM
-from perturbdiff.data.recipe import COVARIATES, recipe_from_mapping
 from perturbdiff.prediction.inputs import with_sampling
+from perturbdiff.recipes.dataset import COVARIATES, recipe_from_mapping
 
 
 def recipe_with(**tables):

@@ -19,8 +19,8 @@ from perturbdiff.config import (
 )
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.population import Condition, Noised
-from perturbdiff.data.recipe import HoldOut, recipe_from_mapping
 from perturbdiff.pretraining import pretrain
+from perturbdiff.recipes.dataset import HoldOut, recipe_from_mapping
 
 TINY = {
     "model": {"preset": "tiny", "width": 16, "depth": 1, "heads": 2, "embedding_width": 4, "times": 20},

@@ -4,18 +4,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from perturbdiff.cells.memory import Cells
+from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.comparison import CEILING, MEAN_SHIFT, REPLICATES, Depth, Scope, compare
-from perturbdiff.data.audit import find_leaks
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.export import write_h5ad
-from perturbdiff.data.reading import read_h5ad
-from perturbdiff.data.recipe import write_recipe
-from perturbdiff.data.simulation import simulate
 from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.conditions import TOGETHER, Condition, Context, Pooling
+from perturbdiff.io import write_h5ad
 from perturbdiff.judgement import LEAK, compare_files
 from perturbdiff.model import PerturbDiff
 from perturbdiff.origin import Origin
+from perturbdiff.recipes.dataset import write_recipe
+from perturbdiff.simulation.screen import simulate
+from perturbdiff.split.audit import find_leaks
 
 GENES = pd.Index([f"g{i}" for i in range(10)])
 DONORS = [f"donor_{i}" for i in range(5)]

@@ -5,16 +5,16 @@ import json
 import numpy as np
 import pytest
 
+from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.comparison import MEAN_SHIFT
-from perturbdiff.data.audit import find_leaks
-from perturbdiff.data.export import write_h5ad
-from perturbdiff.data.reading import read_h5ad
-from perturbdiff.data.recipe import Columns, Expression, Grammar, hold_outs_from, write_recipe
 from perturbdiff.evaluation.cache import Cache
 from perturbdiff.evaluation.disk import Disk
+from perturbdiff.io import write_h5ad
 from perturbdiff.judgement import LEAK, compare_files
 from perturbdiff.model import PerturbDiff
 from perturbdiff.origin import Origin
+from perturbdiff.recipes.dataset import Columns, Expression, Grammar, hold_outs_from, write_recipe
+from perturbdiff.split.audit import find_leaks
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import anndata
 import pytest
 
-from perturbdiff.data.export import write_h5ad
+from perturbdiff.io import write_h5ad
 
 READ = """
 import json, sys, warnings

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from perturbdiff import PerturbDiff, compare, read_recipe
-from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.recipe import Columns, Expression
+from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.prediction.conditions import held_out_conditions
+from perturbdiff.recipes.dataset import Columns, Expression
 
 RECIPE = Path(__file__).parents[1] / "benchmarks" / "kang.toml"
 

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.data.audit import find_leaks
-from perturbdiff.data.catalogue import names, path
-from perturbdiff.data.dosage import treatment_of, without_dose
-from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.recipe import COVARIATES, read_recipe, write_recipe
-from perturbdiff.data.split import split_cells
+from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.labels.dose import treatment_of, without_dose
+from perturbdiff.recipes.catalogue import names, path
+from perturbdiff.recipes.dataset import COVARIATES, read_recipe, write_recipe
+from perturbdiff.split.audit import find_leaks
+from perturbdiff.split.rules import split_cells
 
 SIZES = {
     "cellxgene": [],

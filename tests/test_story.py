@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from perturbdiff.data.reading import read_h5ad
+from perturbdiff.cells.reading import read_h5ad
 
 RECIPE = """
 name = "story"

@@ -9,15 +9,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from perturbdiff.cells.anndata import read_cells
+    from perturbdiff.cells.memory import Cells
     from perturbdiff.checkpoint import Checkpoint, load_checkpoint
     from perturbdiff.comparison import Comparison, compare
-    from perturbdiff.data.cells import Cells
-    from perturbdiff.data.intake import read_cells
-    from perturbdiff.data.recipe import Recipe, read_recipe
-    from perturbdiff.data.simulation import simulate
-    from perturbdiff.data.split import Split, split_cells
-    from perturbdiff.data.store.stored import Store
     from perturbdiff.model import PerturbDiff
+    from perturbdiff.recipes.dataset import Recipe, read_recipe
+    from perturbdiff.simulation.screen import simulate
+    from perturbdiff.split.rules import Split, split_cells
+    from perturbdiff.store.stored import Store
 
 __version__ = version("perturbdiff")
 
@@ -39,20 +39,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Cells": "data.cells",
+    "Cells": "cells.memory",
     "Checkpoint": "checkpoint",
     "Comparison": "comparison",
     "PerturbDiff": "model",
-    "Recipe": "data.recipe",
-    "Split": "data.split",
-    "Store": "data.store.stored",
+    "Recipe": "recipes.dataset",
+    "Split": "split.rules",
+    "Store": "store.stored",
     "compare": "comparison",
     "load_checkpoint": "checkpoint",
     "pretrain": "pretraining",
-    "read_cells": "data.intake",
-    "read_recipe": "data.recipe",
-    "simulate": "data.simulation",
-    "split_cells": "data.split",
+    "read_cells": "cells.anndata",
+    "read_recipe": "recipes.dataset",
+    "simulate": "simulation.screen",
+    "split_cells": "split.rules",
 }
 
 

@@ -24,18 +24,18 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from perturbdiff.building import build_denoiser
+from perturbdiff.cells.order import Hashes
 from perturbdiff.config import Settings
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.expectation import NOTHING_FITTED, Fit
-from perturbdiff.data.composition import grammar_of
-from perturbdiff.data.conditions import Conditions
-from perturbdiff.data.export import whole_file
-from perturbdiff.data.features import FeatureTable, features_from
-from perturbdiff.data.order import Hashes
-from perturbdiff.data.recipe import Recipe, recipe_from_mapping
-from perturbdiff.data.seen import Seen
-from perturbdiff.data.table import validated
-from perturbdiff.data.vocabulary import Vocabulary
+from perturbdiff.features.tables import FeatureTable, features_from
+from perturbdiff.io import whole_file
+from perturbdiff.labels.conditions import Conditions
+from perturbdiff.labels.members import grammar_of
+from perturbdiff.labels.vocabulary import Vocabulary
+from perturbdiff.recipes.dataset import Recipe, recipe_from_mapping
+from perturbdiff.recipes.tables import validated
+from perturbdiff.split.fingerprints import Seen
 
 FORMAT = 3
 """Raised with every change that an older version could not read."""

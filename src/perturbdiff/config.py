@@ -10,10 +10,10 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from perturbdiff.core.choices import COVARIATES, Coins, Joint, ModulateBy, Null, Of, Target, Variance
-from perturbdiff.data.mixing import Mixture
-from perturbdiff.data.pairing import Pairing
-from perturbdiff.data.recipe import Recipe
-from perturbdiff.data.table import Table, validated
+from perturbdiff.populations.mixing import Mixture
+from perturbdiff.populations.pairing import Pairing
+from perturbdiff.recipes.dataset import Recipe
+from perturbdiff.recipes.tables import Table, validated
 
 Preset = Literal["tiny", "small", "medium", "paper"]
 
@@ -153,7 +153,7 @@ class TrainingSettings(Table):
             where labels have features, doses, modalities or several members.
         shrink_shifts: whether the mean shifts that a residual target begins at are shrunk by their sampling noise, see
             `training.preparation.mean_shifts`; of use where perturbations have few cells.
-        pairing: which control cells stand beside which perturbed cells, see `data.pairing`.
+        pairing: which control cells stand beside which perturbed cells, see `populations.pairing`.
         validate_every: steps between validations.
         validate_start: whether the weights of step 0 are judged too, and kept where none are found that are better.
         validation_populations: populations that a validation looks at, at most.

@@ -1,6 +1,6 @@
 """The main job on simulated data: simulate, train, predict held-out conditions, evaluate, draw.
 
-Two settings of `data.simulation` are run. In "interaction" the response depends on what the control cells of a type
+Two settings of `simulation.screen` are run. In "interaction" the response depends on what the control cells of a type
 show, so carrying the mean shift of other types over is not enough; in "additive" that is exactly right, and the model
 can only come near it. In both, two perturbations are held out in the last cell type for the test, and in the one before
 it for validation.
@@ -10,18 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from perturbdiff.cells.anndata import read_cells
 from perturbdiff.comparison import Comparison
-from perturbdiff.data.export import write_h5ad
-from perturbdiff.data.intake import read_cells
-from perturbdiff.data.recipe import Recipe, read_recipe, recipe_from_mapping, write_recipe
-from perturbdiff.data.simulation import simulate
+from perturbdiff.io import write_h5ad
 from perturbdiff.judgement import compare_files
 from perturbdiff.model import PerturbDiff
 from perturbdiff.origin import Origin
 from perturbdiff.prediction.conditions import held_out_conditions
 from perturbdiff.prediction.inputs import torch_device
 from perturbdiff.prediction.predict import Say
+from perturbdiff.recipes.dataset import Recipe, read_recipe, recipe_from_mapping, write_recipe
 from perturbdiff.report.figure import figure, save_figure
+from perturbdiff.simulation.screen import simulate
 
 Setting = Literal["interaction", "additive"]
 

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from perturbdiff.cells.order import Flags, name_hashes
 from perturbdiff.comparison import Comparison, Depth, Scope, compare
-from perturbdiff.data.audit import find_leaks
-from perturbdiff.data.composition import grammar_of, same_as
-from perturbdiff.data.order import Flags, name_hashes
-from perturbdiff.data.recipe import PLAIN, Columns, Expression, Grammar
-from perturbdiff.data.split import HELD_OUT, Split
 from perturbdiff.evaluation.cache import Cache, content_hash
 from perturbdiff.evaluation.cautions import Caution
 from perturbdiff.evaluation.conditions import LABELS, TOGETHER, Condition, File, Pooling, perturbed_rows
 from perturbdiff.evaluation.files import IN_MEMORY, declared_by, notes_of, open_file, renamed
 from perturbdiff.evaluation.suites import versions
+from perturbdiff.labels.members import grammar_of, same_as
 from perturbdiff.origin import Origin
+from perturbdiff.recipes.dataset import PLAIN, Columns, Expression, Grammar
+from perturbdiff.split.audit import find_leaks
+from perturbdiff.split.rules import HELD_OUT, Split
 
 if TYPE_CHECKING:
     from perturbdiff.checkpoint import Checkpoint

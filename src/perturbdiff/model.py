@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Self
 import anndata
 import pandas as pd
 
+from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.cells.memory import Cells
+from perturbdiff.cells.source import Source
 from perturbdiff.config import settings_of
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.composition import grammar_of
-from perturbdiff.data.export import drawn
-from perturbdiff.data.feature_files import Features, tables_of
-from perturbdiff.data.features import FeatureTable
-from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.opening import open_source, recipe_at
-from perturbdiff.data.recipe import HoldOut, Recipe, hold_outs_of, recipe_from_mapping
-from perturbdiff.data.source import Source
-from perturbdiff.data.split import Split, split_cells
+from perturbdiff.features.files import Features, tables_of
+from perturbdiff.features.tables import FeatureTable
+from perturbdiff.io import drawn
+from perturbdiff.labels.members import grammar_of
+from perturbdiff.recipes.dataset import HoldOut, Recipe, hold_outs_of, recipe_from_mapping
+from perturbdiff.split.rules import Split, split_cells
+from perturbdiff.store.open import open_source, recipe_at
 from perturbdiff.training.processes import one_at_a_time
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class PerturbDiff:
 
         Raises:
             FileNotFoundError: the recipe or a file of it is not there.
-            ValueError: see `data.recipe` and `data.cells`.
+            ValueError: see `recipes.dataset` and `cells.memory`.
         """
         if not isinstance(recipe, Recipe):
             recipe, beside = recipe_at(Path(recipe))

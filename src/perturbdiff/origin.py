@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 from perturbdiff.baselines import catalogue
 from perturbdiff.baselines.predictor import Predictor
+from perturbdiff.cells.memory import Cells
+from perturbdiff.cells.totals import total_genes
 from perturbdiff.config import Settings, settings_of
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.composition import grammar_of
-from perturbdiff.data.features import FeatureTable
-from perturbdiff.data.opening import open_source
-from perturbdiff.data.recipe import Recipe, read_recipe
-from perturbdiff.data.split import Split, split_cells
-from perturbdiff.data.totals import total_genes
+from perturbdiff.features.tables import FeatureTable
+from perturbdiff.labels.members import grammar_of
+from perturbdiff.recipes.dataset import Recipe, read_recipe
+from perturbdiff.split.rules import Split, split_cells
+from perturbdiff.store.open import open_source
 
 if TYPE_CHECKING:
-    import perturbdiff.data.conditions
+    import perturbdiff.labels.conditions
     from perturbdiff.checkpoint import Checkpoint
 
 TRAINING_CELLS = 1 << 20
@@ -91,7 +91,7 @@ class Origin:
         return split
 
     @cached_property
-    def conditions(self) -> "perturbdiff.data.conditions.Conditions":
+    def conditions(self) -> "perturbdiff.labels.conditions.Conditions":
         """The labels of the training cells, and features where the run has or the recipe names some.
 
         Raises:
@@ -107,7 +107,7 @@ class Origin:
     @property
     def features(self) -> FeatureTable | None:
         """Of the agents of perturbations; None where there are none. Raises as `conditions`."""
-        from perturbdiff.data.conditions import PERTURBATION
+        from perturbdiff.labels.conditions import PERTURBATION
 
         return self.conditions.features.get(PERTURBATION)
 

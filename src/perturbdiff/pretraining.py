@@ -10,18 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from perturbdiff.cells.source import Source
 from perturbdiff.config import settings_of
-from perturbdiff.data.feature_files import Features, tables_of
-from perturbdiff.data.mixing import Member, Mixture, SourceRule, read_mixture
-from perturbdiff.data.opening import open_source
-from perturbdiff.data.recipe import HoldOut, hold_outs_of
-from perturbdiff.data.source import Source
-from perturbdiff.data.spelling import nearest
-from perturbdiff.data.split import split_cells
-from perturbdiff.data.table import validated
+from perturbdiff.features.files import Features, tables_of
 from perturbdiff.model import PerturbDiff
+from perturbdiff.populations.mixing import Member, Mixture, SourceRule, read_mixture
 from perturbdiff.prediction.inputs import torch_device
 from perturbdiff.prediction.predict import Say
+from perturbdiff.recipes.dataset import HoldOut, hold_outs_of
+from perturbdiff.recipes.tables import validated
+from perturbdiff.spelling import nearest
+from perturbdiff.split.rules import split_cells
+from perturbdiff.store.open import open_source
 from perturbdiff.training.pretraining import Given
 from perturbdiff.training.pretraining import pretrain as pretrain_on
 from perturbdiff.training.processes import one_at_a_time

@@ -9,8 +9,8 @@ import pytest
 
 from perturbdiff.baselines.predictor import Training
 from perturbdiff.baselines.pseudobulk import pseudobulks
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.recipe import Grammar
+from perturbdiff.cells.memory import Cells
+from perturbdiff.recipes.dataset import Grammar
 
 type Group = tuple[str, str, str, int]
 

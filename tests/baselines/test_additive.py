@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from perturbdiff.baselines.additive import Additive
-from perturbdiff.data.recipe import Grammar
+from perturbdiff.recipes.dataset import Grammar
 
 PLUS = Grammar(separator="+", nothing=("ctrl",))
 CONTEXTS = {"B": [4.0, 4.0, 4.0], "T": [6.0, 5.0, 4.0]}

@@ -12,12 +12,12 @@ from perturbdiff.baselines import pseudobulk
 from perturbdiff.baselines.catalogue import BASELINES, NAMES, fitted
 from perturbdiff.baselines.control import groups_of, predict_control
 from perturbdiff.baselines.mean import mean_shift
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.reading import read_h5ad
-from perturbdiff.data.recipe import Columns, Expression, Grammar, Match, hold_outs_from
-from perturbdiff.data.simulation import simulate
-from perturbdiff.data.split import split_cells
+from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.cells.memory import Cells
+from perturbdiff.cells.reading import read_h5ad
+from perturbdiff.recipes.dataset import Columns, Expression, Grammar, Match, hold_outs_from
+from perturbdiff.simulation.screen import simulate
+from perturbdiff.split.rules import split_cells
 
 PLUS = Grammar(separator="+")
 CONTEXTS = {"A": [1.0, 1.0, 0.5], "B": [4.0, 1.0, 0.5], "C": [4.0, 6.0, 0.5]}

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from perturbdiff.baselines.control import draw, groups_of, predict_control
-from perturbdiff.data.cells import Cells
+from perturbdiff.cells.memory import Cells
 
 GENES = ["g0", "g1"]
 

@@ -8,13 +8,13 @@ import pytest
 
 from perturbdiff.baselines.catalogue import fitted
 from perturbdiff.baselines.files import predicted_file, write_prediction
-from perturbdiff.data.composition import members_of
-from perturbdiff.data.dosage import Quantity
-from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.reading import read_h5ad
-from perturbdiff.data.recipe import Columns, Expression, Grammar
-from perturbdiff.data.responses import simulate_doses
+from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.evaluation.files import read_file
+from perturbdiff.labels.dose import Quantity
+from perturbdiff.labels.members import members_of
+from perturbdiff.recipes.dataset import Columns, Expression, Grammar
+from perturbdiff.simulation.responses import simulate_doses
 
 COLUMNS = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="assay_batch")
 CONDITIONS = pd.DataFrame(

@@ -8,7 +8,7 @@ import pytest
 
 from perturbdiff.baselines import pseudobulk
 from perturbdiff.baselines.mean import mean_shift
-from perturbdiff.data.cells import Cells
+from perturbdiff.cells.memory import Cells
 
 GENES = ("g0", "g1", "g2")
 

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from perturbdiff.baselines import pseudobulk
 from perturbdiff.baselines.pseudobulk import pseudobulks
-from perturbdiff.data.cells import Cells
+from perturbdiff.cells.memory import Cells
 
 GENES = [f"g{i}" for i in range(5)]
 

@@ -7,8 +7,8 @@ import pytest
 
 from perturbdiff.baselines.embedding import Components, Embedding
 from perturbdiff.baselines.ridge import PENALTY, Ridge
-from perturbdiff.data.features import features_from
-from perturbdiff.data.recipe import Grammar
+from perturbdiff.features.tables import features_from
+from perturbdiff.recipes.dataset import Grammar
 
 N_GENES = 14
 CONTEXT = {"T": np.full(N_GENES, 9.0)}

@@ -7,7 +7,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from perturbdiff.data.cells import Cells
+from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.cache import Cache, content_hash
 from perturbdiff.evaluation.differential_expression import rank_sum

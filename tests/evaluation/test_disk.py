@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from perturbdiff.data.recipe import Columns, Expression
 from perturbdiff.evaluation.disk import Disk, rows_can_be_read, size_in_memory
 from perturbdiff.evaluation.files import open_file, read_file
+from perturbdiff.recipes.dataset import Columns, Expression
 
 GENES = [f"g{i}" for i in range(7)]
 COLUMNS = Columns(perturbation="drug", cell_type="type", total_counts="total")

@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.data.recipe import Columns, Expression
 from perturbdiff.evaluation.files import IN_MEMORY, open_file, read_file
+from perturbdiff.recipes.dataset import Columns, Expression
 
 DECLARED = {
     "columns": {"perturbation": "drug", "cell_type": "type", "assay_batch": None, "total_counts": ""},

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.data.cells import Cells
+from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.conditions import TOGETHER
 from perturbdiff.evaluation.metrics import METRICS, Reference, judge

@@ -8,7 +8,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from perturbdiff.data.cells import Cells
+from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation import suites
 from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.metrics import Metric

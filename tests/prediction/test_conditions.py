@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from perturbdiff.checkpoint import load_checkpoint
-from perturbdiff.data.conditions import Conditions
-from perturbdiff.data.vocabulary import Vocabulary
+from perturbdiff.labels.conditions import Conditions
+from perturbdiff.labels.vocabulary import Vocabulary
 from perturbdiff.prediction.conditions import COLUMNS, conditions_of, held_out_conditions, read_conditions
 
 LABELS = {

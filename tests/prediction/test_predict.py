@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from perturbdiff.data.export import write_h5ad
+from perturbdiff.io import write_h5ad
 from perturbdiff.model import PerturbDiff
 from perturbdiff.prediction import predict as predicting
 

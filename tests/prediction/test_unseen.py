@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from perturbdiff import PerturbDiff
-from perturbdiff.data.responses import simulate_combinations, simulate_doses, simulate_modalities
+from perturbdiff.simulation.responses import simulate_combinations, simulate_doses, simulate_modalities
 
 SIZES = {"n_genes": 120, "cells_per_group": 8, "control_cells_per_group": 16}
 COLUMNS = {"perturbation": "perturbation", "control": "control", "cell_type": "cell_type", "n_genes": None}

@@ -12,7 +12,7 @@ from perturbdiff.config import settings_of
 from perturbdiff.core.kernel import energy_distance
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.core.randomness import stream
-from perturbdiff.data.simulation import simulate
+from perturbdiff.simulation.screen import simulate
 from perturbdiff.training import fitting
 from perturbdiff.training.module import DenoiserModule
 from perturbdiff.training.preparation import prepare

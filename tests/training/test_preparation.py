@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from perturbdiff.config import settings_of
-from perturbdiff.data.features import features_from
+from perturbdiff.features.tables import features_from
 from perturbdiff.training.preparation import mean_shifts, prepare
 
 

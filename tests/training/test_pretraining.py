@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
+from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.checkpoint import load_checkpoint
-from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.recipe import read_recipe, write_recipe
-from perturbdiff.data.store.prepare import prepare_store
 from perturbdiff.model import PerturbDiff
 from perturbdiff.pretraining import pretrain
+from perturbdiff.recipes.dataset import read_recipe, write_recipe
+from perturbdiff.store.prepare import prepare_store
 from perturbdiff.training.callbacks import RESUME
 
 UNPERTURBED = {"kind": "rna-seq", "control": None, "hold_out": [], "columns": {"cell_type": "cell_type"}}

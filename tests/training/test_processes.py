@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from perturbdiff.checkpoint import load_checkpoint
-from perturbdiff.data.recipe import read_recipe, write_recipe
+from perturbdiff.recipes.dataset import read_recipe, write_recipe
 from perturbdiff.training.processes import Processes, processes
 
 SCRIPT = Path(__file__).with_name("two_processes.py")

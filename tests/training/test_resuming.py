@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from perturbdiff.checkpoint import load_checkpoint
-from perturbdiff.data.export import run_lock
+from perturbdiff.io import run_lock
 from perturbdiff.model import PerturbDiff
 from perturbdiff.training.callbacks import RESUME
 from perturbdiff.training.module import DenoiserModule
@@ -165,7 +165,7 @@ def test_a_run_folder_can_be_moved(make_model, own_run, tmp_path):
 def test_a_run_folder_in_which_another_process_trains_is_refused_and_left_as_it_is(screen, own_run, cli, tmp_path):
     run = tmp_path / "run"
     code = (
-        "import sys, pathlib; from perturbdiff.data.export import run_lock\n"
+        "import sys, pathlib; from perturbdiff.io import run_lock\n"
         "with run_lock(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(

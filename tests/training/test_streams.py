@@ -9,7 +9,7 @@ import torch
 
 from perturbdiff.config import settings_of
 from perturbdiff.core.population import Condition, PopulationBatch
-from perturbdiff.data.split import split_cells
+from perturbdiff.split.rules import split_cells
 from perturbdiff.training.preparation import prepare
 from perturbdiff.training.streams import FixedPopulations, PopulationStream, Share, shared_out
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.checkpoint import load_checkpoint
-from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.recipe import recipe_from_mapping
-from perturbdiff.data.simulation import simulate
 from perturbdiff.model import PerturbDiff
 from perturbdiff.pretraining import pretrain
+from perturbdiff.recipes.dataset import recipe_from_mapping
+from perturbdiff.simulation.screen import simulate
 from perturbdiff.training import transfer
 from perturbdiff.training.callbacks import RESUME
 from perturbdiff.training.optimizer import build_optimizer

@@ -3,7 +3,7 @@ r"""The sum of what the members of a perturbation do alone.
     shift({a, b, ...}, c) = sum over members of shift({a}, c)
 
 with shift({a}, c) measured in cell type c, else its mean over the cell types in which training has member a alone (an
-agent with its modality and dose, see `data.composition`). A member that training has never seen alone leaves the
+agent with its modality and dose, see `labels.members`). A member that training has never seen alone leaves the
 condition out. The combination itself, where training has it, is not used.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from perturbdiff.baselines.predictor import Training
 from perturbdiff.baselines.pseudobulk import Vector
-from perturbdiff.data.composition import Member
+from perturbdiff.labels.members import Member
 
 
 class Additive:

@@ -21,10 +21,10 @@ from perturbdiff.baselines.nearest import NearestCellType
 from perturbdiff.baselines.predictor import Predictor, Response, Training, predictor
 from perturbdiff.baselines.pseudobulk import Vector, pseudobulks
 from perturbdiff.baselines.ridge import Ridge
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.features import FeatureTable
-from perturbdiff.data.recipe import PLAIN, Grammar
-from perturbdiff.data.spelling import nearest
+from perturbdiff.cells.memory import Cells
+from perturbdiff.features.tables import FeatureTable
+from perturbdiff.recipes.dataset import PLAIN, Grammar
+from perturbdiff.spelling import nearest
 
 
 class NoResponse:
@@ -86,7 +86,7 @@ class Baseline:
             training: perturbed and control cells; None for a baseline that needs none.
             genes: to predict.
             conditions: (perturbation, cell type) that are to be predicted, by their labels alone.
-            grammar: what labels of perturbation are made of, see `data.composition.grammar_of`.
+            grammar: what labels of perturbation are made of, see `labels.members.grammar_of`.
             features: of the agents of perturbations.
 
         Raises:

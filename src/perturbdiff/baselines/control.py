@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.controls import ControlRows
+from perturbdiff.cells.controls import ControlRows
+from perturbdiff.cells.memory import Cells
 
 GROUP = ("perturbation", "cell_type", "assay_batch")
 """The labels of a population."""

@@ -18,7 +18,7 @@ from scipy.linalg import eigh
 
 from perturbdiff.baselines.predictor import Training
 from perturbdiff.baselines.pseudobulk import Matrix, Vector
-from perturbdiff.data.composition import Member
+from perturbdiff.labels.members import Member
 
 COMPONENTS = 10
 """Principal components of genes, as published."""

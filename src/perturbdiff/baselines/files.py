@@ -20,11 +20,11 @@ import scipy.sparse as sp
 from perturbdiff.baselines.control import GROUP
 from perturbdiff.baselines.predictor import Predictor
 from perturbdiff.baselines.pseudobulk import Places
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.composition import beside, parts_of
-from perturbdiff.data.controls import borrowing_note, controls_of
-from perturbdiff.data.export import OWN_COLUMNS, PREDICTIONS, free_name, write_h5ad
-from perturbdiff.data.recipe import Columns
+from perturbdiff.cells.controls import borrowing_note, controls_of
+from perturbdiff.cells.memory import Cells
+from perturbdiff.io import OWN_COLUMNS, PREDICTIONS, free_name, write_h5ad
+from perturbdiff.labels.members import beside, parts_of
+from perturbdiff.recipes.dataset import Columns
 
 _LOG = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from perturbdiff.baselines.predictor import Training, unseen_remark
 from perturbdiff.baselines.pseudobulk import Pseudobulks, Vector, pseudobulks
-from perturbdiff.data.cells import Cells
+from perturbdiff.cells.memory import Cells
 
 
 @dataclass(frozen=True)

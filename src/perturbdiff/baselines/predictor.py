@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from perturbdiff.baselines.pseudobulk import Pseudobulks, Vector
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.composition import Members, members_of
-from perturbdiff.data.features import FeatureTable
-from perturbdiff.data.recipe import Grammar
+from perturbdiff.cells.memory import Cells
+from perturbdiff.features.tables import FeatureTable
+from perturbdiff.labels.members import Members, members_of
+from perturbdiff.recipes.dataset import Grammar
 
 _SHOWN = 5
 """So many labels are named in a sentence."""

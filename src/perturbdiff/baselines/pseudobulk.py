@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from perturbdiff.baselines.control import GROUP
-from perturbdiff.data.cells import Cells
+from perturbdiff.cells.memory import Cells
 
 _CELLS_AT_ONCE = 2**15
 

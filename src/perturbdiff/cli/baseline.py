@@ -33,8 +33,8 @@ def baseline(
     """Predict by a simple baseline, fitted to the training cells: the same .h5ad as a model's."""
     from perturbdiff.baselines.catalogue import check_names
     from perturbdiff.baselines.files import write_prediction
-    from perturbdiff.data.export import check_writable
-    from perturbdiff.data.reading import read_h5ad
+    from perturbdiff.cells.reading import read_h5ad
+    from perturbdiff.io import check_writable
     from perturbdiff.origin import Origin
     from perturbdiff.prediction.conditions import check_part, labelled, read_rows
     from perturbdiff.prediction.inputs import control_cells

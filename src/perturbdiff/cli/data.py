@@ -12,8 +12,8 @@ from perturbdiff.options import Json, OptionalSeed, Overwrite, Quiet
 from perturbdiff.screen import Screen
 
 if TYPE_CHECKING:
-    from perturbdiff.data.split import Split
-    from perturbdiff.data.store.prepare import Plan
+    from perturbdiff.split.rules import Split
+    from perturbdiff.store.prepare import Plan
 
 
 def recipes(
@@ -25,9 +25,9 @@ def recipes(
     """List the recipes that come with the package, print one, or copy it beside your data."""
     import pandas as pd
 
-    from perturbdiff.data import catalogue
-    from perturbdiff.data.export import check_writable, whole_file
-    from perturbdiff.data.recipe import read_recipe
+    from perturbdiff.io import check_writable, whole_file
+    from perturbdiff.recipes import catalogue
+    from perturbdiff.recipes.dataset import read_recipe
 
     screen = Screen(quiet=False)
     if name is None:
@@ -57,8 +57,8 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Make one store of all files of a recipe, to train on data larger than memory."""
-    from perturbdiff.data.recipe import read_recipe
-    from perturbdiff.data.store.prepare import plan_store, prepare_store
+    from perturbdiff.recipes.dataset import read_recipe
+    from perturbdiff.store.prepare import plan_store, prepare_store
 
     screen = Screen(quiet=quiet)
     known, folder, most = read_recipe(recipe), recipe.resolve().parent, int(memory * 2**30)
@@ -90,10 +90,10 @@ def split(
 ) -> None:
     """Print what a recipe holds out, and every leak found; exit status 1 on a leak."""
     from perturbdiff.config import settings_of
-    from perturbdiff.data.audit import LOOKED_FOR, find_leaks
-    from perturbdiff.data.composition import grammar_of
-    from perturbdiff.data.split import check_part
+    from perturbdiff.labels.members import grammar_of
     from perturbdiff.model import PerturbDiff
+    from perturbdiff.split.audit import LOOKED_FOR, find_leaks
+    from perturbdiff.split.rules import check_part
 
     screen = Screen(quiet=quiet)
     if cells is not None:
@@ -151,7 +151,7 @@ def _found(leaks: list[str]) -> str:
 
 
 def _facts(plan: "Plan") -> dict[str, str]:
-    from perturbdiff.data.store.prepare import sized
+    from perturbdiff.store.prepare import sized
 
     labels = ", ".join(f"{count:,} of {name}" for name, count in plan.n_labels.items())
     return {

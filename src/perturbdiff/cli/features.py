@@ -9,9 +9,9 @@ from perturbdiff.options import Device, Overwrite, Quiet, TargetSum, by_options,
 from perturbdiff.screen import Screen
 
 if TYPE_CHECKING:
-    from perturbdiff.data.features import FeatureTable
-    from perturbdiff.data.order import Segments
-    from perturbdiff.data.source import Source
+    from perturbdiff.cells.order import Segments
+    from perturbdiff.cells.source import Source
+    from perturbdiff.features.tables import FeatureTable
 
 app = typer.Typer(no_args_is_help=True, help="Make features of genes, molecules or other labels: a vector for each.")
 
@@ -29,7 +29,7 @@ def smiles(
     quiet: Quiet = False,
 ) -> None:
     """Make features of molecules: Morgan count fingerprints."""
-    from perturbdiff.data.molecules import fingerprints, read_smiles
+    from perturbdiff.features.molecules import fingerprints, read_smiles
 
     _check_out(out, overwrite=overwrite)
     table = fingerprints(read_smiles(molecules), molecules.name, radius=radius, size=size)
@@ -58,8 +58,8 @@ def loadings(
 
     Cells that a recipe holds out are not looked at.
     """
-    from perturbdiff.data.files import CELLS
-    from perturbdiff.data.loadings import expression_loadings
+    from perturbdiff.cells.loadings import expression_loadings
+    from perturbdiff.recipes.files import CELLS
 
     screen = Screen(quiet=quiet)
     _check_out(out, overwrite=overwrite)
@@ -88,7 +88,7 @@ def language(
     quiet: Quiet = False,
 ) -> None:
     """Make features of texts: means over the last hidden states of a language model."""
-    from perturbdiff.data.language import embed_texts, read_texts
+    from perturbdiff.features.texts import embed_texts, read_texts
     from perturbdiff.prediction.inputs import torch_device
 
     screen = Screen(quiet=quiet)
@@ -107,10 +107,10 @@ def language(
 def _cells(data: Path, described: dict[str, Any]) -> "tuple[Source, Segments]":
     """The cells of a file and its options, or of a recipe; and the control cells that nothing holds out."""
     from perturbdiff.config import settings_of
-    from perturbdiff.data.files import CELLS
-    from perturbdiff.data.opening import open_source, recipe_at
-    from perturbdiff.data.recipe import recipe_from_mapping
-    from perturbdiff.data.split import split_cells
+    from perturbdiff.recipes.dataset import recipe_from_mapping
+    from perturbdiff.recipes.files import CELLS
+    from perturbdiff.split.rules import split_cells
+    from perturbdiff.store.open import open_source, recipe_at
 
     if data.suffix in CELLS:
         if "scale" not in described.get("expression", {}):
@@ -138,15 +138,15 @@ def _cells(data: Path, described: dict[str, Any]) -> "tuple[Source, Segments]":
 
 
 def _check_out(out: Path, *, overwrite: bool) -> None:
-    from perturbdiff.data.export import check_writable
-    from perturbdiff.data.feature_files import check_target
+    from perturbdiff.features.files import check_target
+    from perturbdiff.io import check_writable
 
     check_target(out)
     check_writable(out, overwrite=overwrite)
 
 
 def _write(table: "FeatureTable", out: Path, screen: Screen) -> None:
-    from perturbdiff.data.feature_files import write_features
+    from perturbdiff.features.files import write_features
 
     write_features(table, out)
     screen.say(f"{str(out)!r} holds {len(table)} labels x {table.width} features: {table.origin}.")

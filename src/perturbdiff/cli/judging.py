@@ -80,8 +80,8 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Predict one cell for each control cell of each condition."""
-    from perturbdiff.data.export import check_writable, drawn, write_h5ad
-    from perturbdiff.data.reading import read_h5ad
+    from perturbdiff.cells.reading import read_h5ad
+    from perturbdiff.io import check_writable, drawn, write_h5ad
     from perturbdiff.model import PerturbDiff
     from perturbdiff.prediction.conditions import conditions_of, held_out_conditions, read_conditions
     from perturbdiff.prediction.inputs import no_cells, with_sampling
@@ -195,10 +195,10 @@ def evaluate(
 ) -> None:
     """Judge predicted files against observed cells, beside baselines and a ceiling."""
     from perturbdiff.comparison import Depth
-    from perturbdiff.data.export import check_writable
-    from perturbdiff.data.recipe import Columns, Expression
-    from perturbdiff.data.table import validated
+    from perturbdiff.io import check_writable
     from perturbdiff.judgement import LEAK, compare_files
+    from perturbdiff.recipes.dataset import Columns, Expression
+    from perturbdiff.recipes.tables import validated
     from perturbdiff.report.figure import figure, save_figure
 
     screen = Screen(quiet=quiet)

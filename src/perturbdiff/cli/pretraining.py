@@ -24,7 +24,7 @@ def pretrain(
 
     Under torchrun or srun all processes train one model together.
     """
-    from perturbdiff.data.export import check_writable
+    from perturbdiff.io import check_writable
     from perturbdiff.pretraining import pretrain as pretrain_on
     from perturbdiff.training.processes import processes
 
@@ -58,9 +58,9 @@ def finetune(
 
     The table [finetuning] of the recipe says what is kept, frozen and learned slowly.
     """
-    from perturbdiff.data.export import check_writable, run_lock
-    from perturbdiff.data.opening import recipe_at
+    from perturbdiff.io import check_writable, run_lock
     from perturbdiff.model import PerturbDiff
+    from perturbdiff.store.open import recipe_at
     from perturbdiff.training.processes import processes
 
     first = processes().rank == 0

@@ -26,8 +26,8 @@ from perturbdiff.options import (
 from perturbdiff.screen import Screen
 
 if TYPE_CHECKING:
-    from perturbdiff.data.recipe import Recipe
     from perturbdiff.model import PerturbDiff
+    from perturbdiff.recipes.dataset import Recipe
 
 REMEDIES = {
     "name features in [encoders.perturbation]": "give --features",
@@ -74,11 +74,11 @@ def train(
 
     Under torchrun or srun all processes train one model together: torchrun --nproc-per-node 4 -m perturbdiff train ...
     """
-    from perturbdiff.data.export import check_writable, run_lock
-    from perturbdiff.data.files import CELLS
-    from perturbdiff.data.opening import recipe_at
-    from perturbdiff.data.recipe import recipe_from_mapping
+    from perturbdiff.io import check_writable, run_lock
     from perturbdiff.model import PerturbDiff
+    from perturbdiff.recipes.dataset import recipe_from_mapping
+    from perturbdiff.recipes.files import CELLS
+    from perturbdiff.store.open import recipe_at
     from perturbdiff.training.processes import processes
 
     first = processes().rank == 0
@@ -126,7 +126,7 @@ def train(
 
 def keep_recipe(recipe: "Recipe", folder: Path, out: Path) -> None:
     """Write the recipe of a run beside its model, with paths that no longer depend on a folder."""
-    from perturbdiff.data.recipe import with_absolute_features, write_recipe
+    from perturbdiff.recipes.dataset import with_absolute_features, write_recipe
 
     files = tuple(str(folder / pattern) for pattern in recipe.files)
     write_recipe(with_absolute_features(recipe.model_copy(update={"files": files}), folder), out / "recipe.toml")

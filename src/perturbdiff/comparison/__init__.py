@@ -14,11 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from perturbdiff.cells.memory import Cells
 from perturbdiff.comparison.methods import BASELINES, CONTROL, MEAN_SHIFT, Methods, fitted
 from perturbdiff.comparison.result import Comparison
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.features import FeatureTable
-from perturbdiff.data.recipe import PLAIN, Grammar
 from perturbdiff.evaluation import cautions, suites
 from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.cache import Cache
@@ -32,6 +30,8 @@ from perturbdiff.evaluation.projection import project
 from perturbdiff.evaluation.scores import CEILING, OBSERVED, REPLICATES, Contexts, Judged, Judging, Track
 from perturbdiff.evaluation.suites import Suite
 from perturbdiff.evaluation.tables import COLUMNS, OURS, long_table, overall_table, undefined_notes
+from perturbdiff.features.tables import FeatureTable
+from perturbdiff.recipes.dataset import PLAIN, Grammar
 from perturbdiff.report.reading import Method
 
 __all__ = [

@@ -15,11 +15,11 @@ import numpy as np
 from perturbdiff.baselines import catalogue
 from perturbdiff.baselines.control import GROUP, groups_of, predict_control
 from perturbdiff.baselines.predictor import Predictor
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.features import FeatureTable
-from perturbdiff.data.recipe import PLAIN, Grammar
+from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation.metrics import Population
 from perturbdiff.evaluation.pairs import Condition, File, Pairs
+from perturbdiff.features.tables import FeatureTable
+from perturbdiff.recipes.dataset import PLAIN, Grammar
 
 CONTROL, MEAN_SHIFT = "control", "control + mean shift"
 """The baselines of every comparison."""

@@ -25,13 +25,13 @@ import pyarrow
 import pyarrow.parquet
 
 from perturbdiff.comparison.methods import BASELINES, CONTROL, MEAN_SHIFT
-from perturbdiff.data.export import whole_file
 from perturbdiff.evaluation.cautions import Caution, in_order, step_zero
 from perturbdiff.evaluation.conditions import LABELS, Condition
 from perturbdiff.evaluation.projection import Projection
 from perturbdiff.evaluation.scores import Test
 from perturbdiff.evaluation.suites import Legend
 from perturbdiff.evaluation.tables import COLUMNS, OURS, wide_table
+from perturbdiff.io import whole_file
 from perturbdiff.report.reading import KINDS, Method
 
 _PYARROW: Any = pyarrow

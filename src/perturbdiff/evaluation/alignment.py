@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbdiff.data.spelling import nearest
 from perturbdiff.evaluation.conditions import (
     APART,
     FEWEST,
@@ -26,6 +25,7 @@ from perturbdiff.evaluation.conditions import (
 )
 from perturbdiff.evaluation.pairs import Pairs
 from perturbdiff.evaluation.targets import target_notes
+from perturbdiff.spelling import nearest
 
 
 def align(

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbdiff.data.controls import FEWEST, ControlRows
+from perturbdiff.cells.controls import FEWEST, ControlRows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ LABELS = ("perturbation", "cell_type", "assay_batch")
 
 
 class File(Protocol):
-    """Cells of a file, in memory or on disk: what of `data.cells.Cells` an evaluation needs."""
+    """Cells of a file, in memory or on disk: what of `cells.memory.Cells` an evaluation needs."""
 
     @property
     def genes(self) -> pd.Index:

@@ -20,12 +20,12 @@ from anndata import AnnData
 from anndata.io import read_elem
 from numpy.typing import NDArray
 
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.files import MUDATA
-from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.reading import check_values, expression_of, is_raw
-from perturbdiff.data.recipe import PLAIN, Columns, Expression, Grammar
-from perturbdiff.data.totals import check_normalised, check_totals_fit, converted, genes_summed, total_counts_of
+from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.cells.memory import Cells
+from perturbdiff.cells.reading import check_values, expression_of, is_raw
+from perturbdiff.cells.totals import check_normalised, check_totals_fit, converted, genes_summed, total_counts_of
+from perturbdiff.recipes.dataset import PLAIN, Columns, Expression, Grammar
+from perturbdiff.recipes.files import MUDATA
 
 type Rows = NDArray[np.int64]
 
@@ -77,10 +77,10 @@ class Disk:
         summed: tuple[str, ...] | None = None,
         observed: bool = True,
     ) -> "Disk":
-        """Open a file that `rows_can_be_read` of; labels are read as in `data.intake`, and control cells may be absent.
+        """Open a file that `rows_can_be_read` of; labels are read as in `cells.anndata`, control cells may be absent.
 
         Raises:
-            ValueError: its labels are refused (see `data.intake`), or it lacks genes that are to be summed.
+            ValueError: its labels are refused (see `cells.anndata`), or it lacks genes that are to be summed.
         """
         with _LIBRARY.File(path) as file:
             obs: Any = read_elem(file["obs"])

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple, cast
 
 import h5py
 
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.labels import renamed as under_names
-from perturbdiff.data.reading import read_h5ad
-from perturbdiff.data.recipe import PLAIN, Columns, Expression, Grammar
+from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.cells.memory import Cells
+from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.evaluation.disk import Disk, declaration, rows_can_be_read, size_in_memory
 from perturbdiff.evaluation.pairs import File
+from perturbdiff.labels.text import renamed as under_names
+from perturbdiff.recipes.dataset import PLAIN, Columns, Expression, Grammar
 
 DECLARATION = "perturbdiff"
 """The key of `uns` under which a predicted file describes itself."""
@@ -119,7 +119,7 @@ def read_file(
         clip: whether values below 0 count as 0, and a note says how many there were.
 
     Raises:
-        ValueError: the file does not declare what the caller leaves out, or its cells are refused (see `data.cells`).
+        ValueError: the file does not declare what the caller leaves out, or its cells are refused (see `cells.memory`).
         FileNotFoundError: there is no such file.
     """
     adata = read_h5ad(path)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbdiff.data.cells import Cells
+from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation.conditions import (
     APART,
     FEWEST,

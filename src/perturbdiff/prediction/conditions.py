@@ -1,7 +1,7 @@
 """The conditions to predict: a table of perturbation, cell_type and assay_batch, "" where a label is not given.
 
 It comes from arguments, from a CSV file, or from the test part of the split that a checkpoint remembers. A dose, its
-unit and a modality may stand beside the perturbation; they become a part of its label, as in `data.composition`.
+unit and a modality may stand beside the perturbation; they become a part of its label, as in `labels.members`.
 """
 
 import logging
@@ -12,12 +12,12 @@ from typing import Any
 import pandas as pd
 
 from perturbdiff.checkpoint import Checkpoint
-from perturbdiff.data.composition import MODALITY, composed, is_unit
-from perturbdiff.data.conditions import PERTURBATION, Conditions
-from perturbdiff.data.recipe import Columns
-from perturbdiff.data.spelling import nearest
-from perturbdiff.data.split import HELD_OUT
-from perturbdiff.data.vocabulary import Vocabulary
+from perturbdiff.labels.conditions import PERTURBATION, Conditions
+from perturbdiff.labels.members import MODALITY, composed, is_unit
+from perturbdiff.labels.vocabulary import Vocabulary
+from perturbdiff.recipes.dataset import Columns
+from perturbdiff.spelling import nearest
+from perturbdiff.split.rules import HELD_OUT
 
 _LOG = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import pandas as pd
 
 from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.core.choices import COVARIATES
-from perturbdiff.data.conditions import PERTURBATION, Conditions
-from perturbdiff.data.dosage import Quantity
+from perturbdiff.labels.conditions import PERTURBATION, Conditions
+from perturbdiff.labels.dose import Quantity
 
 COLUMNS = ["covariate", "label", "trained", "encoder", "doses"]
 

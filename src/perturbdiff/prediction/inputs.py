@@ -10,15 +10,15 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
+from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.cells.genes import align_genes
+from perturbdiff.cells.memory import Cells
+from perturbdiff.cells.reading import expression_of
 from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.config import Settings
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.composition import grammar_of, is_unit
-from perturbdiff.data.genes import align_genes
-from perturbdiff.data.intake import cells_from_anndata
-from perturbdiff.data.reading import expression_of
-from perturbdiff.data.recipe import Columns, Expression, Recipe
-from perturbdiff.data.table import validated
+from perturbdiff.labels.members import grammar_of, is_unit
+from perturbdiff.recipes.dataset import Columns, Expression, Recipe
+from perturbdiff.recipes.tables import validated
 
 
 def control_cells(

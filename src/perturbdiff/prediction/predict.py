@@ -21,6 +21,9 @@ import scipy.sparse as sp
 import torch
 
 from perturbdiff.building import build_guided, build_process, build_step, build_times
+from perturbdiff.cells.controls import borrowing_note, controls_of
+from perturbdiff.cells.genes import align_genes
+from perturbdiff.cells.memory import Cells
 from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.config import Settings
 from perturbdiff.core.choices import COVARIATES
@@ -28,13 +31,10 @@ from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.population import Condition
 from perturbdiff.core.randomness import stream
 from perturbdiff.core.sampler import sample
-from perturbdiff.data.cells import Cells
-from perturbdiff.data.composition import beside, grammar_of, parts_of
-from perturbdiff.data.conditions import Conditions
-from perturbdiff.data.controls import borrowing_note, controls_of
-from perturbdiff.data.export import OWN_COLUMNS, PREDICTIONS, free_name
-from perturbdiff.data.genes import align_genes
-from perturbdiff.data.spelling import nearest
+from perturbdiff.io import OWN_COLUMNS, PREDICTIONS, free_name
+from perturbdiff.labels.conditions import Conditions
+from perturbdiff.labels.members import beside, grammar_of, parts_of
+from perturbdiff.spelling import nearest
 
 NUMBERS_AT_ONCE = 8 * 256 * 2000
 """Expression values in one minibatch, which bounds the memory of a prediction."""

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perturbdiff.data.spelling import nearest
 from perturbdiff.report.drawing import Drawing
 from perturbdiff.report.genes import SIGNIFICANT, Genes
 from perturbdiff.report.numbers import condition_name
@@ -12,6 +11,7 @@ from perturbdiff.report.projection import condition_projection
 from perturbdiff.report.reading import Evaluation
 from perturbdiff.report.sampling import evenly
 from perturbdiff.report.volcano import FILES_SHOWN, MOST_GREY, MOST_MARKED, GeneTable, gene_tables, volcano
+from perturbdiff.spelling import nearest
 
 MOST = 24
 """A page holds no more conditions than this, which keeps it within a few megabytes."""

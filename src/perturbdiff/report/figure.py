@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from perturbdiff.data.export import whole_file
+from perturbdiff.io import whole_file
 
 type Values = NDArray[Any]
 

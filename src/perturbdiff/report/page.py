@@ -10,7 +10,6 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from perturbdiff.data.spelling import nearest
 from perturbdiff.report.conditions import place_of, shown_conditions
 from perturbdiff.report.curve import curves
 from perturbdiff.report.density import densities
@@ -33,6 +32,7 @@ from perturbdiff.report.tables import (
 )
 from perturbdiff.report.verdict import Verdict, verdict
 from perturbdiff.report.volcano import volcano_keys
+from perturbdiff.spelling import nearest
 
 MOST_SENTENCES = 60
 """So many notes or warnings are shown."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from perturbdiff.data.export import check_writable, whole_file
+from perturbdiff.io import check_writable, whole_file
 from perturbdiff.report.page import Report, check_condition, page, report_of
 from perturbdiff.report.reading import Evaluation, Metric, read_evaluation
 from perturbdiff.report.standing import Standing, directed

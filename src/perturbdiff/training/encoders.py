@@ -7,13 +7,13 @@ import numpy as np
 
 from perturbdiff.config import EncoderSettings, Settings
 from perturbdiff.core.choices import COVARIATES
-from perturbdiff.data.composition import grammar_of
-from perturbdiff.data.conditions import PERTURBATION, Conditions
-from perturbdiff.data.feature_files import read_features
-from perturbdiff.data.features import FeatureTable
-from perturbdiff.data.recipe import Recipe
-from perturbdiff.data.split import Split
-from perturbdiff.data.vocabulary import Vocabulary
+from perturbdiff.features.files import read_features
+from perturbdiff.features.tables import FeatureTable
+from perturbdiff.labels.conditions import PERTURBATION, Conditions
+from perturbdiff.labels.members import grammar_of
+from perturbdiff.labels.vocabulary import Vocabulary
+from perturbdiff.recipes.dataset import Recipe
+from perturbdiff.split.rules import Split
 
 
 def trained_conditions(
@@ -86,8 +86,8 @@ def _features(name: str, encoder: EncoderSettings, split: Split | None, folder: 
     if encoder.kind == "labels":
         return None
     # each needs a library of its own
-    from perturbdiff.data.loadings import expression_loadings
-    from perturbdiff.data.molecules import fingerprints, read_smiles
+    from perturbdiff.cells.loadings import expression_loadings
+    from perturbdiff.features.molecules import fingerprints, read_smiles
 
     if encoder.kind == "loadings" and split is not None:
         training = split.of("train")

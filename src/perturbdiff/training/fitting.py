@@ -21,7 +21,7 @@ from perturbdiff.checkpoint import LOGS, Checkpoint, load_checkpoint, untrained
 from perturbdiff.config import TrainingSettings
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.randomness import stream
-from perturbdiff.data.conditions import Conditions
+from perturbdiff.labels.conditions import Conditions
 from perturbdiff.training.callbacks import (
     AveragedWeights,
     Interruption,

@@ -8,18 +8,18 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from perturbdiff.cells.genes import check_panel, measured_scale, select_panel
+from perturbdiff.cells.measure import measure
+from perturbdiff.cells.moments import Moments
+from perturbdiff.cells.order import Integers, Segments, stretched
 from perturbdiff.config import Settings
-from perturbdiff.data.blocks import BLOCK, SLAB
-from perturbdiff.data.conditions import PERTURBATION, Conditions
-from perturbdiff.data.features import FeatureTable
-from perturbdiff.data.genes import check_panel, measured_scale, select_panel
-from perturbdiff.data.measure import measure
-from perturbdiff.data.moments import Moments
-from perturbdiff.data.order import Integers, Segments, stretched
-from perturbdiff.data.pairing import SMALLEST_GROUP
-from perturbdiff.data.populations import Populations
-from perturbdiff.data.recipe import Recipe
-from perturbdiff.data.split import Split
+from perturbdiff.features.tables import FeatureTable
+from perturbdiff.labels.conditions import PERTURBATION, Conditions
+from perturbdiff.populations.blocks import BLOCK, SLAB
+from perturbdiff.populations.epochs import Populations
+from perturbdiff.populations.pairing import SMALLEST_GROUP
+from perturbdiff.recipes.dataset import Recipe
+from perturbdiff.split.rules import Split
 from perturbdiff.training.encoders import trained_conditions
 
 type FloatTable = npt.NDArray[np.float32]

@@ -19,24 +19,24 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from perturbdiff.cells.genes import measured_scale, select_panel
+from perturbdiff.cells.measure import measure
+from perturbdiff.cells.moments import Moments
+from perturbdiff.cells.order import Segments
 from perturbdiff.checkpoint import Checkpoint, Pretraining
 from perturbdiff.config import Settings
-from perturbdiff.data.audit import find_leaks
-from perturbdiff.data.composition import grammar_of
-from perturbdiff.data.conditions import Conditions
-from perturbdiff.data.features import FeatureTable
-from perturbdiff.data.genes import measured_scale, select_panel
-from perturbdiff.data.marginal import Marginal, batch_names, held_back
-from perturbdiff.data.measure import measure
-from perturbdiff.data.mixing import Member, Mixture, check_names, recipe_of
-from perturbdiff.data.mixture import Aligned
-from perturbdiff.data.mixture import Mixture as Drawn
-from perturbdiff.data.moments import Moments
-from perturbdiff.data.order import Segments
-from perturbdiff.data.populations import Populations
-from perturbdiff.data.seen import Seen
-from perturbdiff.data.split import HELD_OUT, Split
-from perturbdiff.data.vocabulary import Vocabulary
+from perturbdiff.features.tables import FeatureTable
+from perturbdiff.labels.conditions import Conditions
+from perturbdiff.labels.members import grammar_of
+from perturbdiff.labels.vocabulary import Vocabulary
+from perturbdiff.populations.epochs import Populations
+from perturbdiff.populations.marginal import Marginal, batch_names, held_back
+from perturbdiff.populations.mixing import Member, Mixture, check_names, recipe_of
+from perturbdiff.populations.mixture import Aligned
+from perturbdiff.populations.mixture import Mixture as Drawn
+from perturbdiff.split.audit import find_leaks
+from perturbdiff.split.fingerprints import Seen
+from perturbdiff.split.rules import HELD_OUT, Split
 from perturbdiff.training.callbacks import Say
 from perturbdiff.training.encoders import check_features, features_named
 from perturbdiff.training.fitting import Beginning, Outcome, check_processes, fit, initial

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, NamedTuple
 
-from perturbdiff.data.export import run_lock
+from perturbdiff.io import run_lock
 
 
 def one_at_a_time[**P, R](training: Callable[P, R]) -> Callable[P, R]:

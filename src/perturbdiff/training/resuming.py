@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from perturbdiff.checkpoint import DESCRIPTION, LOGS, WEIGHTS, Checkpoint, load_checkpoint
-from perturbdiff.data.features import FeatureTable
+from perturbdiff.features.tables import FeatureTable
 from perturbdiff.training.callbacks import RESUME, RunFolder, Say
 
 

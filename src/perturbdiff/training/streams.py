@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from perturbdiff.core.population import PopulationBatch
-from perturbdiff.data.populations import Draw, Slab
+from perturbdiff.populations.epochs import Draw, Slab
 
 
 class Epochs(Protocol):

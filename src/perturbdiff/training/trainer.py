@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+from perturbdiff.cells.totals import total_genes
 from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.config import Settings
-from perturbdiff.data.audit import repeated_names
-from perturbdiff.data.features import FeatureTable
-from perturbdiff.data.recipe import Recipe
-from perturbdiff.data.split import HELD_OUT, Split
-from perturbdiff.data.totals import total_genes
+from perturbdiff.features.tables import FeatureTable
+from perturbdiff.recipes.dataset import Recipe
+from perturbdiff.split.audit import repeated_names
+from perturbdiff.split.rules import HELD_OUT, Split
 from perturbdiff.training.callbacks import Say
 from perturbdiff.training.fitting import Beginning, Outcome, check_processes, fit, initial
 from perturbdiff.training.preparation import mean_shifts, prepare

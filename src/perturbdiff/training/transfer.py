@@ -24,9 +24,9 @@ from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.config import Settings, settings_of
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.denoiser import Denoiser
-from perturbdiff.data.recipe import Recipe
-from perturbdiff.data.spelling import nearest
-from perturbdiff.data.split import Split
+from perturbdiff.recipes.dataset import Recipe
+from perturbdiff.spelling import nearest
+from perturbdiff.split.rules import Split
 from perturbdiff.training.adapters import adapted, merged
 from perturbdiff.training.callbacks import Say
 from perturbdiff.training.fitting import Beginning

@@ -1,0 +1,61 @@
+"""Sums over cells, gene by gene: all that the panel and the scale need to know of expression; see `cells.measure`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+_FACTS = ("counts", "counts_squared", "logs", "logs_squared", "lowest", "highest")
+
+type Sums = npt.NDArray[np.float64]
+type Logs = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What is known of each gene's expression in some cells; all arrays are [genes].
+
+    Attributes:
+        genes: their names.
+        n_cells: over so many cells.
+        counts: sum of counts per 10^4, x = expm1(y).
+        counts_squared: sum of x^2.
+        logs: sum of log1p counts per 10^4, y.
+        logs_squared: sum of y^2.
+        lowest: smallest y; 0 where there are no cells.
+        highest: largest y.
+    """
+
+    genes: pd.Index
+    n_cells: int
+    counts: Sums
+    counts_squared: Sums
+    logs: Sums
+    logs_squared: Sums
+    lowest: Logs
+    highest: Logs
+
+    @property
+    def varies(self) -> npt.NDArray[np.bool_]:
+        """Which genes' values are not all equal; exact, unlike a variance."""
+        return self.lowest < self.highest
+
+    def to_table(self) -> pd.DataFrame:
+        """A row a gene, named by the index, and a column of each fact; `cells` is the same in all rows."""
+        columns = {"cells": np.full(len(self.genes), self.n_cells, dtype=np.int64)}
+        return pd.DataFrame(columns | {name: getattr(self, name) for name in _FACTS}, index=self.genes)
+
+    @classmethod
+    def from_table(cls, table: pd.DataFrame) -> "Moments":
+        """The moments that `to_table` wrote; columns of other names are let be.
+
+        Raises:
+            ValueError: a column is not there, or the table has no rows.
+        """
+        absent = [name for name in ("cells", *_FACTS) if name not in table.columns]
+        if absent or not len(table):
+            what = f"no column {absent[0]!r}" if absent else "no rows"
+            raise ValueError(f"the table of genes has {what}, and moments are kept there; measure them again.")
+        facts = {name: table[name].to_numpy() for name in _FACTS}
+        return cls(genes=pd.Index(table.index), n_cells=int(table["cells"].iloc[0]), **facts)

@@ -1,1 +1,0 @@
-"""Files to batches of populations: recipes, cells, genes, splits, populations and a simulator."""

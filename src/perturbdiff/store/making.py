@@ -1,0 +1,225 @@
+"""The steps of making a store, each of which does what is not yet done in the working folder."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from perturbdiff.cells.joining import GeneTable, file_suffixes
+from perturbdiff.recipes.dataset import Recipe
+from perturbdiff.store.buckets import Buckets, cut, n_parts
+from perturbdiff.store.checks import check_integers
+from perturbdiff.store.gather import Bucket, gather, recorded
+from perturbdiff.store.inputs import Input, opened, stat_of
+from perturbdiff.store.joined import Joined, check_names, join
+from perturbdiff.store.layout import GENES, RUNS, file_hash
+from perturbdiff.store.manifest import File, Manifest, write_manifest
+from perturbdiff.store.scan import HASHES, Scan, scan
+from perturbdiff.store.scan import RUNS as CONDITIONS
+from perturbdiff.store.spill import Chunk, Spill, Target, spill
+from perturbdiff.store.work import SCANS, SPILLS, STORE, read_values, unchanged, unit
+
+type Track = Callable[[Sequence[Any]], Iterable[Any]]
+
+_CELLS = 1 << 18
+"""A chunk has at most so many cells."""
+
+_PER_CELL = 256
+"""Bytes that a cell takes besides its values while it is spilled."""
+
+_CHUNKS, _CSC_CHUNKS = 8, 32
+"""A chunk takes this share of the room when it is read; where the whole matrix is in memory already, a smaller one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Making:
+    """The making of one store.
+
+    Attributes:
+        recipe: what it is made by.
+        paths: the files of its cells.
+        table: new names of genes.
+        folder: the working folder.
+        room: bytes of memory there are.
+    """
+
+    recipe: Recipe
+    paths: list[Path]
+    table: GeneTable | None
+    folder: Path
+    room: int
+
+    @cached_property
+    def suffixes(self) -> list[str]:
+        """What is added to the names of each file's cells."""
+        if self.recipe.cell_names == "with_file":
+            return file_suffixes(self.paths)
+        return [""] * len(self.paths)
+
+    def scan(self, track: Track) -> tuple[list[Scan], Joined]:
+        """Scan all files; all that is wrong with them, but for single values, is found here."""
+        scans = [
+            scan(path, self.recipe, self.folder / SCANS / f"{i:05d}", suffix=self.suffixes[i], room=self.room)
+            for i, path in track(list(enumerate(self.paths)))
+        ]
+        joined = join(scans, self.paths, self.recipe, self.table)
+        check_names(scans, self.paths, self.recipe, room=self.room)
+        return scans, joined
+
+    def chunks(self, scans: Sequence[Scan]) -> list[Chunk]:
+        """What is still to be spilled."""
+        (self.folder / SPILLS).mkdir(exist_ok=True)
+        done = self.spilled()
+        return [chunk for i, one in enumerate(scans) for chunk in self._cut(i, one.n_cells, done)]
+
+    def spill(
+        self, chunks: Iterable[Chunk], scans: Sequence[Scan], joined: Joined, buckets: Buckets
+    ) -> Iterator[Chunk]:
+        """Spill chunks, which are in the order of their files; give each when it is done.
+
+        What is read of a file that changes meanwhile may look sound, zeros above all, and is never kept.
+        """
+        for i, own in groupby(chunks, key=attrgetter("file")):
+            path = self.paths[i]
+            unchanged(self.folder, path)
+            target = Target(self.recipe, joined.file_genes[i], joined.genes, self.suffixes[i], buckets)
+            done, is_folder = [], path.is_dir()
+            try:
+                with opened(path, self.recipe.expression) as found:
+                    for chunk in own:
+                        self._spill(found, chunk, scans[i], joined.run_of[i], target)
+                        done.append(self.folder / SPILLS / chunk.name)
+                        yield chunk
+                unchanged(self.folder, path)
+            except (ValueError, FileNotFoundError):
+                # since when a folder has changed is not known
+                for one in done if is_folder else ():
+                    one.unlink()
+                raise
+
+    def spilled(self) -> list[Chunk]:
+        """What is spilled, in the order of files and cells."""
+        names = sorted(one.name for one in (self.folder / SPILLS).iterdir() if not one.name.startswith("."))
+        return [Chunk.of(name) for name in names]
+
+    def spills(self, buckets: Buckets) -> list[Spill]:
+        """The spills of `spilled`.
+
+        Raises:
+            ValueError: all values of a file declared log1p are integers, and too high.
+        """
+        chunks = self.spilled()
+        spills = [Spill(self.folder / SPILLS / chunk.name, len(buckets)) for chunk in chunks]
+        if self.recipe.expression.scale == "log1p":
+            feet = [one.foot() for one in spills]
+            for i, path in enumerate(self.paths):
+                own = [foot for chunk, foot in zip(chunks, feet, strict=True) if chunk.file == i]
+                if all(integers for integers, _ in own):
+                    check_integers(max(highest for _, highest in own), "log1p", path.name)
+        return spills
+
+    def gather(self, plan: Iterable[Bucket], spills: Sequence[Spill], genes: pd.Index) -> Iterator[Bucket]:
+        """Make buckets into parts; give each when it is done."""
+        chunks = self.spilled()
+        for bucket in plan:
+            gather(bucket, spills, chunks, genes, self.recipe.expression.scale, self.folder)
+            yield bucket
+
+    def finish(self, plan: Sequence[Bucket], scans: Sequence[Scan], joined: Joined) -> Manifest:
+        """Write the tables and the manifest of a store that has all its parts."""
+        store = self.folder / STORE
+        parts = tuple(part for bucket in plan for part in recorded(bucket, self.folder) if part is not None)
+        for name, table in ((RUNS, _runs_table(joined)), (GENES, _genes_table(joined))):
+            with unit(store / name) as partial:
+                table.to_parquet(partial, index=False)
+        manifest = Manifest(
+            recipe=self.recipe.model_dump(mode="json", exclude_none=True),
+            scale=self.recipe.expression.scale,
+            control=joined.control,
+            n_cells=joined.n_cells,
+            n_values=sum(part.n_values for part in parts),
+            n_genes=len(joined.genes),
+            n_runs=len(joined.labels),
+            notes=joined.notes,
+            files=self._files(scans, joined),
+            parts=parts,
+            hashes={name: file_hash(store / name) for name in (RUNS, GENES)},
+            version=version("perturbdiff"),
+        )
+        write_manifest(manifest, store)
+        return manifest
+
+    def _cut(self, number: int, n_cells: int, done: Sequence[Chunk]) -> Iterator[Chunk]:
+        """The cells of a file that are not yet spilled, in chunks that fit into the room."""
+        stops = [0, *(chunk.stop for chunk in done if chunk.file == number)]
+        starts = [*(chunk.start for chunk in done if chunk.file == number), n_cells]
+        gaps = [(a, b) for a, b in zip(stops, starts, strict=True) if a < b]
+        if not gaps:
+            return
+        with opened(self.paths[number], self.recipe.expression) as found:
+            for first, last in gaps:
+                for start in range(first, last, _CELLS):
+                    yield from self._cut_stretch(found, number, start, min(start + _CELLS, last))
+
+    def _cut_stretch(self, found: Input, number: int, start: int, stop: int) -> Iterator[Chunk]:
+        budget = self.room // (_CSC_CHUNKS if found.form == "csc" else _CHUNKS)
+        cost = np.cumsum(found.cost(start, stop) + _PER_CELL)
+        n_chunks = -(-int(cost[-1]) // budget)
+        edges = start + np.searchsorted(cost, cost[-1] * np.arange(1, n_chunks) // n_chunks)
+        edges = np.unique([start, *edges.tolist(), stop])
+        yield from (Chunk(number, a, b) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+
+    def _spill(self, found: Input, chunk: Chunk, one: Scan, run_of: Any, target: Target) -> None:  # noqa: ANN401
+        condition = read_values(one.folder / CONDITIONS, np.int32, chunk.start, chunk.stop)
+        hashes = read_values(one.folder / HASHES, np.uint64, chunk.start, chunk.stop)
+        # that all of a folder is unchanged takes long to see, and is seen at its end
+        check = (lambda: None) if found.path.is_dir() else (lambda: unchanged(self.folder, found.path))
+        try:
+            spill(found, chunk, run_of[condition], hashes, target, self.folder / SPILLS, check)
+        except ValueError:
+            unchanged(self.folder, found.path)
+            raise
+
+    def _files(self, scans: Sequence[Scan], joined: Joined) -> tuple[File, ...]:
+        return tuple(
+            File(path.name, stat_of(path)[0], int(one.cells[run >= 0].sum()), int(joined.genes.isin(genes).sum()))
+            for path, one, run, genes in zip(self.paths, scans, joined.run_of, joined.file_genes, strict=True)
+        )
+
+
+def bucket_plan(spills: Sequence[Spill], n_buckets: int) -> list[Bucket]:
+    """Where the cells of each bucket stand, and which parts it makes; buckets without cells make none."""
+    cells, values = np.zeros(n_buckets, dtype=np.int64), np.zeros(n_buckets, dtype=np.int64)
+    for one in spills:
+        table = one.table()
+        cells += table["cells"]
+        values += table["values"]
+    parts = n_parts(cells, values)
+    starts, firsts = np.cumsum(cells) - cells, np.cumsum(parts) - parts
+    numbers = np.flatnonzero(parts).tolist()
+    return [Bucket(i, int(starts[i]), int(firsts[i]), int(parts[i]), int(cells[i])) for i in numbers]
+
+
+def buckets_of(joined: Joined) -> Buckets:
+    """The cut of the store's cells into buckets."""
+    return cut(joined.cells, joined.values)
+
+
+def _runs_table(joined: Joined) -> pd.DataFrame:
+    starts = np.cumsum(joined.cells) - joined.cells
+    table = joined.labels.assign(start=starts, cells=joined.cells)
+    for i in range(joined.digests.shape[1]):
+        table[f"digest_{i}"] = joined.digests[:, i]
+    return table
+
+
+def _genes_table(joined: Joined) -> pd.DataFrame:
+    present = {f"in:{i}": joined.genes.isin(genes) for i, genes in enumerate(joined.file_genes)}
+    return pd.DataFrame({"name": joined.genes.to_numpy(dtype=object), "identifier": joined.identifiers, **present})
