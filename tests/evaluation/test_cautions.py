@@ -81,11 +81,16 @@ def test_predicted_cells_of_far_more_or_fewer_counts_are_warned_of(total, warned
 
 
 def test_values_that_cannot_be_on_the_declared_scale_are_refused():
-    check_total("m", 10_000.0, observed=True)
-    check_total("m", 40_000.0, observed=False)
+    check_total("m", 10_000.0)
+    check_total("m", 105_000.0, 5_000.0)  # a poor model, on the right scale
+    sentence = r"the cells of 'f' sum to .* {} declare the scale that they are on .*\.$"
     for total in (40_000.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match=r"the cells of 'f' sum to .* declare the scale that they are on .*\.$"):
-            check_total("f", total, observed=True)
+        with pytest.raises(ValueError, match=sentence.format("10000 at most;")):
+            check_total("f", total)
+    # log1p counts per 10^6, of a panel that holds a twentieth of all counts
+    for total in (50_000.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=sentence.format("the observed to 500;")):
+            check_total("f", total, 500.0)
 
 
 def test_few_perturbations_are_an_anecdote():

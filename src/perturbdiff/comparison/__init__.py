@@ -186,7 +186,7 @@ def compare(
 
 
 def _judged(pairs: Pairs, methods: Methods, predicted: Mapping[str, File], depth: Depth, seed: int) -> list[Judged]:
-    """Every condition by our own metrics; the scale of the files is checked with the first one."""
+    """Every condition by our own metrics; the scale of the files is checked with each, so with the first already."""
     known = depth.cache.load(pairs) if depth.cache is not None else {}
     judging = Judging(
         seed=seed,
@@ -199,8 +199,9 @@ def _judged(pairs: Pairs, methods: Methods, predicted: Mapping[str, File], depth
     )
     judged = []
     for one in judging.judge(pairs, methods):
-        for side in (OBSERVED, *predicted):
-            cautions.check_total(side, one.total[side], observed=side == OBSERVED)
+        cautions.check_total(OBSERVED, one.total[OBSERVED])
+        for side in predicted:
+            cautions.check_total(side, one.total[side], one.total[OBSERVED])
         judged.append(one)
     if depth.cache is not None and not known:
         depth.cache.save(pairs, {one.condition: one.tests[OBSERVED].test for one in judged})

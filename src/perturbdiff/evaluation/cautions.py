@@ -38,8 +38,10 @@ APART = 2.0
 """Predicted counts that are so many times the observed ones, or one over it, are suspicious."""
 
 PER = 1e4
-OBSERVED_LIMIT, PREDICTED_LIMIT = 1.5 * PER, 10 * PER
-"""Cells that sum to more cannot be on the scale of log1p counts per 10^4; predictions may be somewhat off."""
+OBSERVED_LIMIT, PREDICTED_LIMIT = 1.5 * PER, 50
+"""Observed cells that sum to more cannot be log1p counts per 10^4; predicted ones that sum to so many times the
+observed cannot be on their scale, where those of a poor model may be well off (log1p counts per 10^6 sum to 100 times
+as much)."""
 
 _PLURAL = {"assay batch": "assay batches"}
 _BETTER = {metric.name: metric.better for metric in METRICS}
@@ -53,21 +55,22 @@ class Caution:
     text: str
 
 
-def check_total(name: str, total: float, *, observed: bool) -> None:
+def check_total(name: str, total: float, observed: float | None = None) -> None:
     """Refuse values that cannot be on the scale that is declared.
 
     Args:
         name: of the file.
         total: mean over some cells of their counts per 10^4, summed over the judged genes.
-        observed: whether they are observed cells; predicted ones may be off by more.
+        observed: that of the observed cells of the same condition; None where these are they.
 
     Raises:
-        ValueError: the sum is far above 10^4.
+        ValueError: the sum is far above 10^4, or far above that of the observed cells.
     """
-    if not total <= (OBSERVED_LIMIT if observed else PREDICTED_LIMIT):
+    if not total <= (OBSERVED_LIMIT if observed is None else PREDICTED_LIMIT * max(observed, 1.0)):
+        rule = "log1p counts per 10^4 sum to 10000 at most" if observed is None else f"the observed to {observed:.3g}"
         raise ValueError(
-            f"the cells of {name!r} sum to {total:.3g} counts over the judged genes, and log1p counts per 10^4 sum to "
-            '10000 at most; declare the scale that they are on ("counts" or "log1p"), or normalise them to 10^4.'
+            f"the cells of {name!r} sum to {total:.3g} counts over the judged genes, and {rule}; declare the scale "
+            'that they are on ("counts" or "log1p"), or normalise them to 10^4.'
         )
 
 
