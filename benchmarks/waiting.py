@@ -4,8 +4,9 @@
 
 On simulated cells (5,868 of 200 genes) and a tiny model: `--help`, `split`, `train` up to its first step, `predict` of
 400 cells, each a process of its own, `--before` (a checkout of an earlier state) and this one in turn. Then the first
-lines of Python in each README, once. The machine is not ours alone: what counts is the ratio of the medians, and of the
-CPU time. Results: benchmarks/results/waiting.json and waiting.md."""
+lines of Python in each README, once. Run it without the extras, as `pip install .` leaves things: lightning imports
+transformers where that is installed, which takes a second. The machine is not ours alone: what counts is the ratio of
+the medians, and of the CPU time. Results: benchmarks/results/waiting.json and waiting.md."""
 
 import argparse
 import json
