@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
 from perturbdiff.training.patience import Patience
-from perturbdiff.training.streams import Judged
+from perturbdiff.training.streams import ValidationBatch
 
 RESUME = "resume.ckpt"
 """Lightning's file of the whole training state; plain tensors, numbers and text only."""
@@ -169,7 +169,7 @@ class Start(Callback):
         folder: keeps them where nothing better is found.
     """
 
-    def __init__(self, batches: Sequence[Judged], folder: RunFolder) -> None:
+    def __init__(self, batches: Sequence[ValidationBatch], folder: RunFolder) -> None:
         self.batches = batches
         self.folder = folder
 

@@ -18,7 +18,7 @@ from perturbdiff.core.population import PopulationBatch
 from perturbdiff.core.randomness import stream
 from perturbdiff.core.sampler import sample
 from perturbdiff.training.optimizer import build_optimizer, learning_rate_factor
-from perturbdiff.training.streams import Judged
+from perturbdiff.training.streams import ValidationBatch
 
 VALIDATION_STREAM = -1
 """The place of the step in the key of a validation's streams: the same noise at every validation."""
@@ -67,7 +67,7 @@ class DenoiserModule(LightningModule):
         self._since = now
         return loss.total
 
-    def validation_step(self, batch: Judged, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+    def validation_step(self, batch: ValidationBatch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Sample each population from its control cells."""
         (populations, groups), settings = batch, self.settings
         sampled = sample(

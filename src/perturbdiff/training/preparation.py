@@ -67,7 +67,7 @@ def prepare(
 
     Raises:
         ValueError: the panel does not fit the data, a label cannot be read or lacks features, a group has no control
-            cells, or nothing is left to train on.
+            cells, nothing is left to train on, or nothing of the test part could be asked afterwards.
     """
     source, segments, training = split.source, split.of("train"), settings.training
     if recipe.genes is not None:

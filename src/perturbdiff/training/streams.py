@@ -128,27 +128,28 @@ def shared_out(slab: Slab, per_batch: int, share: Share) -> list[list[Draw]]:
     return own
 
 
-class Judged(NamedTuple):
+class ValidationBatch(NamedTuple):
     """A minibatch of validation, and which (perturbation, cell type, assay batch) each population is a sample of."""
 
     batch: PopulationBatch
     groups: Int[Tensor, "batch 3"]
 
 
-class FixedPopulations(Dataset[Judged]):
+class FixedPopulations(Dataset[ValidationBatch]):
     """The same minibatches each time they are asked for: up to `at_most` populations of the first epoch's plan."""
 
     def __init__(self, populations: Epochs, *, per_batch: int, at_most: int) -> None:
         plan = populations.plan(0, at_most)
         minibatches = [plan[i : i + per_batch] for i in range(0, len(plan), per_batch)]
         self.batches = [
-            Judged(populations.batch(draws), torch.tensor([draw.group for draw in draws])) for draws in minibatches
+            ValidationBatch(populations.batch(draws), torch.tensor([draw.group for draw in draws]))
+            for draws in minibatches
         ]
 
     def __len__(self) -> int:
         """Count the minibatches."""
         return len(self.batches)
 
-    def __getitem__(self, i: int) -> Judged:
+    def __getitem__(self, i: int) -> ValidationBatch:
         """Minibatch i."""
         return self.batches[i]
