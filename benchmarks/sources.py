@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from perturbdiff import PerturbDiff, Recipe
-from perturbdiff.config import settings_of
+from perturbdiff.recipes.settings import settings_of
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.recipes.dataset import recipe_from_mapping
 from perturbdiff.split.rules import split_cells

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from perturbdiff.building import build_denoiser, build_guided, build_objective, build_process, build_step, build_times
-from perturbdiff.config import Settings, settings_of
+from perturbdiff.recipes.settings import Settings, settings_of
 from perturbdiff.core.population import Condition, PopulationBatch
 from perturbdiff.core.randomness import stream
 from perturbdiff.core.sampler import sample

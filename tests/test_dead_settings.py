@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from perturbdiff.building import build_denoiser, build_guided
-from perturbdiff.config import (
+from perturbdiff.recipes.settings import (
     EncoderSettings,
     FinetuningSettings,
     Guidance,

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 import perturbdiff
 from perturbdiff.building import build_objective, build_times
 from perturbdiff.checkpoint import load_checkpoint
-from perturbdiff.config import settings_of
+from perturbdiff.recipes.settings import settings_of
 from perturbdiff.core.kernel import energy_distance
 from perturbdiff.evaluation.metrics import METRICS
 from perturbdiff.evaluation.pairs import Condition as Judged

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from perturbdiff.config import Guidance, ModelSettings, SamplingSettings, Settings
+from perturbdiff.recipes.settings import Guidance, ModelSettings, SamplingSettings, Settings
 from perturbdiff.core.conditioning import Conditioning, Covariate
 from perturbdiff.core.denoiser import Denoiser, DenoiserContract
 from perturbdiff.core.guidance import Guided

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from perturbdiff.building import build_denoiser
 from perturbdiff.cells.order import Hashes
-from perturbdiff.config import Settings
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.expectation import NOTHING_FITTED, Fit
 from perturbdiff.features.tables import FeatureTable, features_from

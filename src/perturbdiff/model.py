@@ -16,7 +16,7 @@ import pandas as pd
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
 from perturbdiff.cells.source import Source
-from perturbdiff.config import settings_of
+from perturbdiff.recipes.settings import settings_of
 from perturbdiff.features.files import Features, tables_of
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.io import drawn

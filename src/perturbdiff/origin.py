@@ -10,7 +10,7 @@ from perturbdiff.baselines import catalogue
 from perturbdiff.baselines.predictor import Predictor
 from perturbdiff.cells.memory import Cells
 from perturbdiff.cells.totals import total_genes
-from perturbdiff.config import Settings, settings_of
+from perturbdiff.recipes.settings import Settings, settings_of
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.recipes.dataset import Recipe, read_recipe

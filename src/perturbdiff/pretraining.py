@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from perturbdiff.cells.source import Source
-from perturbdiff.config import settings_of
+from perturbdiff.recipes.settings import settings_of
 from perturbdiff.features.files import Features, tables_of
 from perturbdiff.model import PerturbDiff
-from perturbdiff.populations.mixing import Member, Mixture, SourceRule, read_mixture
+from perturbdiff.recipes.mixture import Member, Mixture, SourceRule, read_mixture
 from perturbdiff.prediction.inputs import torch_device
 from perturbdiff.prediction.predict import Say
 from perturbdiff.recipes.dataset import HoldOut, hold_outs_of
@@ -22,8 +22,8 @@ from perturbdiff.recipes.tables import validated
 from perturbdiff.spelling import nearest
 from perturbdiff.split.rules import split_cells
 from perturbdiff.store.open import open_source
-from perturbdiff.training.pretraining import Given
-from perturbdiff.training.pretraining import pretrain as pretrain_on
+from perturbdiff.training.marginal import Given
+from perturbdiff.training.marginal import pretrain as pretrain_on
 from perturbdiff.training.processes import one_at_a_time
 
 _LOG = logging.getLogger(__name__)

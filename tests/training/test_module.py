@@ -8,7 +8,7 @@ import torch
 
 from perturbdiff.building import build_objective
 from perturbdiff.checkpoint import untrained
-from perturbdiff.config import settings_of
+from perturbdiff.recipes.settings import settings_of
 from perturbdiff.core.kernel import energy_distance
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.core.randomness import stream

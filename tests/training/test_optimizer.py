@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from perturbdiff.config import TrainingSettings
+from perturbdiff.recipes.settings import TrainingSettings
 from perturbdiff.training.optimizer import FINAL_SHARE, build_optimizer, learning_rate_factor
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from perturbdiff.config import settings_of
+from perturbdiff.recipes.settings import settings_of
 from perturbdiff.model import PerturbDiff
 from perturbdiff.recipes.dataset import read_recipe, recipe_from_mapping, write_recipe
 from perturbdiff.split.rules import split_cells

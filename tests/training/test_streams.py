@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from perturbdiff.config import settings_of
+from perturbdiff.recipes.settings import settings_of
 from perturbdiff.core.population import Condition, PopulationBatch
 from perturbdiff.split.rules import split_cells
 from perturbdiff.training.preparation import prepare

@@ -10,7 +10,7 @@ import torch
 
 from perturbdiff.building import build_objective
 from perturbdiff.checkpoint import untrained
-from perturbdiff.config import settings_of
+from perturbdiff.recipes.settings import settings_of
 from perturbdiff.training.cost import Cost, measure_cost
 from perturbdiff.training.preparation import prepare
 from perturbdiff.training.streams import PopulationStream

@@ -89,7 +89,7 @@ def split(
     as_json: Json = False,
 ) -> None:
     """Print what a recipe holds out, and every leak found; exit status 1 on a leak."""
-    from perturbdiff.config import settings_of
+    from perturbdiff.recipes.settings import settings_of
     from perturbdiff.labels.members import grammar_of
     from perturbdiff.model import PerturbDiff
     from perturbdiff.split.audit import LOOKED_FOR, find_leaks

@@ -106,7 +106,7 @@ def language(
 
 def _cells(data: Path, described: dict[str, Any]) -> "tuple[Source, Segments]":
     """The cells of a file and its options, or of a recipe; and the control cells that nothing holds out."""
-    from perturbdiff.config import settings_of
+    from perturbdiff.recipes.settings import settings_of
     from perturbdiff.recipes.dataset import recipe_from_mapping
     from perturbdiff.recipes.files import CELLS
     from perturbdiff.split.rules import split_cells

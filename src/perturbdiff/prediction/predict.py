@@ -25,7 +25,7 @@ from perturbdiff.cells.controls import borrowing_note, controls_of
 from perturbdiff.cells.genes import align_genes
 from perturbdiff.cells.memory import Cells
 from perturbdiff.checkpoint import Checkpoint
-from perturbdiff.config import Settings
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.population import Condition

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perturbdiff.config import EncoderSettings, Settings
+from perturbdiff.recipes.settings import EncoderSettings, Settings
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.features.files import read_features
 from perturbdiff.features.tables import FeatureTable

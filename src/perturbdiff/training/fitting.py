@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from perturbdiff.checkpoint import LOGS, Checkpoint, load_checkpoint, untrained
-from perturbdiff.config import TrainingSettings
+from perturbdiff.recipes.settings import TrainingSettings
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.randomness import stream
 from perturbdiff.labels.conditions import Conditions
@@ -35,7 +35,7 @@ from perturbdiff.training.cost import Announcement
 from perturbdiff.training.module import DenoiserModule
 from perturbdiff.training.patience import Patience
 from perturbdiff.training.processes import Processes, processes
-from perturbdiff.training.resuming import State, clear, identity, resumable
+from perturbdiff.training.run import State, clear, identity, resumable
 from perturbdiff.training.streams import Epochs, FixedPopulations, PopulationStream, Share, check_share
 
 LOG_EVERY = 10

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from perturbdiff.building import build_guided, build_objective, build_process, build_step, build_times
-from perturbdiff.config import Settings
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.kernel import energy_distance
 from perturbdiff.core.population import PopulationBatch

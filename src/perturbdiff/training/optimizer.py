@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn, optim
 
-from perturbdiff.config import TrainingSettings
+from perturbdiff.recipes.settings import TrainingSettings
 
 BETAS = (0.9, 0.98)
 FINAL_SHARE = 0.01

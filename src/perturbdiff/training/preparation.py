@@ -12,7 +12,7 @@ from perturbdiff.cells.genes import check_panel, measured_scale, select_panel
 from perturbdiff.cells.measure import measure
 from perturbdiff.cells.moments import Moments
 from perturbdiff.cells.order import Integers, Segments, stretched
-from perturbdiff.config import Settings
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.labels.conditions import PERTURBATION, Conditions
 from perturbdiff.populations.blocks import BLOCK, SLAB

@@ -10,7 +10,7 @@ import torch
 
 from perturbdiff.cells.totals import total_genes
 from perturbdiff.checkpoint import Checkpoint
-from perturbdiff.config import Settings
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.split.audit import repeated_names

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from perturbdiff.checkpoint import Checkpoint
-from perturbdiff.config import Settings, settings_of
+from perturbdiff.recipes.settings import Settings, settings_of
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.recipes.dataset import Recipe
@@ -30,7 +30,7 @@ from perturbdiff.split.rules import Split
 from perturbdiff.training.adapters import adapted, merged
 from perturbdiff.training.callbacks import Say
 from perturbdiff.training.fitting import Beginning
-from perturbdiff.training.resuming import weights_hash
+from perturbdiff.training.run import weights_hash
 
 BOUND = (
     *("width", "depth", "heads", "embedding_width", "joint", "null", "modulate_by"),

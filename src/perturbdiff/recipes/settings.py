@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from perturbdiff.core.choices import COVARIATES, Coins, Joint, ModulateBy, Null, Of, Target, Variance
-from perturbdiff.populations.mixing import Mixture
+from perturbdiff.recipes.mixture import Mixture
 from perturbdiff.populations.pairing import Pairing
 from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.recipes.tables import Table, validated

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perturbdiff.populations.mixing import read_mixture, recipe_of
+from perturbdiff.recipes.mixture import read_mixture, recipe_of
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from perturbdiff.building import (
     build_step,
     build_times,
 )
-from perturbdiff.config import _PRESETS, Guidance, ModelSettings, SamplingSettings, Settings, settings_of
+from perturbdiff.recipes.settings import _PRESETS, Guidance, ModelSettings, SamplingSettings, Settings, settings_of
 from perturbdiff.core.choices import COVARIATES as CORE_COVARIATES
 from perturbdiff.core.guidance import Guided
 from perturbdiff.core.kernel import EnergyKernel, GaussianKernel
