@@ -22,11 +22,11 @@ from typing import Any
 import torch
 
 from perturbdiff.building import build_denoiser, build_guided, build_objective, build_process, build_step, build_times
-from perturbdiff.recipes.settings import Settings, settings_of
 from perturbdiff.core.population import Condition, PopulationBatch
 from perturbdiff.core.randomness import stream
 from perturbdiff.core.sampler import sample
 from perturbdiff.recipes.dataset import recipe_from_mapping
+from perturbdiff.recipes.settings import Settings
 
 HERE = Path(__file__).parent
 N_GENES, N_POPULATIONS, N_CELLS = 2000, 8, 256
@@ -52,7 +52,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 def settings(name: str) -> Settings:
     """The settings of one configuration."""
     mapping = {"name": name, "control": "c", "columns": {"perturbation": "p"}, "expression": {"scale": "counts"}}
-    return settings_of(recipe_from_mapping({**mapping, **CONFIGURATIONS[name]}, name))
+    return recipe_from_mapping({**mapping, **CONFIGURATIONS[name]}, name).settings
 
 
 def batch() -> PopulationBatch:

@@ -8,6 +8,11 @@ import pytest
 import torch
 
 from perturbdiff.building import build_denoiser, build_guided
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.core.population import Condition, Noised
+from perturbdiff.pretraining import pretrain
+from perturbdiff.recipes.dataset import recipe_from_mapping
+from perturbdiff.recipes.selection import HoldOut
 from perturbdiff.recipes.settings import (
     EncoderSettings,
     FinetuningSettings,
@@ -15,12 +20,7 @@ from perturbdiff.recipes.settings import (
     ModelSettings,
     SamplingSettings,
     TrainingSettings,
-    settings_of,
 )
-from perturbdiff.core.choices import COVARIATES
-from perturbdiff.core.population import Condition, Noised
-from perturbdiff.pretraining import pretrain
-from perturbdiff.recipes.dataset import HoldOut, recipe_from_mapping
 
 TINY = {
     "model": {"preset": "tiny", "width": 16, "depth": 1, "heads": 2, "embedding_width": 4, "times": 20},
@@ -59,7 +59,7 @@ def with_features(make_model, **tables):
 
 def calls_to_the_network(make_model, **tables):
     """How often guidance asks the network, and for how many populations at a time."""
-    settings = settings_of(make_model(**tables).recipe)
+    settings = make_model(**tables).recipe.settings
     denoiser = build_denoiser(settings, n_genes=3, labels=(1, 1, 1))
     asked = []
 
@@ -75,7 +75,7 @@ def calls_to_the_network(make_model, **tables):
 
 def width_of_the_modulation(make_model, **tables):
     """The shape of the condition that the first block is given: once a population, or once a cell."""
-    settings = settings_of(make_model(**tables).recipe)
+    settings = make_model(**tables).recipe.settings
     denoiser, seen = build_denoiser(settings, n_genes=3, labels=(1, 1, 1)), []
     denoiser.blocks[0].register_forward_pre_hook(lambda _block, inputs: seen.append(tuple(inputs[2].shape)))
     cells, index = torch.zeros(2, 5, 3), torch.ones(2, dtype=torch.long)
@@ -86,7 +86,7 @@ def width_of_the_modulation(make_model, **tables):
 def filled(make_model, **tables):
     """What a preset fills in."""
     table = {"name": "r", "kind": "rna-seq", "expression": {"scale": "counts"}}
-    return settings_of(recipe_from_mapping(table | {"model": tables["model"]}, "the test")).model_dump()
+    return recipe_from_mapping(table | {"model": tables["model"]}, "the test").settings.model_dump()
 
 
 def pretrained_on_two(make_model, **tables):

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from perturbdiff.recipes.settings import Guidance, ModelSettings, SamplingSettings, Settings
 from perturbdiff.core.conditioning import Conditioning, Covariate
 from perturbdiff.core.denoiser import Denoiser, DenoiserContract
 from perturbdiff.core.guidance import Guided
@@ -13,6 +12,7 @@ from perturbdiff.core.objective import Objective
 from perturbdiff.core.process import Process, linear_betas, power_cosine_betas
 from perturbdiff.core.sampler import DDIM, DDPM, Step, respaced
 from perturbdiff.core.shift import Shift
+from perturbdiff.recipes.settings import Guidance, ModelSettings, SamplingSettings, Settings
 
 
 def build_process(settings: ModelSettings) -> Process:

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from perturbdiff.building import build_denoiser
 from perturbdiff.cells.order import Hashes
-from perturbdiff.recipes.settings import Settings
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.expectation import NOTHING_FITTED, Fit
 from perturbdiff.features.tables import FeatureTable, features_from
@@ -34,6 +33,7 @@ from perturbdiff.labels.conditions import Conditions
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.labels.vocabulary import Vocabulary
 from perturbdiff.recipes.dataset import Recipe, recipe_from_mapping
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.recipes.tables import validated
 from perturbdiff.split.fingerprints import Seen
 

@@ -16,12 +16,12 @@ import pandas as pd
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
 from perturbdiff.cells.source import Source
-from perturbdiff.recipes.settings import settings_of
 from perturbdiff.features.files import Features, tables_of
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.io import drawn
 from perturbdiff.labels.members import grammar_of
-from perturbdiff.recipes.dataset import HoldOut, Recipe, hold_outs_of, recipe_from_mapping
+from perturbdiff.recipes.dataset import Recipe, hold_outs_of, recipe_from_mapping
+from perturbdiff.recipes.selection import HoldOut
 from perturbdiff.split.rules import Split, split_cells
 from perturbdiff.store.open import open_source, recipe_at
 from perturbdiff.training.processes import one_at_a_time
@@ -139,7 +139,7 @@ class PerturbDiff:
             "sampling": dict(sampling or {}),
         }
         recipe = recipe_from_mapping(mapping, "the arguments")
-        settings_of(recipe)
+        recipe.settings_with()
         cells = cells_from_anndata(
             adata,
             columns=recipe.columns,
@@ -172,7 +172,7 @@ class PerturbDiff:
         if not isinstance(recipe, Recipe):
             recipe, beside = recipe_at(Path(recipe))
             folder = folder or beside
-        settings_of(recipe)
+        recipe.settings_with()
         place, tables = Path(folder or ".").resolve(), tables_of(features)
         source = open_source(recipe, place)
         return cls(_as_read(recipe, source), source=source, folder=place, features=tables)
@@ -219,7 +219,7 @@ class PerturbDiff:
     def split(self, hold_out: Sequence[Mapping[str, Any] | HoldOut] | None = None, *, seed: int | None = None) -> Split:
         """The split that `train` would use."""
         rules = self.recipe.hold_out if hold_out is None else hold_outs_of(hold_out, self.recipe)
-        training = settings_of(self.recipe).training
+        training = self.recipe.settings.training
         m = training.cells_per_population
         return split_cells(self.source, rules, seed=training.seed if seed is None else seed, cells_per_population=m)
 
@@ -266,7 +266,7 @@ class PerturbDiff:
             start = load_checkpoint(Path(pretrained))
         changed = {"max_steps": max_steps, "seed": seed}
         if start is None:
-            settings = settings_of(recipe, training=changed)
+            settings = recipe.settings_with(training=changed)
         else:
             from perturbdiff.training.transfer import fine_tuned
 

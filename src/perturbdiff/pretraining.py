@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from perturbdiff.cells.source import Source
-from perturbdiff.recipes.settings import settings_of
 from perturbdiff.features.files import Features, tables_of
 from perturbdiff.model import PerturbDiff
-from perturbdiff.recipes.mixture import Member, Mixture, SourceRule, read_mixture
 from perturbdiff.prediction.inputs import torch_device
 from perturbdiff.prediction.predict import Say
-from perturbdiff.recipes.dataset import HoldOut, hold_outs_of
+from perturbdiff.recipes.dataset import hold_outs_of
+from perturbdiff.recipes.mixture import Member, Mixture, SourceRule, mixture_at
+from perturbdiff.recipes.selection import HoldOut
 from perturbdiff.recipes.tables import validated
 from perturbdiff.spelling import nearest
 from perturbdiff.split.rules import split_cells
@@ -97,13 +97,13 @@ def pretrain(
         refused = [key for key, value in {**own, "weights": weights, "cells": cells}.items() if value]
         if refused:
             raise ValueError(f"{refused[0]} was given, but {str(sources)!r} says that; change the file instead.")
-        mixture, members = read_mixture(Path(sources))
+        mixture, members = mixture_at(Path(sources))
         folder = Path(sources).resolve().parent
         found = [open_source(member.recipe, member.folder or folder) for member in members]
     else:
         mixture, members = _in_memory(sources, weights or {}, cells or {}, {"name": name, **own})
         folder, found = None, [one.source for one in sources.values()]
-    settings = settings_of(mixture, training={"max_steps": max_steps, "seed": seed})
+    settings = mixture.settings_with(training={"max_steps": max_steps, "seed": seed})
     outcome = pretrain_on(
         mixture,
         _given(members, found, hold_out or {}, settings.training.seed, settings.training.cells_per_population),

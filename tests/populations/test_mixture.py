@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.vocabulary import Vocabulary
 from perturbdiff.populations.epochs import Populations
 from perturbdiff.populations.mixture import Aligned, Mixture
-from perturbdiff.recipes.dataset import COVARIATES, Columns, Expression
+from perturbdiff.recipes.dataset import Columns, Expression
 from perturbdiff.simulation.screen import simulate
 from perturbdiff.training.streams import PopulationStream, Share
 

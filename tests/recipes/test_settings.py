@@ -15,13 +15,14 @@ from perturbdiff.building import (
     build_step,
     build_times,
 )
-from perturbdiff.recipes.settings import _PRESETS, Guidance, ModelSettings, SamplingSettings, Settings, settings_of
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.choices import COVARIATES as CORE_COVARIATES
 from perturbdiff.core.guidance import Guided
 from perturbdiff.core.kernel import EnergyKernel, GaussianKernel
 from perturbdiff.core.sampler import DDIM, DDPM
 from perturbdiff.prediction.inputs import with_sampling
-from perturbdiff.recipes.dataset import COVARIATES, recipe_from_mapping
+from perturbdiff.recipes.dataset import recipe_from_mapping
+from perturbdiff.recipes.settings import _PRESETS, Guidance, ModelSettings, SamplingSettings, Settings
 
 
 def recipe_with(**tables):
@@ -35,7 +36,7 @@ def test_core_and_data_list_the_covariates_in_one_order():
 
 @pytest.mark.parametrize("preset", sorted(_PRESETS))
 def test_a_preset_composes_and_fills_in_what_is_not_given(preset):
-    settings = settings_of(recipe_with(model={"preset": preset}))
+    settings = recipe_with(model={"preset": preset}).settings
     for table, values in _PRESETS[preset].items():
         assert {key: getattr(getattr(settings, table), key) for key in values} == dict(values)
     with torch.device("meta"):
@@ -46,7 +47,7 @@ def test_a_preset_composes_and_fills_in_what_is_not_given(preset):
 
 
 def test_the_default_configuration_composes():
-    settings = settings_of(recipe_with())
+    settings = recipe_with().settings
     assert settings.model.preset in _PRESETS
     assert build_denoiser(settings, n_genes=5, labels=(1, 1, 1)) is not None
     assert build_objective(settings) is not None
@@ -55,7 +56,7 @@ def test_the_default_configuration_composes():
 
 def test_a_given_value_wins_over_the_presets_and_an_override_over_both():
     recipe = recipe_with(model={"preset": "tiny", "width": 32}, training={"seed": 3, "max_steps": 7})
-    settings = settings_of(recipe, training={"seed": 5, "max_steps": None})
+    settings = recipe.settings_with(training={"seed": 5, "max_steps": None})
     assert settings.model.width == 32
     assert settings.model.depth == _PRESETS["tiny"]["model"]["depth"]
     assert (settings.training.seed, settings.training.max_steps) == (5, 7)
@@ -98,12 +99,12 @@ def test_a_given_value_wins_over_the_presets_and_an_override_over_both():
 )
 def test_a_setting_that_makes_no_sense_is_named(tables, sentence):
     with pytest.raises(ValueError, match=sentence) as error:
-        settings_of(recipe_with(**tables))
+        recipe_with(**tables).settings_with()
     assert "\n" not in str(error.value)
 
 
 def test_settings_cannot_be_changed():
-    settings = settings_of(recipe_with())
+    settings = recipe_with().settings
     with pytest.raises(ValueError, match="frozen"):
         settings.training.seed = 1
 
@@ -123,7 +124,7 @@ def test_kernel_step_and_guidance_are_those_named():
     assert ddim.eta == 0.5
     assert isinstance(ddpm, DDPM)
     assert ddpm.variance == "large"
-    denoiser = build_denoiser(settings_of(recipe_with()), n_genes=5, labels=(1, 1, 1))
+    denoiser = build_denoiser(recipe_with().settings, n_genes=5, labels=(1, 1, 1))
     assert build_guided(SamplingSettings(guidance=0.0), denoiser) is denoiser
     guided = build_guided(SamplingSettings(guidance=1.5, guidance_of="x_0", guidance_passes="two"), denoiser)
     assert isinstance(guided, Guided)
@@ -131,7 +132,7 @@ def test_kernel_step_and_guidance_are_those_named():
 
 
 def test_a_strength_for_each_covariate_is_a_term_of_its_own_and_none_is_no_guidance():
-    denoiser = build_denoiser(settings_of(recipe_with()), n_genes=5, labels=(1, 1, 1))
+    denoiser = build_denoiser(recipe_with().settings, n_genes=5, labels=(1, 1, 1))
     guided = build_guided(SamplingSettings(guidance=Guidance(cell_type=0.5, perturbation=1.5)), denoiser)
     assert isinstance(guided, Guided)
     assert guided.terms == [(1.5, (True, False, False)), (0.5, (False, True, False))]
@@ -149,7 +150,7 @@ def test_a_strength_for_each_covariate_is_a_term_of_its_own_and_none_is_no_guida
     ],
 )
 def test_guidance_is_a_number_or_a_table_in_toml_and_survives_json_and_other_overrides(text, wanted):
-    settings = settings_of(recipe_with(sampling=tomllib.loads(text)))
+    settings = recipe_with(sampling=tomllib.loads(text)).settings
     assert settings.sampling.guidance == wanted
     assert type(settings.sampling.guidance) is type(wanted)
     stored = json.loads(json.dumps(settings.model_dump(mode="json")))
@@ -161,8 +162,8 @@ def test_guidance_is_a_number_or_a_table_in_toml_and_survives_json_and_other_ove
 
 def test_the_times_of_the_reverse_chain_reach_from_its_end_or_truncation_to_zero():
     recipe = recipe_with(model={"times": 40}, sampling={"steps": 4})
-    assert build_times(settings_of(recipe)) == [39, 26, 13, 0]
-    assert build_times(settings_of(recipe, sampling={"truncate": 4})) == [3, 2, 1, 0]
+    assert build_times(recipe.settings) == [39, 26, 13, 0]
+    assert build_times(recipe.settings_with(sampling={"truncate": 4})) == [3, 2, 1, 0]
 
 
 def _model(**changes):

@@ -8,7 +8,6 @@ import torch
 
 from perturbdiff.building import build_objective
 from perturbdiff.checkpoint import untrained
-from perturbdiff.recipes.settings import settings_of
 from perturbdiff.core.kernel import energy_distance
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.core.randomness import stream
@@ -25,7 +24,7 @@ def parts(make_model):
 
     def make(**changes):
         model = make_model(**changes)
-        settings = settings_of(model.recipe)
+        settings = model.recipe.settings
         prepared = prepare(model.split(), model.recipe, settings)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(stream(1).get_state())

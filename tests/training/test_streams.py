@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from perturbdiff.recipes.settings import settings_of
 from perturbdiff.core.population import Condition, PopulationBatch
 from perturbdiff.split.rules import split_cells
 from perturbdiff.training.preparation import prepare
@@ -18,7 +17,7 @@ from perturbdiff.training.streams import FixedPopulations, PopulationStream, Sha
 def prepared(make_model):
     model = make_model()
     split = model.split()
-    return prepare(split, model.recipe, settings_of(model.recipe))
+    return prepare(split, model.recipe, model.recipe.settings)
 
 
 def equal(one, other):
@@ -104,7 +103,7 @@ def test_the_stream_of_another_seed_is_another(make_model):
     def first(seed):
         model = make_model(training={"seed": seed})
         split = split_cells(model.source, model.recipe.hold_out, seed=0)
-        prepared = prepare(split, model.recipe, settings_of(model.recipe))
+        prepared = prepare(split, model.recipe, model.recipe.settings)
         return next(iter(PopulationStream(prepared.training, per_batch=4)))
 
     assert equal(first(0), first(0))

@@ -25,7 +25,6 @@ from perturbdiff.cells.controls import borrowing_note, controls_of
 from perturbdiff.cells.genes import align_genes
 from perturbdiff.cells.memory import Cells
 from perturbdiff.checkpoint import Checkpoint
-from perturbdiff.recipes.settings import Settings
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.population import Condition
@@ -34,6 +33,7 @@ from perturbdiff.core.sampler import sample
 from perturbdiff.io import OWN_COLUMNS, PREDICTIONS, free_name
 from perturbdiff.labels.conditions import Conditions
 from perturbdiff.labels.members import beside, grammar_of, parts_of
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.spelling import nearest
 
 NUMBERS_AT_ONCE = 8 * 256 * 2000

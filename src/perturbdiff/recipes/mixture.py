@@ -11,10 +11,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from perturbdiff.recipes.dataset import Columns, Expression, Recipe, toml_tables
-from perturbdiff.recipes.files import is_store
-from perturbdiff.recipes.tables import Table, validated
-from perturbdiff.store.open import recipe_at
+from perturbdiff.recipes.dataset import Columns, Expression, Recipe
+from perturbdiff.recipes.settings import Configured
+from perturbdiff.recipes.tables import Table
 
 
 class SourceRule(Table):
@@ -36,14 +35,14 @@ class SourceRule(Table):
     cells: Literal["all", "controls"] = "all"
 
 
-class Mixture(Table):
+class Mixture(Configured):
     """Sources to pretrain on, and one panel for all.
 
     Attributes:
         n_genes: how many genes of highest variability each source gives to the panel, which is their union; None takes
             all genes of all sources.
         genes: the panel itself, instead of `n_genes`.
-        encoders, model, training, sampling: passed through to the settings.
+        encoders, model, training, sampling: what `settings` are read from.
     """
 
     name: str
@@ -83,30 +82,6 @@ class Member:
     folder: Path | None
     weight: float = 1.0
     cells: Literal["all", "controls"] = "all"
-
-
-def read_mixture(path: Path) -> tuple[Mixture, tuple[Member, ...]]:
-    """Read a mixture, and the recipes that it names; a recipe or a store is a mixture of one.
-
-    Raises:
-        FileNotFoundError: a file is not there.
-        ValueError: it is not TOML, or neither a mixture nor a recipe; or two sources have one name.
-    """
-    path = Path(path)
-    if not is_store(path) and not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}; give a mixture or a recipe (.toml), or a store.")
-    tables = {} if is_store(path) else toml_tables(path)
-    if "sources" not in tables:
-        recipe, folder = recipe_at(path)
-        return mixture_of(recipe), (Member(recipe.name, recipe, folder),)
-    mixture = validated(Mixture, tables, path.name)
-    folder, members = path.resolve().parent, []
-    for rule in mixture.sources:
-        recipe, beside = recipe_at(folder / Path(rule.recipe).expanduser())
-        own = beside if rule.folder is None else (folder / Path(rule.folder).expanduser()).resolve()
-        members.append(Member(rule.name or recipe.name, recipe, own, rule.weight, rule.cells))
-    check_names([member.name for member in members])
-    return mixture, tuple(members)
 
 
 def mixture_of(recipe: Recipe) -> Mixture:

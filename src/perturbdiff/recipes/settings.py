@@ -1,6 +1,6 @@
-"""Settings: strict, typed, read from the tables [encoders], [model], [training] and [sampling] of a recipe.
+"""Settings: strict, typed, carried by a recipe or a mixture, from whose tables [encoders], [model], ... they are read.
 
-A preset fills in what is not given. Configuration ends here: each `build_*` hands keyword arguments to core.
+A preset fills in what is not given. Configuration ends at `building`: each `build_*` hands keyword arguments to core.
 """
 
 import math
@@ -10,12 +10,12 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from perturbdiff.core.choices import COVARIATES, Coins, Joint, ModulateBy, Null, Of, Target, Variance
-from perturbdiff.recipes.mixture import Mixture
-from perturbdiff.populations.pairing import Pairing
-from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.recipes.tables import Table, validated
 
 Preset = Literal["tiny", "small", "medium", "paper"]
+
+Pairing = Literal["assay_batch", "cell_type", "nearest", "optimal_transport"]
+"""Which control cells stand beside which perturbed cells, see `populations.pairing`."""
 
 _PRESETS: Mapping[Preset, Mapping[str, Mapping[str, int]]] = {
     "tiny": {
@@ -307,16 +307,26 @@ class Settings(Table):
         return self
 
 
-def settings_of(recipe: Recipe | Mixture, **overrides: Mapping[str, Any]) -> Settings:
-    """The settings of a recipe, with the preset's values and then `overrides` per table (model=..., training=...).
+class Configured(Table):
+    """A table that carries settings, in tables of its own by the names of those of `Settings`."""
 
-    Raises:
-        ValueError: an unknown key (the nearest is named), a wrong type or a value out of range.
-    """
-    tables = {
-        name: dict(getattr(recipe, name, {})) | {k: v for k, v in overrides.get(name, {}).items() if v is not None}
-        for name in ("encoders", "model", "training", "sampling", "finetuning")
-    }
-    preset = tables["model"].get("preset", "small")
-    filled = {name: dict(_PRESETS.get(preset, {}).get(name, {})) | table for name, table in tables.items()}
-    return validated(Settings, filled, f"the settings of {recipe.name!r}")
+    name: str
+
+    @property
+    def settings(self) -> Settings:
+        """Its settings; errors as in `settings_with`."""
+        return self.settings_with()
+
+    def settings_with(self, **overrides: Mapping[str, Any]) -> Settings:
+        """Its settings, with the preset's values and then `overrides` per table (model=..., training=...).
+
+        Raises:
+            ValueError: an unknown key (the nearest is named), a wrong type or a value out of range.
+        """
+        tables = {
+            name: dict(getattr(self, name, {})) | {k: v for k, v in overrides.get(name, {}).items() if v is not None}
+            for name in Settings.model_fields
+        }
+        preset = tables["model"].get("preset", "small")
+        filled = {name: dict(_PRESETS.get(preset, {}).get(name, {})) | table for name, table in tables.items()}
+        return validated(Settings, filled, f"the settings of {self.name!r}")

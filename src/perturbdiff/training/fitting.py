@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from perturbdiff.checkpoint import LOGS, Checkpoint, load_checkpoint, untrained
-from perturbdiff.recipes.settings import TrainingSettings
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.randomness import stream
 from perturbdiff.labels.conditions import Conditions
+from perturbdiff.recipes.settings import TrainingSettings
 from perturbdiff.training.callbacks import (
     AveragedWeights,
     Interruption,

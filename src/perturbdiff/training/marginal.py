@@ -24,16 +24,16 @@ from perturbdiff.cells.measure import measure
 from perturbdiff.cells.moments import Moments
 from perturbdiff.cells.order import Segments
 from perturbdiff.checkpoint import Checkpoint, Pretraining
-from perturbdiff.recipes.settings import Settings
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.labels.conditions import Conditions
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.labels.vocabulary import Vocabulary
 from perturbdiff.populations.epochs import Populations
 from perturbdiff.populations.marginal import Marginal, batch_names, held_back
-from perturbdiff.recipes.mixture import Member, Mixture, check_names, recipe_of
 from perturbdiff.populations.mixture import Aligned
 from perturbdiff.populations.mixture import Mixture as Drawn
+from perturbdiff.recipes.mixture import Member, Mixture, check_names, recipe_of
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.split.audit import find_leaks
 from perturbdiff.split.fingerprints import Seen
 from perturbdiff.split.rules import HELD_OUT, Split

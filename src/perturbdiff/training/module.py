@@ -11,12 +11,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from perturbdiff.building import build_guided, build_objective, build_process, build_step, build_times
-from perturbdiff.recipes.settings import Settings
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.kernel import energy_distance
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.core.randomness import stream
 from perturbdiff.core.sampler import sample
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.training.optimizer import build_optimizer, learning_rate_factor
 from perturbdiff.training.streams import ValidationBatch
 

@@ -10,9 +10,9 @@ import torch
 
 from perturbdiff.cells.totals import total_genes
 from perturbdiff.checkpoint import Checkpoint
-from perturbdiff.recipes.settings import Settings
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.recipes.dataset import Recipe
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.split.audit import repeated_names
 from perturbdiff.split.rules import HELD_OUT, Split
 from perturbdiff.training.callbacks import Say

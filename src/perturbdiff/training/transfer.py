@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from perturbdiff.checkpoint import Checkpoint
-from perturbdiff.recipes.settings import Settings, settings_of
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.recipes.dataset import Recipe
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.spelling import nearest
 from perturbdiff.split.rules import Split
 from perturbdiff.training.adapters import adapted, merged
@@ -46,12 +46,12 @@ def fine_tuned(recipe: Recipe, pretrained: Checkpoint, **overrides: Mapping[str,
     """The settings of a recipe, its network and scale those of a pretrained model.
 
     Raises:
-        ValueError: the recipe asks for another network, or as in `settings_of`.
+        ValueError: the recipe asks for another network, or as in `settings_with`.
     """
     before = pretrained.settings
     own = {name: getattr(before.model, name) for name in BOUND} | {"scale": pretrained.scale}
     given = {name: value for name, value in dict(recipe.model).items() if name != "preset"}
-    asked = settings_of(recipe, **overrides).model
+    asked = recipe.settings_with(**overrides).model
     for name, value in own.items():
         if name in given and getattr(asked, name) != value:
             raise ValueError(
@@ -59,7 +59,7 @@ def fine_tuned(recipe: Recipe, pretrained: Checkpoint, **overrides: Mapping[str,
                 "weights mean nothing with another; leave it out."
             )
     table = {name: value for name, value in own.items() if name != "gamma" or before.model.schedule == "power-cosine"}
-    settings = settings_of(recipe, **{**overrides, "model": {**overrides.get("model", {}), **table}})
+    settings = recipe.settings_with(**{**overrides, "model": {**overrides.get("model", {}), **table}})
     if (settings.training.self_conditioning > 0) != (before.training.self_conditioning > 0):
         raise ValueError(
             f"training.self_conditioning = {settings.training.self_conditioning} does not fit the pretrained model's "
