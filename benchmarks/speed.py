@@ -16,15 +16,15 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from perturbdiff.building import build_denoiser, build_guided, build_objective, build_process, build_step, build_times
+from perturbdiff.building import build_denoiser, build_guided, build_objective, build_sampler
 from perturbdiff.core.population import Condition, PopulationBatch
 from perturbdiff.core.randomness import stream
-from perturbdiff.core.sampler import sample
 from perturbdiff.recipes.dataset import recipe_from_mapping
 from perturbdiff.recipes.settings import Settings
 
@@ -81,22 +81,18 @@ def worker(name: str, what: str, repeats: int) -> dict[str, Any]:
             seconds.append(time.perf_counter() - start)
     else:
         denoiser.eval().requires_grad_(requires_grad=False)
-        times = build_times(chosen)
+        whole = build_sampler(chosen)
         # the parity chain is timed on its last steps, all of which cost the same
-        timed = times[-2:] if len(times) > 20 else times
+        timed = replace(whole, times=whole.times[-2:]) if len(whole.times) > 20 else whole
         for _ in range(repeats + 1):
             start = time.perf_counter()
-            sample(
+            timed(
                 build_guided(chosen.sampling, denoiser),
-                build_process(chosen.model),
-                timed,
                 control=cells.control,
                 condition=cells.condition,
                 streams=[stream(0, i) for i in range(N_POPULATIONS)],
-                step=build_step(chosen.sampling),
-                cutoff=chosen.sampling.cutoff,
             )
-            seconds.append((time.perf_counter() - start) * len(times) / len(timed))
+            seconds.append((time.perf_counter() - start) * len(whole.times) / len(timed.times))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"seconds": seconds[1:], "peak_bytes": peak, "parameters": parameters}
 

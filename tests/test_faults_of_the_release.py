@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 import perturbdiff
-from perturbdiff.building import build_objective, build_times
+from perturbdiff.building import build_objective, build_sampler
 from perturbdiff.checkpoint import load_checkpoint
 from perturbdiff.core.kernel import energy_distance
 from perturbdiff.evaluation.metrics import METRICS
@@ -242,7 +242,7 @@ def test_the_default_configuration_composes_trains_and_predicts(adata):
     model = PerturbDiff.from_anndata(
         adata, perturbation="perturbation", control="control", cell_type="cell_type", assay_batch="assay_batch"
     )
-    assert len(build_times(model.recipe.settings)) > 0
+    assert len(build_sampler(model.recipe.settings).times) > 0
     train(model, max_steps=1)
     predicted = model.predict(adata, perturbation="stimulus_1", cell_type="type_3", device="cpu")
     assert np.isfinite(predicted.X.data).all()

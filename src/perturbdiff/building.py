@@ -10,7 +10,7 @@ from perturbdiff.core.guidance import Guided
 from perturbdiff.core.kernel import EnergyKernel, GaussianKernel, Kernel
 from perturbdiff.core.objective import Objective
 from perturbdiff.core.process import Process, linear_betas, power_cosine_betas
-from perturbdiff.core.sampler import DDIM, DDPM, Step, respaced
+from perturbdiff.core.sampler import DDIM, DDPM, Sampler, respaced
 from perturbdiff.core.shift import Shift
 from perturbdiff.recipes.settings import Guidance, ModelSettings, SamplingSettings, Settings
 
@@ -72,11 +72,6 @@ def build_objective(settings: Settings) -> Objective:
     )
 
 
-def build_step(settings: SamplingSettings) -> Step:
-    """One step of the reverse chain."""
-    return DDIM(settings.eta) if settings.sampler == "ddim" else DDPM(settings.variance)
-
-
 def build_guided(settings: SamplingSettings, denoiser: DenoiserContract) -> DenoiserContract:
     """The denoiser with its guidance; itself where all strengths are 0."""
     given = settings.guidance
@@ -89,6 +84,12 @@ def build_guided(settings: SamplingSettings, denoiser: DenoiserContract) -> Deno
     return guided if guided.terms else denoiser
 
 
-def build_times(settings: Settings) -> list[int]:
-    """The times of the reverse chain."""
-    return respaced(settings.model.times, settings.sampling.steps, truncate=settings.sampling.truncate)
+def build_sampler(settings: Settings) -> Sampler:
+    """The reverse chain."""
+    sampling = settings.sampling
+    return Sampler(
+        build_process(settings.model),
+        respaced(settings.model.times, sampling.steps, truncate=sampling.truncate),
+        DDIM(sampling.eta) if sampling.sampler == "ddim" else DDPM(sampling.variance),
+        cutoff=sampling.cutoff,
+    )

@@ -29,7 +29,7 @@ from perturbdiff.training.processes import one_at_a_time
 if TYPE_CHECKING:
     from perturbdiff.checkpoint import Checkpoint
     from perturbdiff.prediction.predict import Say, Track
-    from perturbdiff.training.fitting import Outcome
+    from perturbdiff.training.fitting import TrainingResult
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class PerturbDiff:
         """Hold a recipe with its cells, or with a trained model; use `from_anndata`, `from_recipe` or `load`."""
         self.recipe = recipe
         self.checkpoint = checkpoint
-        self.outcome: Outcome | None = None
+        self.outcome: TrainingResult | None = None
         self._source = source
         self._folder = folder
         self._features = dict(features or {})
@@ -274,20 +274,18 @@ class PerturbDiff:
         m = settings.training.cells_per_population
         split = split_cells(self.source, recipe.hold_out, seed=settings.training.seed, cells_per_population=m)
         # not before the input has proved sound: Lightning takes seconds
+        from perturbdiff.training.run import Run
         from perturbdiff.training.trainer import train
 
         self.outcome = train(
             split,
             recipe,
             settings,
-            run=None if run is None else Path(run),
+            run=Run(None if run is None else Path(run), overwrite, device, show_progress),
             data_folder=self._folder,
-            overwrite=overwrite,
-            device=device,
             features=self._features,
             pretrained=start,
             say=say,
-            show_progress=show_progress,
         )
         self.recipe, self.checkpoint = recipe, self.outcome.checkpoint
         return self

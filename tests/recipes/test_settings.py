@@ -12,8 +12,7 @@ from perturbdiff.building import (
     build_kernel,
     build_objective,
     build_process,
-    build_step,
-    build_times,
+    build_sampler,
 )
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.choices import COVARIATES as CORE_COVARIATES
@@ -43,7 +42,7 @@ def test_a_preset_composes_and_fills_in_what_is_not_given(preset):
         denoiser = build_denoiser(settings, n_genes=50, labels=(3, 2, 0))
     assert len(denoiser.blocks) == settings.model.depth
     assert build_objective(settings).process.n_times == settings.model.times
-    assert len(build_times(settings)) == settings.sampling.steps
+    assert len(build_sampler(settings).times) == settings.sampling.steps
 
 
 def test_the_default_configuration_composes():
@@ -51,7 +50,7 @@ def test_the_default_configuration_composes():
     assert settings.model.preset in _PRESETS
     assert build_denoiser(settings, n_genes=5, labels=(1, 1, 1)) is not None
     assert build_objective(settings) is not None
-    assert build_step(settings.sampling) is not None
+    assert build_sampler(settings) is not None
 
 
 def test_a_given_value_wins_over_the_presets_and_an_override_over_both():
@@ -119,7 +118,8 @@ def test_the_cosine_schedule_is_the_power_cosine_of_gamma_1():
 def test_kernel_step_and_guidance_are_those_named():
     assert isinstance(build_kernel(_model()), EnergyKernel)
     assert isinstance(build_kernel(_model(kernel="gaussian", bandwidths=(1.0, 2.0))), GaussianKernel)
-    ddim, ddpm = build_step(SamplingSettings(eta=0.5)), build_step(SamplingSettings(sampler="ddpm", variance="large"))
+    given = ({"eta": 0.5}, {"sampler": "ddpm", "variance": "large"})
+    ddim, ddpm = (build_sampler(recipe_with(sampling=sampling).settings).step for sampling in given)
     assert isinstance(ddim, DDIM)
     assert ddim.eta == 0.5
     assert isinstance(ddpm, DDPM)
@@ -162,8 +162,8 @@ def test_guidance_is_a_number_or_a_table_in_toml_and_survives_json_and_other_ove
 
 def test_the_times_of_the_reverse_chain_reach_from_its_end_or_truncation_to_zero():
     recipe = recipe_with(model={"times": 40}, sampling={"steps": 4})
-    assert build_times(recipe.settings) == [39, 26, 13, 0]
-    assert build_times(recipe.settings_with(sampling={"truncate": 4})) == [3, 2, 1, 0]
+    assert build_sampler(recipe.settings).times == [39, 26, 13, 0]
+    assert build_sampler(recipe.settings_with(sampling={"truncate": 4})).times == [3, 2, 1, 0]
 
 
 def _model(**changes):

@@ -25,3 +25,6 @@ Coins = Literal["population", "minibatch"]
 
 Variance = Literal["small", "large"]
 """The variance of a step of DDPM, see `core.sampler`."""
+
+Pairing = Literal["assay_batch", "cell_type", "nearest", "optimal_transport"]
+"""Which control cells stand beside which perturbed cells, see `populations.pairing`."""

@@ -25,7 +25,7 @@ from perturbdiff.core.choices import Coins
 from perturbdiff.core.conditioning import Novelty
 from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.kernel import EnergyKernel, Kernel, mmd_squared
-from perturbdiff.core.population import Condition, Noised, PopulationBatch, measured
+from perturbdiff.core.population import Noised, PopulationBatch, measured
 from perturbdiff.core.process import Process
 from perturbdiff.core.randomness import PopulationNoise, stream
 
@@ -148,16 +148,6 @@ class Objective:
         rows = chosen.nonzero().squeeze(-1)
         if len(rows) == 0:
             return hint
-        some = Noised(
-            x_t=noised.x_t[rows],
-            t=noised.t[rows],
-            control=noised.control[rows],
-            condition=Condition(*(index[rows] for index in noised.condition)),
-            mask=None if noised.mask is None else noised.mask[rows],
-            dropped=None if noised.dropped is None else noised.dropped[rows],
-            novel=None if noised.novel is None else noised.novel[rows],
-            genes=None if noised.genes is None else noised.genes[rows],
-        )
         with torch.no_grad():
-            hint[rows] = denoiser(some)
+            hint[rows] = denoiser(noised.rows(rows))
         return hint

@@ -5,6 +5,7 @@ One TOML file names a recipe or a store for each source, its weight, and which o
 looked at. A recipe or a store by itself is a mixture of one.
 """
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,7 +14,8 @@ from pydantic import Field, model_validator
 
 from perturbdiff.recipes.dataset import Columns, Expression, Recipe
 from perturbdiff.recipes.settings import Configured
-from perturbdiff.recipes.tables import Table
+from perturbdiff.recipes.tables import Table, validated
+from perturbdiff.spelling import nearest
 
 
 class SourceRule(Table):
@@ -95,6 +97,48 @@ def mixture_of(recipe: Recipe) -> Mixture:
         sources=(SourceRule(recipe=recipe.name),),
         **tables,
     )
+
+
+def mixture_in_memory(
+    recipes: Mapping[str, Recipe],
+    weights: Mapping[str, float],
+    cells: Mapping[str, Any],
+    tables: Mapping[str, Any],
+) -> tuple[Mixture, tuple[Member, ...]]:
+    """A mixture of sources whose cells are in memory, with the weights and the cells of some of them.
+
+    Args:
+        recipes: of the sources, by name.
+        weights: 1 where absent.
+        cells: "all" where absent.
+        tables: name, panel and settings of the mixture.
+
+    Raises:
+        ValueError: a name is of no source, or a value does not fit.
+    """
+    for what, given in (("weights", weights), ("cells", cells)):
+        check_known(what, given, recipes)
+    rules = [
+        validated(SourceRule, {"recipe": name, "weight": weights.get(name, 1.0), "cells": cells.get(name, "all")}, name)
+        for name in recipes
+    ]
+    mixture = validated(Mixture, {**tables, "sources": [rule.model_dump() for rule in rules]}, "the arguments")
+    members = [
+        Member(name, recipe, None, rule.weight, rule.cells)
+        for (name, recipe), rule in zip(recipes.items(), rules, strict=True)
+    ]
+    return mixture, tuple(members)
+
+
+def check_known(what: str, given: Iterable[str], sources: Collection[str]) -> None:
+    """Refuse a name of no source.
+
+    Raises:
+        ValueError: there is one; the nearest is named.
+    """
+    for name in given:
+        if name not in sources:
+            raise ValueError(f"{what} names {name!r}, which is no source; {nearest(name, sources)}.")
 
 
 def check_names(names: list[str]) -> None:

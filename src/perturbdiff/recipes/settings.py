@@ -9,13 +9,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from perturbdiff.core.choices import COVARIATES, Coins, Joint, ModulateBy, Null, Of, Target, Variance
+from perturbdiff.core.choices import COVARIATES, Coins, Joint, ModulateBy, Null, Of, Pairing, Target, Variance
 from perturbdiff.recipes.tables import Table, validated
 
 Preset = Literal["tiny", "small", "medium", "paper"]
-
-Pairing = Literal["assay_batch", "cell_type", "nearest", "optimal_transport"]
-"""Which control cells stand beside which perturbed cells, see `populations.pairing`."""
 
 _PRESETS: Mapping[Preset, Mapping[str, Mapping[str, int]]] = {
     "tiny": {

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from perturbdiff.building import build_guided, build_objective, build_process, build_step, build_times
+from perturbdiff.building import build_guided, build_objective, build_sampler
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.kernel import energy_distance
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.core.randomness import stream
-from perturbdiff.core.sampler import sample
 from perturbdiff.recipes.settings import Settings
 from perturbdiff.training.optimizer import build_optimizer, learning_rate_factor
 from perturbdiff.training.streams import ValidationBatch
@@ -70,10 +69,8 @@ class DenoiserModule(LightningModule):
     def validation_step(self, batch: ValidationBatch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Sample each population from its control cells."""
         (populations, groups), settings = batch, self.settings
-        sampled = sample(
+        sampled = build_sampler(settings)(
             build_guided(settings.sampling, self.denoiser),
-            build_process(settings.model),
-            build_times(settings),
             control=populations.control,
             condition=populations.condition,
             streams=[
@@ -82,8 +79,6 @@ class DenoiserModule(LightningModule):
             ],
             mask=populations.mask,
             genes=populations.genes,
-            step=build_step(settings.sampling),
-            cutoff=settings.sampling.cutoff,
         ).float()
         kept = torch.ones_like(sampled[..., 0], dtype=torch.bool) if populations.mask is None else populations.mask
         for i, group in enumerate(map(tuple, groups.tolist())):

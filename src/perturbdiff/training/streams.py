@@ -22,7 +22,7 @@ from perturbdiff.populations.epochs import Draw, Slab
 
 
 class Epochs(Protocol):
-    """What a stream draws from: `Populations`, or a `Mixture` of several."""
+    """What a stream draws from: `Populations`, or `MixedPopulations` of several sources."""
 
     def slabs(self, first: int = 0) -> Iterator[Slab]:
         """The slabs without end, from population `first` on."""

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from perturbdiff.checkpoint import Checkpoint
+from perturbdiff.checkpoint import Checkpoint, ModelSpec
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.recipes.dataset import Recipe
@@ -29,7 +29,7 @@ from perturbdiff.spelling import nearest
 from perturbdiff.split.rules import Split
 from perturbdiff.training.adapters import adapted, merged
 from perturbdiff.training.callbacks import Say
-from perturbdiff.training.fitting import Beginning
+from perturbdiff.training.fitting import InitialState
 from perturbdiff.training.run import weights_hash
 
 BOUND = (
@@ -106,44 +106,44 @@ class _Part(NamedTuple):
     fresh: int
 
 
-def transferred(pretrained: Checkpoint, described: Checkpoint, denoiser: Denoiser, say: Say) -> Beginning:
+def transferred(pretrained: Checkpoint, spec: ModelSpec, denoiser: Denoiser, say: Say) -> InitialState:
     """The network at step 0 of a fine-tuning; `say` is told what was kept.
 
     Args:
         pretrained: the model to begin from.
-        described: the model to come.
+        spec: of the model to come.
         denoiser: its network with fresh weights.
         say: receives sentences.
 
     Raises:
         ValueError: no gene is in both panels, or `finetuning.source` is none of the pretraining's.
     """
-    settings = described.settings.finetuning
+    settings = spec.settings.finetuning
     new, old = denoiser.state_dict(), dict(pretrained.weights)
     place = {gene: i for i, gene in enumerate(pretrained.genes)}
-    shared = [(i, place[gene]) for i, gene in enumerate(described.genes) if gene in place]
+    shared = [(i, place[gene]) for i, gene in enumerate(spec.genes) if gene in place]
     if not shared:
         raise ValueError(
-            f"none of the panel's {len(described.genes)} genes, such as {described.genes[0]!r}, is among the "
+            f"none of the panel's {len(spec.genes)} genes, such as {spec.genes[0]!r}, is among the "
             f"{len(place)} of the pretrained model, such as {pretrained.genes[0]!r}; give both the same kind of names."
         )
-    source = _source(pretrained, described)
+    source = _source(pretrained, spec)
     of_source = None if source is None else source[0]
     parts = []
     for name, value in new.items():
         untouched = torch.ones_like(value, dtype=torch.bool)
         if not name.startswith(FRESH) and name in old:
             before = _of_source(old[name], value, of_source)
-            for to, at in _kept(name, value, shared, pretrained, described, source):
+            for to, at in _kept(name, value, shared, pretrained, spec, source):
                 value[to] = before[at]
                 untouched[to] = False
         parts.append(_Part(name, int((~untouched).sum()), int(untouched.sum())))
     if settings.control_stream == "copied":
         _copy_stream(new)
     denoiser.load_state_dict(new)
-    for sentence in _summary(parts, pretrained, described, len(shared), source):
+    for sentence in _summary(parts, pretrained, spec, len(shared), source):
         say(sentence)
-    return _frozen(denoiser, described, say)
+    return _frozen(denoiser, spec, say)
 
 
 def _kept(
@@ -151,36 +151,36 @@ def _kept(
     value: Tensor,
     shared: list[tuple[int, int]],
     pretrained: Checkpoint,
-    described: Checkpoint,
+    spec: ModelSpec,
     source: tuple[int, Mapping[str, str]] | None,
 ) -> list[tuple[Any, Any]]:
     """Which of the new weights are which of the old ones: pairs of indices."""
     everything = [(slice(None), slice(None))]
     if name.startswith("head."):
-        if described.settings.finetuning.head == "fresh":
+        if spec.settings.finetuning.head == "fresh":
             return []
-        return _by_gene(name, value, shared, pretrained, described) if name.startswith("head.linear") else everything
+        return _by_gene(name, value, shared, pretrained, spec) if name.startswith("head.linear") else everything
     if name.startswith("embed"):
-        return _by_gene(name, value, shared, pretrained, described)
+        return _by_gene(name, value, shared, pretrained, spec)
     if name.startswith("conditioning.tables."):
-        return _by_label(name, value, pretrained, described, None if source is None else source[1])
+        return _by_label(name, value, pretrained, spec, None if source is None else source[1])
     if name == "conditioning.mix.weight":
         first = value.shape[1] // len(COVARIATES)
         return [((slice(None), slice(first, None)),) * 2]
     return everything
 
 
-def _source(pretrained: Checkpoint, described: Checkpoint) -> tuple[int, Mapping[str, str]] | None:
+def _source(pretrained: Checkpoint, spec: ModelSpec) -> tuple[int, Mapping[str, str]] | None:
     """The source of the pretraining that the cells are like: its number, 1 and up, and its assay batches' names."""
     known = () if pretrained.pretraining is None else pretrained.pretraining.sources
-    wanted = described.settings.finetuning.source
+    wanted = spec.settings.finetuning.source
     names = [own["name"] for own in known]
     if wanted is not None and wanted not in names:
         raise ValueError(
             f"finetuning.source = {wanted!r} is none of the sources that the model was pretrained on; "
             f"{nearest(wanted, names)}."
         )
-    name = wanted or described.recipe.name
+    name = wanted or spec.recipe.name
     return None if name not in names else (names.index(name) + 1, known[names.index(name)]["batches"])
 
 
@@ -192,7 +192,7 @@ def _of_source(before: Tensor, like: Tensor, source: int | None) -> Tensor:
 
 
 def _by_gene(
-    name: str, value: Tensor, shared: list[tuple[int, int]], pretrained: Checkpoint, described: Checkpoint
+    name: str, value: Tensor, shared: list[tuple[int, int]], pretrained: Checkpoint, spec: ModelSpec
 ) -> list[tuple[Any, Any]]:
     """Where the weights of shared genes stand: in the columns of what reads, in the rows of what writes."""
     to, at = (torch.tensor(places) for places in zip(*shared, strict=True))
@@ -200,7 +200,7 @@ def _by_gene(
         return [(to, at)]
     if name.endswith("bias"):
         return [(slice(None), slice(None))]
-    n_genes, n_before = len(described.genes), len(pretrained.genes)
+    n_genes, n_before = len(spec.genes), len(pretrained.genes)
     # beside x_t stands the network's own estimate, where it looks at one
     return [
         ((slice(None), to + i * n_genes), (slice(None), at + i * n_before)) for i in range(value.shape[1] // n_genes)
@@ -208,7 +208,7 @@ def _by_gene(
 
 
 def _by_label(
-    name: str, value: Tensor, pretrained: Checkpoint, described: Checkpoint, batches: Mapping[str, str] | None
+    name: str, value: Tensor, pretrained: Checkpoint, spec: ModelSpec, batches: Mapping[str, str] | None
 ) -> list[tuple[Any, Any]]:
     """Where the vectors of shared labels stand; a projection of features is kept whole, where they are as wide."""
     covariate = COVARIATES[int(name.split(".")[2])]
@@ -216,10 +216,10 @@ def _by_label(
         same = pretrained.weights[name].shape == value.shape
         return [(slice(None), slice(None))] if same else []
     rows = [(0, 0)]
-    if described.settings.finetuning.labels == "by_name":
+    if spec.settings.finetuning.labels == "by_name":
         known = {label: i for i, label in enumerate(pretrained.vocabularies[covariate].labels, start=1)}
         called = {} if covariate != "assay_batch" else (batches or {})
-        for i, label in enumerate(described.vocabularies[covariate].labels, start=1):
+        for i, label in enumerate(spec.vocabularies[covariate].labels, start=1):
             # an assay batch is that of another data set only where the sources are the same
             old = called.get(label) if covariate == "assay_batch" else label
             if old in known:
@@ -242,16 +242,16 @@ def _copy_stream(weights: dict[str, Tensor]) -> None:
             own.copy_(other[:, : own.shape[1]])
 
 
-def _frozen(denoiser: Denoiser, described: Checkpoint, say: Say) -> Beginning:
-    settings = described.settings.finetuning
+def _frozen(denoiser: Denoiser, spec: ModelSpec, say: Say) -> InitialState:
+    settings = spec.settings.finetuning
     if settings.freezes:
         for name, parameter in denoiser.named_parameters():
             parameter.requires_grad = not name.startswith(BACKBONE)
     if not settings.adapter_rank:
-        return Beginning(described, denoiser)
-    n_adapted = adapted(denoiser, settings.adapter_rank, described.settings.training.seed)
+        return InitialState(spec, denoiser)
+    n_adapted = adapted(denoiser, settings.adapter_rank, spec.settings.training.seed)
     say(f"{n_adapted} linear maps of the blocks learn by adapters of rank {settings.adapter_rank}.")
-    return Beginning(described, denoiser, merged)
+    return InitialState(spec, denoiser, merged)
 
 
 _NAMES = (
@@ -269,7 +269,7 @@ _NAMES = (
 def _summary(
     parts: list[_Part],
     pretrained: Checkpoint,
-    described: Checkpoint,
+    spec: ModelSpec,
     n_shared: int,
     source: tuple[int, Mapping[str, str]] | None,
 ) -> Iterator[str]:
@@ -277,9 +277,7 @@ def _summary(
     names = _source_names(pretrained)
     like = "" if source is None else f"; these cells are taken as more of {names[source[0] - 1]!r}"
     yield f"begins from a model pretrained on {', '.join(map(repr, names))}{like}."
-    yield (
-        f"genes: {n_shared} of the panel's {len(described.genes)} are among the {len(pretrained.genes)} of pretraining."
-    )
+    yield (f"genes: {n_shared} of the panel's {len(spec.genes)} are among the {len(pretrained.genes)} of pretraining.")
     left = list(parts)
     for title, pattern in _NAMES:
         own = [part for part in left if re.match(pattern, part.name)]
@@ -287,6 +285,6 @@ def _summary(
         kept, fresh = sum(part.kept for part in own), sum(part.fresh for part in own)
         if not kept + fresh:
             continue
-        held = title in {"blocks", "time embedding"} and described.settings.finetuning.freezes
+        held = title in {"blocks", "time embedding"} and spec.settings.finetuning.freezes
         state = "kept" if not fresh else "fresh" if not kept else f"{kept / (kept + fresh):.0%} kept, the rest fresh"
         yield f"{title}: {state}{', frozen' if held else ''} ({kept + fresh:,} numbers)."
