@@ -37,9 +37,9 @@ PARITY: dict[str, Any] = {
         "target": "cell",
         "null": "joint",
         "modulate_by": "cell",
-        "rho": 0.0,
+        "shared_noise": 0.0,
     },
-    "training": {"mse_weight": 1.0, "condition_dropout": 0.5, "self_conditioning": 0.5, "coins": "minibatch"},
+    "training": {"mse_weight": 1.0, "condition_dropout": 0.5, "self_conditioning": 0.5, "dropout_per": "minibatch"},
     "sampling": {"steps": 100, "truncate": 100, "guidance": 1.0, "guidance_of": "x_0", "guidance_passes": "two"},
 }
 CONFIGURATIONS: dict[str, dict[str, Any]] = {

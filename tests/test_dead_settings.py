@@ -113,7 +113,7 @@ def fine_tuned_outcome(make_model, **tables):
 
 
 BASE = {"training": {"learning_rate": 0.05, "condition_dropout": 0.5, "control_share": 0.1, "mmd_weight": 1.0}}
-BASE["training"] |= {"mse_weight": 1.0, "coins": "minibatch"}
+BASE["training"] |= {"mse_weight": 1.0, "dropout_per": "minibatch"}
 GAUSSIAN = {"model": {"kernel": "gaussian", "bandwidths": [1.0]}}
 GUIDED = {"sampling": {"guidance": 2.0}}
 
@@ -131,7 +131,7 @@ DIFFERENCES = {
         "schedule": ("linear", "cosine", {}, outcome),
         "gamma": (0.3, 0.6, {"model": {"schedule": "power-cosine"}}, outcome),
         "times": (20, 30, {}, outcome),
-        "rho": (0.0, 0.5, {}, outcome),
+        "shared_noise": (0.0, 0.5, {}, outcome),
         "kernel": ("energy", "gaussian", {}, outcome),
         "bandwidths": ([1.0], [3.0], GAUSSIAN, outcome),
         "scale": (1.0, 2.0, {}, outcome),
@@ -154,12 +154,12 @@ DIFFERENCES = {
         "condition_dropout": (0.0, 1.0, {}, outcome),
         "control_dropout": (0.0, 1.0, {}, outcome),
         "self_conditioning": (0.0, 1.0, {}, outcome),
-        "coins": ("minibatch", "population", {}, outcome),
+        "dropout_per": ("minibatch", "population", {}, outcome),
         "validate_every": (3, 4, {}, outcome),
         "validate_start": (False, True, {"training": {"learning_rate": 10.0}}, outcome),
         "patience": (0, 1, {"training": {"max_steps": 8, "validate_every": 1}}, steps_of_a_steady_training),
         "shrink_shifts": (False, True, {}, outcome),
-        "novelty": (0.0, 1.0, {"training": {"coins": "population"}}, with_features),
+        "novelty": (0.0, 1.0, {"training": {"dropout_per": "population"}}, with_features),
         "validation_populations": (4, 1, {}, outcome),
         "seed": (0, 1, {}, outcome),
         "precision": ("float32", "bfloat16", {}, outcome),

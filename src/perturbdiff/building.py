@@ -22,7 +22,7 @@ def build_process(settings: ModelSettings) -> Process:
     else:
         gamma = 1.0 if settings.schedule == "cosine" else settings.gamma
         betas = power_cosine_betas(settings.times, gamma)
-    return Process(betas, rho=settings.rho)
+    return Process(betas, rho=settings.shared_noise)
 
 
 def build_kernel(settings: ModelSettings) -> Kernel:
@@ -67,7 +67,7 @@ def build_objective(settings: Settings) -> Objective:
         condition_dropout=training.condition_dropout,
         control_dropout=training.control_dropout,
         self_conditioning=training.self_conditioning,
-        coins=training.coins,
+        dropout_per=training.dropout_per,
         novelty=training.novelty,
     )
 

@@ -89,7 +89,7 @@ def test_a_given_value_wins_over_the_presets_and_an_override_over_both():
         (
             {
                 "model": {"null": "joint"},
-                "training": {"coins": "minibatch"},
+                "training": {"dropout_per": "minibatch"},
                 "sampling": {"guidance": {"perturbation": 1.5}},
             },
             'sampling.guidance has strengths .1.5, 0.0, 0.0. .* model.null = "joint" .*; write one number',
@@ -100,6 +100,18 @@ def test_a_setting_that_makes_no_sense_is_named(tables, sentence):
     with pytest.raises(ValueError, match=sentence) as error:
         recipe_with(**tables).settings_with()
     assert "\n" not in str(error.value)
+
+
+def test_settings_are_read_by_their_former_names_too_but_not_by_both():
+    former = recipe_with(model={"rho": 0.25}, training={"coins": "minibatch"})
+    today = recipe_with(model={"shared_noise": 0.25}, training={"dropout_per": "minibatch"})
+    assert former == today
+    assert (former.settings.model.shared_noise, former.settings.training.dropout_per) == (0.25, "minibatch")
+    tables = today.settings.model_dump()
+    tables["model"]["rho"] = tables["model"].pop("shared_noise")
+    assert Settings.model_validate(tables) == today.settings
+    with pytest.raises(ValueError, match=r"model\.rho is the former name of model.shared_noise; leave it out"):
+        recipe_with(model={"rho": 0.25, "shared_noise": 0.25})
 
 
 def test_settings_cannot_be_changed():

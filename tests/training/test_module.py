@@ -181,7 +181,7 @@ def test_a_part_of_the_loss_that_is_not_computed_is_not_logged(parts):
 
 
 def test_the_objective_of_a_module_is_the_one_that_the_settings_describe(parts):
-    module, _, _ = parts(training={"mse_weight": 0.0, "coins": "minibatch"})
+    module, _, _ = parts(training={"mse_weight": 0.0, "dropout_per": "minibatch"})
     described = build_objective(module.settings)
     assert module.objective.mse_weight == described.mse_weight == 0.0
-    assert module.objective.coins == "minibatch"
+    assert module.objective.dropout_per == "minibatch"

@@ -20,7 +20,7 @@ ModulateBy = Literal["population", "cell"]
 Of = Literal["x_0", "change"]
 """What guidance is applied to, see `core.guidance`."""
 
-Coins = Literal["population", "minibatch"]
+DropoutPer = Literal["population", "minibatch"]
 """Whether each population's labels are dropped by coins of its own, see `core.objective`."""
 
 Variance = Literal["small", "large"]

@@ -34,12 +34,12 @@ from perturbdiff.training.run import weights_hash
 
 BOUND = (
     *("width", "depth", "heads", "embedding_width", "joint", "null", "modulate_by"),
-    *("schedule", "gamma", "times", "rho", "kernel", "bandwidths"),
+    *("schedule", "gamma", "times", "shared_noise", "kernel", "bandwidths"),
 )
 """Settings of the network that a fine-tuned model takes from the pretrained one."""
 
 BACKBONE = ("blocks.", "time.")
-FRESH = ("shift.", "conditioning.told.", "conditioning.tables.0.")
+FRESH = ("shift.", "conditioning.novelty_embedding.", "conditioning.tables.0.")
 
 
 def fine_tuned(recipe: Recipe, pretrained: Checkpoint, **overrides: Mapping[str, Any]) -> Settings:
@@ -258,7 +258,7 @@ _NAMES = (
     ("blocks", r"blocks\."),
     ("time embedding", r"time\."),
     ("input projections", r"embed"),
-    ("perturbations", r"conditioning\.(tables\.0|told)|shift\."),
+    ("perturbations", r"conditioning\.(tables\.0|novelty_embedding)|shift\."),
     ("cell types", r"conditioning\.tables\.1"),
     ("assay batches", r"conditioning\.tables\.2"),
     ("mixing of covariates", r"conditioning\."),
