@@ -13,7 +13,8 @@ from perturbdiff.populations.epochs import Populations
 from perturbdiff.populations.mixture import Aligned, MixedPopulations
 from perturbdiff.recipes.dataset import Columns, Expression
 from perturbdiff.simulation.screen import simulate
-from perturbdiff.training.streams import PopulationStream, Share
+from perturbdiff.training.processes import Processes
+from perturbdiff.training.streams import PopulationStream
 
 COLUMNS = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="assay_batch")
 SIZES = {"n_genes": 40, "n_cell_types": 2, "n_assay_batches": 2, "n_perturbations": 2}
@@ -108,7 +109,9 @@ def test_processes_share_out_a_mixture_too(members):
     mixture = MixedPopulations(members, [1.0, 3.0], seed=0)
     steps = 30
     alone = list(islice(PopulationStream(mixture, per_batch=6), steps))
-    shares = [list(islice(PopulationStream(mixture, per_batch=6, share=Share(rank, 2)), steps)) for rank in range(2)]
+    shares = [
+        list(islice(PopulationStream(mixture, per_batch=6, share=Processes(rank, 2)), steps)) for rank in range(2)
+    ]
     for whole, *parts in zip(alone, *shares, strict=True):
         assert torch.equal(whole.key, torch.cat([part.key for part in parts]))
         assert torch.equal(whole.perturbed, torch.cat([part.perturbed for part in parts]))

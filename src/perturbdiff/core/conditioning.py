@@ -210,7 +210,7 @@ class Conditioning(nn.Module):
         self.novelty_embedding = None if first.novelty is None else nn.Embedding(len(Novelty), embedding_width)
         if self.novelty_embedding is not None:
             nn.init.zeros_(self.novelty_embedding.weight)
-        self.register_load_state_dict_pre_hook(_todays_names)
+        self.register_load_state_dict_pre_hook(_todays_names)  # type: ignore[no-untyped-call]
         self.mix = nn.Linear(len(known) * embedding_width, mixed_width)
         self.project = nn.Linear(mixed_width, width)
         self.joint_null = nn.Parameter(torch.randn(width) * 0.02) if null == "joint" else None

@@ -36,7 +36,7 @@ from perturbdiff.training.module import DenoiserModule
 from perturbdiff.training.patience import Patience
 from perturbdiff.training.processes import Processes, processes
 from perturbdiff.training.run import Run, State, clear, identity, resumable
-from perturbdiff.training.streams import Epochs, FixedPopulations, PopulationStream, Share, check_share
+from perturbdiff.training.streams import Epochs, FixedPopulations, PopulationStream, check_share
 
 LOG_EVERY = 10
 
@@ -96,7 +96,6 @@ def fit(
         ValueError: the run folder holds another run.
     """
     settings, launched, folder = spec.settings, processes(), run.folder
-    share = Share(launched.rank, launched.world)
     if folder is not None and run.overwrite and launched.rank == 0:
         clear(folder)
     # nothing is taken up that the first process is removing
@@ -141,7 +140,7 @@ def fit(
         loggers=[] if folder is None else _loggers(folder, resume),
         validates=validation is not None,
     )
-    _fit(trainer, module, training, held_out, resume, share)
+    _fit(trainer, module, training, held_out, resume, launched)
     if keeper.patience.is_over and trainer.global_step < settings.training.max_steps:
         say(keeper.patience.sentence(settings.training.max_steps))
     # nothing better may have been found after resuming: then the run folder has the kept weights
@@ -156,7 +155,7 @@ def check_processes(settings: TrainingSettings, say: Say) -> Say:
         ValueError: the populations of a step cannot be shared out among them.
     """
     launched = processes()
-    check_share(settings.populations_per_batch, Share(launched.rank, launched.world))
+    check_share(settings.populations_per_batch, launched)
     return say if launched.rank == 0 else logging.getLogger(__name__).debug
 
 
@@ -224,7 +223,7 @@ def _fit(
     populations: Epochs,
     held_out: FixedPopulations | None,
     resume: State | None,
-    share: Share,
+    share: Processes,
 ) -> None:
     training = module.settings.training
     first_step = 0 if resume is None else resume.step
