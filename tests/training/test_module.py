@@ -81,7 +81,7 @@ def test_a_validation_repeats_and_is_about_zero_for_the_observed_cells_themselve
         first = validate()
         assert first == validate()
         observed = iter([batches[i].batch.perturbed for i in range(len(batches))])
-        monkeypatch.setattr("perturbdiff.training.module.sample", lambda *_args, **_kwargs: next(observed))
+        monkeypatch.setattr("perturbdiff.core.sampler.Sampler.__call__", lambda *_args, **_kwargs: next(observed))
         # a sample held against itself: the unbiased estimate lies below zero
         assert validate() < 0 < first
 
@@ -112,7 +112,7 @@ def test_donors_that_training_has_not_seen_are_judged_apart_and_averaged_before_
     judged = FixedPopulations(prepared.validation, per_batch=4, at_most=100)
     shift = iter(range(100))
     monkeypatch.setattr(
-        "perturbdiff.training.module.sample", lambda *_args, control, **_kwargs: control + 0.1 * next(shift)
+        "perturbdiff.core.sampler.Sampler.__call__", lambda *_args, control, **_kwargs: control + 0.1 * next(shift)
     )
     cells = {}
     for i, (batch, groups) in enumerate(judged):
