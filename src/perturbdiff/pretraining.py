@@ -5,7 +5,6 @@ pretrained = pretrain({"atlas": atlas, "screen": screen}, weights={"atlas": 2}, 
 model = PerturbDiff.from_recipe("screen.toml").train(pretrained=pretrained)
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,6 @@ from typing import Any, Literal
 from perturbdiff.features.files import Features, tables_of
 from perturbdiff.model import PerturbDiff
 from perturbdiff.prediction.inputs import torch_device
-from perturbdiff.prediction.predict import Say
 from perturbdiff.recipes.mixture import mixture_in_memory
 from perturbdiff.recipes.selection import HoldOut
 from perturbdiff.store.open import mixture_at, open_source
@@ -21,8 +19,6 @@ from perturbdiff.training.marginal import pretrain as pretrain_on
 from perturbdiff.training.marginal import split_sources
 from perturbdiff.training.processes import one_at_a_time
 from perturbdiff.training.run import Run
-
-_LOG = logging.getLogger(__name__)
 
 
 @one_at_a_time
@@ -46,7 +42,6 @@ def pretrain(
     overwrite: bool = False,
     device: str = "auto",
     show_progress: bool = True,
-    say: Say = _LOG.info,
 ) -> PerturbDiff:
     """Pretrain a model on unlabelled cells; the same call on the same folder resumes.
 
@@ -71,7 +66,6 @@ def pretrain(
         overwrite: whether to begin anew where `run` holds a run.
         device: "auto", "cpu", "cuda".
         show_progress: whether to draw a bar.
-        say: receives sentences.
 
     Returns:
         A model that predicts the cells of a cell type and assay batch, and that `PerturbDiff.train` can begin from.
@@ -108,7 +102,6 @@ def pretrain(
         run=Run(None if run is None else Path(run), overwrite, device, show_progress),
         features=tables_of(features),
         folder=folder,
-        say=say,
     )
     trained = PerturbDiff(outcome.checkpoint.recipe, checkpoint=outcome.checkpoint)
     trained.outcome = outcome

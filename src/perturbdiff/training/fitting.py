@@ -27,7 +27,6 @@ from perturbdiff.training.callbacks import (
     Interruption,
     Progress,
     RunFolder,
-    Say,
     Start,
     returning_to_the_caller,
 )
@@ -37,6 +36,8 @@ from perturbdiff.training.patience import Patience
 from perturbdiff.training.processes import Processes, processes
 from perturbdiff.training.run import Run, State, clear, identity, resumable
 from perturbdiff.training.streams import Epochs, FixedPopulations, PopulationStream, check_share
+
+_LOG = logging.getLogger(__name__)
 
 LOG_EVERY = 10
 
@@ -80,7 +81,6 @@ def fit(
     begin: Callable[[], InitialState],
     *,
     run: Run,
-    say: Say,
 ) -> TrainingResult:
     """Train a denoiser; several processes, where torchrun or SLURM started them.
 
@@ -90,7 +90,6 @@ def fit(
         validation: to choose the weights by; None keeps the last ones.
         begin: gives the network at step 0, asked once the run folder has proved to be of this training.
         run: its folder and its device.
-        say: receives sentences for the user.
 
     Raises:
         ValueError: the run folder holds another run.
@@ -99,7 +98,7 @@ def fit(
     if folder is not None and run.overwrite and launched.rank == 0:
         clear(folder)
     # nothing is taken up that the first process is removing
-    resume = None if folder is None or run.overwrite else resumable(folder, spec, say)
+    resume = None if folder is None or run.overwrite else resumable(folder, spec)
     initial_state = begin()
     kept: list[Checkpoint] = []
 
@@ -132,7 +131,7 @@ def fit(
             keeper,
             *([Start(held_out.batches, keeper)] if held_out is not None and settings.training.validate_start else []),
             interruption,
-            Announcement(training.batch(plan, None), say),
+            Announcement(training.batch(plan, None)),
             *([Progress.of(settings.training.max_steps)] if run.show_progress else []),
         ],
         launched,
@@ -142,21 +141,22 @@ def fit(
     )
     _fit(trainer, module, training, held_out, resume, launched)
     if keeper.patience.is_over and trainer.global_step < settings.training.max_steps:
-        say(keeper.patience.sentence(settings.training.max_steps))
+        _LOG.info(keeper.patience.sentence(settings.training.max_steps))
     # nothing better may have been found after resuming: then the run folder has the kept weights
     checkpoint = kept[0] if kept or folder is None else load_checkpoint(folder)
     return TrainingResult(checkpoint, interruption.received is not None, trainer.global_step)
 
 
-def check_processes(settings: TrainingSettings, say: Say) -> Say:
-    """Who may speak among the processes of a training: the first.
+def check_processes(settings: TrainingSettings) -> None:
+    """See that the populations of a step can be shared out; of several processes the first alone speaks.
 
     Raises:
         ValueError: the populations of a step cannot be shared out among them.
     """
     launched = processes()
     check_share(settings.populations_per_batch, launched)
-    return say if launched.rank == 0 else logging.getLogger(__name__).debug
+    if launched.rank:
+        logging.getLogger("perturbdiff").setLevel(logging.WARNING)
 
 
 def initial(spec: ModelSpec, conditions: Conditions) -> Denoiser:

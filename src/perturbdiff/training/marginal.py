@@ -38,7 +38,6 @@ from perturbdiff.recipes.settings import Settings
 from perturbdiff.split.audit import find_leaks
 from perturbdiff.split.fingerprints import Seen
 from perturbdiff.split.rules import HELD_OUT, Split, split_cells
-from perturbdiff.training.callbacks import Say
 from perturbdiff.training.encoders import check_features, features_named
 from perturbdiff.training.fitting import InitialState, TrainingResult, check_processes, fit, initial
 from perturbdiff.training.run import Run
@@ -94,7 +93,6 @@ def pretrain(
     run: Run,
     features: Mapping[str, FeatureTable] | None = None,
     folder: Path | None = None,
-    say: Say = _LOG.info,
 ) -> TrainingResult:
     """Pretrain a model on the training cells of some sources.
 
@@ -105,26 +103,25 @@ def pretrain(
         run: its folder and its device.
         features: of cell types or assay batches, in place of those that the settings name.
         folder: that files of features are relative to.
-        say: receives sentences for the user.
 
     Raises:
         ValueError: the audit finds held-out cells in training, a source has none of the panel's genes, or as in
             `training.trainer.train`.
     """
-    say = check_processes(settings.training, say)
+    check_processes(settings.training)
     check_names([one.member.name for one in given])
     seen = [Seen.of(one.member.name, one.split.source, one.training) for one in given]
     audit(given, seen)
-    say(f"the audit of {len(given)} sources found no held-out cell among the training cells.")
+    _LOG.info(f"the audit of {len(given)} sources found no held-out cell among the training cells.")
     for one in given:
         for note in one.split.source.notes:
-            say(f"{one.member.name}: {note}")
+            _LOG.info(f"{one.member.name}: {note}")
     measured = [_measured(one, mixture) for one in given]
     genes, lists = _panel(mixture, given, measured)
     weights = np.array([one.member.weight for one in given])
     known = [np.asarray(genes)[np.isin(genes, moments.genes)].tolist() for moments in measured]
     for one, own, chosen in zip(given, known, lists, strict=True):
-        say(
+        _LOG.info(
             f"{one.member.name}: {one.training.n_cells:,} cells, weight {one.member.weight:g}; {len(own)} of the "
             f"panel's {len(genes)} genes are measured, {len(chosen)} were chosen on it."
         )
@@ -134,7 +131,7 @@ def pretrain(
     conditions = _conditions(given, called, settings, folder, features)
     populations, validation = _populations(given, called, genes, scale, conditions, settings, weights)
     for note in populations.notes:
-        say(note)
+        _LOG.info(note)
     spec = ModelSpec(
         settings=settings,
         genes=tuple(genes),
@@ -156,7 +153,7 @@ def pretrain(
         denoiser.head.linear.bias.data.copy_(torch.from_numpy(means))
         return InitialState(spec, denoiser)
 
-    return fit(spec, populations, validation, begin, run=run, say=say)
+    return fit(spec, populations, validation, begin, run=run)
 
 
 def audit(given: Sequence[Given], seen: Sequence[Seen]) -> None:

@@ -15,7 +15,6 @@ from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.recipes.settings import Settings
 from perturbdiff.split.audit import repeated_names
 from perturbdiff.split.rules import HELD_OUT, Split
-from perturbdiff.training.callbacks import Say
 from perturbdiff.training.fitting import InitialState, TrainingResult, check_processes, fit, initial
 from perturbdiff.training.preparation import mean_shifts, prepare
 from perturbdiff.training.run import Run
@@ -36,7 +35,6 @@ def train(
     data_folder: Path | None = None,
     features: Mapping[str, FeatureTable] | None = None,
     pretrained: Checkpoint | None = None,
-    say: Say = _LOG.info,
 ) -> TrainingResult:
     """Train a model on the training part of a split; several processes, where torchrun or SLURM started them.
 
@@ -48,7 +46,6 @@ def train(
         data_folder: that the recipe's files are relative to.
         features: of labels, in place of those that the settings name, by covariate.
         pretrained: to begin from, see `training.transfer`.
-        say: receives sentences for the user.
 
     Raises:
         ValueError: cells share a name; the run folder holds another run; the panel does not fit, or a group has no
@@ -58,17 +55,17 @@ def train(
         raise ValueError(
             f"the cells of {recipe.name!r} have no perturbation, so there is no response to train on; pretrain on them."
         )
-    say = check_processes(settings.training, say)
+    check_processes(settings.training)
     for leak in repeated_names(split.source):
         raise ValueError(leak)
     if pretrained is not None:
         check_unseen(pretrained, split)
     n_cells = split.of("train").n_cells
     if n_cells > MANY and split.source.moments(split.hash) is None:
-        say(f"measuring the genes of {n_cells:,} training cells; this is one pass over them.")
+        _LOG.info(f"measuring the genes of {n_cells:,} training cells; this is one pass over them.")
     prepared = prepare(split, recipe, settings, folder=data_folder, features=features)
     for note in (*split.source.notes, *split.notes, *prepared.notes):
-        say(note)
+        _LOG.info(note)
     spec = ModelSpec(
         settings=settings,
         genes=prepared.genes,
@@ -93,9 +90,9 @@ def train(
             denoiser.shift.weight.data.copy_(shifts)
         if pretrained is None:
             return InitialState(fitted, denoiser)
-        return transferred(pretrained, fitted, denoiser, say)
+        return transferred(pretrained, fitted, denoiser)
 
-    return fit(spec, prepared.training, prepared.validation, begin, run=run, say=say)
+    return fit(spec, prepared.training, prepared.validation, begin, run=run)
 
 
 def describe(split: Split) -> dict[str, Any]:

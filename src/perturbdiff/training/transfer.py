@@ -13,6 +13,7 @@ these. With a learning rate of eta, layer decay d and L blocks, block l = 1 .. L
 comes before the blocks at ``eta d^(L + 1)``, and what comes after them, or is fresh, at eta.
 """
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,9 +30,10 @@ from perturbdiff.recipes.settings import Settings
 from perturbdiff.spelling import nearest
 from perturbdiff.split.rules import Split
 from perturbdiff.training.adapters import adapted, merged
-from perturbdiff.training.callbacks import Say
 from perturbdiff.training.fitting import InitialState
 from perturbdiff.training.run import weights_hash
+
+_LOG = logging.getLogger(__name__)
 
 BOUND = (
     *("width", "depth", "heads", "embedding_width", "joint", "null", "modulate_by"),
@@ -119,14 +121,13 @@ class _Part(NamedTuple):
     fresh: int
 
 
-def transferred(pretrained: Checkpoint, spec: ModelSpec, denoiser: Denoiser, say: Say) -> InitialState:
-    """The network at step 0 of a fine-tuning; `say` is told what was kept.
+def transferred(pretrained: Checkpoint, spec: ModelSpec, denoiser: Denoiser) -> InitialState:
+    """The network at step 0 of a fine-tuning; what was kept is logged.
 
     Args:
         pretrained: the model to begin from.
         spec: of the model to come.
         denoiser: its network with fresh weights.
-        say: receives sentences.
 
     Raises:
         ValueError: no gene is in both panels, or `finetuning.source` is none of the pretraining's.
@@ -145,8 +146,8 @@ def transferred(pretrained: Checkpoint, spec: ModelSpec, denoiser: Denoiser, say
         _copy_stream(new)
     denoiser.load_state_dict(new)
     for sentence in transfer.summary(parts):
-        say(sentence)
-    return _frozen(denoiser, spec, say)
+        _LOG.info(sentence)
+    return _frozen(denoiser, spec)
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +279,7 @@ def _copy_stream(weights: dict[str, Tensor]) -> None:
             own.copy_(other[:, : own.shape[1]])
 
 
-def _frozen(denoiser: Denoiser, spec: ModelSpec, say: Say) -> InitialState:
+def _frozen(denoiser: Denoiser, spec: ModelSpec) -> InitialState:
     settings = spec.settings.finetuning
     if settings.freezes:
         for name, parameter in denoiser.named_parameters():
@@ -286,5 +287,5 @@ def _frozen(denoiser: Denoiser, spec: ModelSpec, say: Say) -> InitialState:
     if not settings.adapter_rank:
         return InitialState(spec, denoiser)
     n_adapted = adapted(denoiser, settings.adapter_rank, spec.settings.training.seed)
-    say(f"{n_adapted} linear maps of the blocks learn by adapters of rank {settings.adapter_rank}.")
+    _LOG.info(f"{n_adapted} linear maps of the blocks learn by adapters of rank {settings.adapter_rank}.")
     return InitialState(spec, denoiser, merged)
