@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbdiff.options import Device, Overwrite, Quiet, TargetSum, by_options, given, refuse
-from perturbdiff.screen import Screen
+from perturbdiff.cli.options import Device, Overwrite, Quiet, TargetSum, by_options, given, refuse
+from perturbdiff.cli.screen import Screen
 
 if TYPE_CHECKING:
     from perturbdiff.cells.order import Segments

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbdiff.options import (
+from perturbdiff.cli.options import (
     Device,
     GeneNames,
     Json,
@@ -23,7 +23,7 @@ from perturbdiff.options import (
     guidance_of,
     names,
 )
-from perturbdiff.screen import Screen
+from perturbdiff.cli.screen import Screen
 
 if TYPE_CHECKING:
     from perturbdiff.evaluation.pairs import Condition

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from perturbdiff.cli.options import Device, MaxSteps, OptionalSeed, Overwrite, Quiet
+from perturbdiff.cli.screen import Screen
 from perturbdiff.cli.training import finish, keep_recipe
-from perturbdiff.options import Device, MaxSteps, OptionalSeed, Overwrite, Quiet
-from perturbdiff.screen import Screen
 
 
 def pretrain(

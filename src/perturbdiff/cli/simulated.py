@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from perturbdiff.options import INTERRUPTED, Device, Quiet, Seed
-from perturbdiff.screen import Screen
+from perturbdiff.cli.options import INTERRUPTED, Device, Quiet, Seed
+from perturbdiff.cli.screen import Screen
 
 
 def demo(
@@ -17,7 +17,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Simulate, train, predict held-out conditions, evaluate: with no data and no network."""
-    from perturbdiff.demo import SETTINGS, run_demo
+    from perturbdiff.cli.demo import SETTINGS, run_demo
 
     screen = Screen(quiet=quiet)
     n_judged = 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from perturbdiff.options import (
+from perturbdiff.cli.options import (
     INTERRUPTED,
     RULE,
     Device,
@@ -23,7 +23,7 @@ from perturbdiff.options import (
     refuse,
     rule,
 )
-from perturbdiff.screen import Screen
+from perturbdiff.cli.screen import Screen
 
 if TYPE_CHECKING:
     from perturbdiff.model import PerturbDiff
