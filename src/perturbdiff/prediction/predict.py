@@ -9,9 +9,7 @@ chunks are batched.
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import batched, count, groupby
-from typing import Any
 
 import anndata
 import numpy as np
@@ -31,16 +29,13 @@ from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.population import Condition
 from perturbdiff.core.randomness import stream
 from perturbdiff.core.sampler import sample
-from perturbdiff.io import OWN_COLUMNS, PREDICTIONS, free_name
 from perturbdiff.labels.conditions import Conditions
-from perturbdiff.labels.members import beside, grammar_of, parts_of
+from perturbdiff.labels.members import grammar_of
+from perturbdiff.predicted import Predicted, as_file
 from perturbdiff.spelling import nearest
 
 NUMBERS_AT_ONCE = 8 * 256 * 2000
 """Expression values in one minibatch, which bounds the memory of a prediction."""
-
-UNSPECIFIED = "unspecified"
-"""The label of predicted cells whose condition leaves the perturbation open."""
 
 type Rows = npt.NDArray[np.int64]
 type Say = Callable[[str], None]
@@ -96,7 +91,7 @@ def predict(
         track: wraps the list of minibatches, to show progress.
 
     Returns:
-        The control cells and the predicted cells: log1p counts per 10^4, [cells, panel], see `_described`.
+        The control cells and the predicted cells: log1p counts per 10^4, [cells, panel], see `predicted`.
 
     Raises:
         ValueError: a condition has no control cells, or too few of the panel's genes are there.
@@ -129,13 +124,10 @@ def predict(
         say(note)
     chunks = _chunks(matched, settings.training.cells_per_population, populations, seed, n_cells)
     used = np.unique(np.concatenate([chunk.rows for chunk in chunks]))
-    control = (used, _panel(cells, genes, missing, used))
-    predicted = _run(checkpoint, known, settings, chunks, conditions, control, device=device, seed=seed, track=track)
+    expression = _panel(cells, genes, missing, used)
+    control = (used, expression)
+    values = _run(checkpoint, known, settings, chunks, conditions, control, device=device, seed=seed, track=track)
     facts = {
-        "format": PREDICTIONS,
-        "version": version("perturbdiff"),
-        "scale": "log1p",
-        "unit": "log1p counts per 10^4",
         "split_hash": str(checkpoint.split["hash"]),
         "checkpoint": json.dumps(dict(checkpoint.history)),
         "seed": seed,
@@ -145,7 +137,25 @@ def predict(
         "zero_shot": checkpoint.pretraining is not None,
         "grammar": grammar_of(checkpoint.recipe).model_dump_json(),
     }
-    return _described(checkpoint, cells, conditions, control, (chunks, predicted), facts)
+    sizes = [len(chunk.rows) for chunk in chunks]
+    made = Predicted(
+        values,
+        source=np.concatenate([chunk.rows for chunk in chunks]),
+        condition=np.repeat([chunk.condition for chunk in chunks], sizes),
+        repeat=np.repeat([chunk.repeat for chunk in chunks], sizes),
+        lap=np.repeat([chunk.lap for chunk in chunks], sizes),
+    )
+    recipe = checkpoint.recipe
+    return as_file(
+        made,
+        cells,
+        conditions,
+        expression,
+        genes=genes,
+        columns=recipe.columns,
+        control=recipe.control,
+        facts=facts,
+    )
 
 
 def _say_nulls(conditions: pd.DataFrame, known: Conditions, settings: Settings, say: Say) -> None:
@@ -284,60 +294,3 @@ def _sample(
     )
     cells = (cells.clamp(min=0) * scale).float().cpu()
     return [sp.csr_matrix(population.numpy()) for population in cells]
-
-
-def _described(
-    checkpoint: Checkpoint,
-    cells: Cells,
-    conditions: pd.DataFrame,
-    control: tuple[Rows, "sp.csr_matrix[np.float32]"],
-    predicted: tuple[list[Chunk], "sp.csr_matrix[np.float32]"],
-    facts: dict[str, Any],
-) -> anndata.AnnData:
-    """The control cells, then the predicted ones, under the column names of the checkpoint's recipe.
-
-    A predicted cell carries the labels of its condition and, where that leaves one open, those of its control cell
-    (but `UNSPECIFIED` for an open perturbation: it is no control cell);
-    `population` is -1 for control cells, else which of the K draws; `control_cell` names the cell it was made from.
-    Where the data have a column of that name, ours has another one, see `own_columns` in ``uns["perturbdiff"]``.
-    """
-    (used, expression), (chunks, values) = control, predicted
-    source = np.concatenate([chunk.rows for chunk in chunks])
-    sizes = [len(chunk.rows) for chunk in chunks]
-    condition = np.repeat([chunk.condition for chunk in chunks], sizes)
-    repeat = np.repeat([chunk.repeat for chunk in chunks], sizes)
-    columns = checkpoint.recipe.columns
-    obs: dict[str, Any] = {}
-    for name in COVARIATES:
-        column = getattr(columns, name)
-        if column is None:
-            continue
-        own = cells.labels[name].astype(object).to_numpy()
-        given = conditions[name].to_numpy(dtype=object)[condition]
-        if name == "perturbation":
-            own = np.full(cells.n_cells, checkpoint.recipe.control, dtype=object)
-            given = np.where(given == "", UNSPECIFIED, given)
-            obs |= beside([*own[used], *given], columns)
-            own, given = own, np.array([parts_of(label, columns)["perturbation"] for label in given], dtype=object)
-        obs[column] = pd.Categorical(np.concatenate([own[used], np.where(given == "", own[source], given)]))
-    names = cells.names.to_numpy(dtype=object)
-    ours = {name: free_name(name, obs) for name in OWN_COLUMNS}
-    obs[ours["population"]] = np.concatenate([np.full(len(used), -1), repeat])
-    obs[ours["control_cell"]] = np.concatenate([names[used], names[source]])
-    laps = np.repeat([f"-{chunk.lap}" if chunk.lap else "" for chunk in chunks], sizes)
-    made = zip(source, condition, repeat, laps, strict=True)
-    labels = [f"{names[row]}-predicted-{c}-{r}{again}" for row, c, r, again in made]
-    return anndata.AnnData(
-        X=sp.vstack([expression, values], format="csr"),
-        obs=pd.DataFrame(obs, index=pd.Index([*names[used], *labels], dtype=str)),
-        var=pd.DataFrame(index=pd.Index(checkpoint.genes, dtype=str)),
-        uns={
-            "perturbdiff": {
-                **facts,
-                "columns": columns.of_predictions(),
-                "own_columns": ours,
-                **({} if checkpoint.recipe.control is None else {"control": checkpoint.recipe.control}),
-                "conditions": conditions.to_json(orient="records"),
-            }
-        },
-    )
