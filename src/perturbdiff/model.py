@@ -5,7 +5,6 @@ model.train(hold_out=[{"part": "test", "perturbation": ["IFN-beta"], "cell_type"
 predicted = model.predict(adata[controls], perturbation="IFN-beta", cell_type="B cells", populations=8)
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -26,10 +25,7 @@ from perturbdiff.training.processes import one_at_a_time
 
 if TYPE_CHECKING:
     from perturbdiff.checkpoint import Checkpoint
-    from perturbdiff.prediction.predict import Say
     from perturbdiff.training.fitting import Outcome
-
-_LOG = logging.getLogger(__name__)
 
 
 class PerturbDiff(TrainedModel):
@@ -206,7 +202,6 @@ class PerturbDiff(TrainedModel):
         overwrite: bool = False,
         device: str = "auto",
         show_progress: bool = True,
-        say: "Say" = _LOG.info,
     ) -> Self:
         """Train, keeping the weights with the best validation energy; Ctrl-C ends it early and keeps the model.
 
@@ -219,7 +214,6 @@ class PerturbDiff(TrainedModel):
             overwrite: whether to begin anew where `run` holds a run.
             device: "auto", "cpu", "cuda".
             show_progress: whether to draw a bar.
-            say: receives sentences.
 
         Raises:
             ValueError: a rule or a setting does not fit, `run` holds another run, or the pretrained model has seen
@@ -257,7 +251,6 @@ class PerturbDiff(TrainedModel):
             device=device,
             features=self._features,
             pretrained=start,
-            say=say,
             show_progress=show_progress,
         )
         self.recipe, self.checkpoint = recipe, self.outcome.checkpoint

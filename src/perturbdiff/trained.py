@@ -15,7 +15,7 @@ from perturbdiff.recipes.dataset import Recipe
 
 if TYPE_CHECKING:
     from perturbdiff.checkpoint import Checkpoint
-    from perturbdiff.prediction.predict import Say, Track
+    from perturbdiff.prediction.predict import Track
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,7 +82,6 @@ class TrainedModel:
         expression: Mapping[str, Any] | None = None,
         min_overlap: float = 0.9,
         n_cells: int | None = None,
-        say: "Say" = _LOG.info,
     ) -> anndata.AnnData:
         """Predict one cell for each control cell of each condition.
 
@@ -108,7 +107,6 @@ class TrainedModel:
                 say, as in the table [expression] of a recipe.
             min_overlap: least share of the panel's genes that `controls` must have; missing ones count as 0.
             n_cells: predicted cells of each condition and draw; one for each of its control cells when absent.
-            say: receives sentences.
 
         Returns:
             Control and predicted cells: log1p counts per 10^4 in X; `population` is -1 for control cells.
@@ -123,7 +121,7 @@ class TrainedModel:
         if conditions is not None and any(label is not None for label in one.values()):
             raise ValueError("conditions come from a table or from the labels; give one of them.")
         model = self.with_features(features) if features else self
-        table = asked_conditions(model.trained, one, table=conditions, say=say)
+        table = asked_conditions(model.trained, one, table=conditions)
         if (controls is None) == (cells is None) or (cells is not None and conditions is not None):
             raise ValueError(
                 "cells are predicted from control cells, or so many (cells) of one cell type by a pretrained model; "
@@ -146,7 +144,6 @@ class TrainedModel:
             sampling=sampling,
             min_overlap=min_overlap,
             n_cells=n_cells,
-            say=say,
         )
         return without_controls(made) if controls is None else made
 
@@ -191,7 +188,6 @@ class TrainedModel:
         sampling: Mapping[str, Any] | None = None,
         min_overlap: float = 0.9,
         n_cells: int | None = None,
-        say: "Say" = _LOG.info,
         track: "Track" = iter,
     ) -> anndata.AnnData:
         """As `predict`, from cells that are read already; `track` wraps the list of minibatches, to show progress."""
@@ -209,7 +205,6 @@ class TrainedModel:
             settings=with_sampling(checkpoint.settings, sampling),
             min_overlap=min_overlap,
             n_cells=n_cells,
-            say=say,
             track=track,
         )
 
@@ -223,7 +218,6 @@ class TrainedModel:
         cell_type: str | None = None,
         assay_batch: str | None = None,
         modality: str | None = None,
-        say: "Say" = _LOG.warning,
         **options: Any,  # noqa: ANN401 - those of `predict`
     ) -> pd.DataFrame:
         """The predicted response over doses, trained or not; see `prediction.dose_response` for the columns.
@@ -236,7 +230,6 @@ class TrainedModel:
             cell_type: of the condition.
             assay_batch: of the condition.
             modality: of the perturbation.
-            say: receives the sentence on doses at which the response falls.
             options: of `predict`.
 
         Raises:
@@ -250,7 +243,7 @@ class TrainedModel:
         table = dose_table(predicted, doses, unit or str(self.trained.recipe.columns.dose_unit))
         falling = falls_sentence(table, perturbation)
         if falling is not None:
-            say(falling)
+            _LOG.warning(falling)
         return table
 
     def with_features(self, features: Mapping[str, Features]) -> Self:

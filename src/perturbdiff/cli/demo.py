@@ -6,6 +6,7 @@ can only come near it. In both, two perturbations are held out in the last cell 
 it for validation.
 """
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,8 +18,9 @@ from perturbdiff.cli.screen import Screen
 
 if TYPE_CHECKING:
     from perturbdiff.comparison import Comparison
-    from perturbdiff.prediction.predict import Say
     from perturbdiff.recipes.dataset import Recipe
+
+_LOG = logging.getLogger(__name__)
 
 Setting = Literal["interaction", "additive"]
 
@@ -38,7 +40,7 @@ def demo(
     """Simulate, train, predict held-out conditions, evaluate: with no data and no network."""
     screen = Screen(quiet=quiet)
     n_judged = 0
-    for setting, comparison in run_demo(out, seed=seed, device=device, say=screen.say, show_progress=not quiet):
+    for setting, comparison in run_demo(out, seed=seed, device=device, show_progress=not quiet):
         n_judged += 1
         screen.out.print(f"{setting}:", markup=False)
         screen.table(comparison.summary().T.reset_index(), as_json=False)
@@ -54,7 +56,6 @@ def run_demo(
     *,
     seed: int = 0,
     device: str = "auto",
-    say: "Say",
     show_progress: bool = True,
     training: dict[str, Any] | None = None,
 ) -> "Iterator[tuple[Setting, Comparison]]":
@@ -64,7 +65,6 @@ def run_demo(
         out: folder; each setting gets one of its own in it.
         seed: of the simulation, the training and the prediction.
         device: "auto", "cpu", "cuda".
-        say: receives sentences for the user.
         show_progress: whether to draw progress bars.
         training: settings in place of `TRAINING`.
     """
@@ -77,14 +77,14 @@ def run_demo(
     for setting in SETTINGS:
         folder = out / setting
         folder.mkdir(parents=True, exist_ok=True)
-        say(f"{setting}: simulating.")
+        _LOG.info(f"{setting}: simulating.")
         observed = folder / "observed.h5ad"
         write_h5ad(simulate(setting, seed=seed), observed)
         recipe = demo_recipe(observed.name, {"seed": seed, **(training or TRAINING)})
         write_recipe(recipe, folder / "recipe.toml")
-        comparison = _train_and_judge(folder, observed, seed=seed, device=device, say=say, progress=show_progress)
+        comparison = _train_and_judge(folder, observed, seed=seed, device=device, progress=show_progress)
         if comparison is None:
-            say("interrupted: the same call resumes.")
+            _LOG.info("interrupted: the same call resumes.")
             return
         yield setting, comparison
 
@@ -113,9 +113,7 @@ def demo_recipe(file: str, training: dict[str, Any]) -> "Recipe":
     )
 
 
-def _train_and_judge(
-    folder: Path, observed: Path, *, seed: int, device: str, say: "Say", progress: bool
-) -> "Comparison | None":
+def _train_and_judge(folder: Path, observed: Path, *, seed: int, device: str, progress: bool) -> "Comparison | None":
     """The comparison of one setting; None where its training was interrupted."""
     from perturbdiff.cells.anndata import read_cells
     from perturbdiff.io import write_h5ad
@@ -129,13 +127,13 @@ def _train_and_judge(
     recipe = read_recipe(folder / "recipe.toml")
     cells = read_cells(recipe, folder)
     model = PerturbDiff(recipe, source=cells, folder=folder)
-    model.train(run=folder / "run", device=device, show_progress=progress, say=say)
+    model.train(run=folder / "run", device=device, show_progress=progress)
     if model.outcome is None or model.outcome.interrupted:
         return None
     held_out = held_out_conditions(model.trained)
-    predicted = model.predict_cells(cells, conditions=held_out, seed=seed, device=device, say=say)
+    predicted = model.predict_cells(cells, conditions=held_out, seed=seed, device=device)
     write_h5ad(predicted, folder / "predicted.h5ad")
-    say("evaluating.")
+    _LOG.info("evaluating.")
     comparison = compare_files(
         {"perturbdiff": folder / "predicted.h5ad"}, observed, source=Origin.of_run(folder / "run"), seed=seed
     )

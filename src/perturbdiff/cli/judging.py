@@ -108,7 +108,7 @@ def predict(
     with_sampling(model.trained.settings, sampling)
     one = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
     one |= {"dose": dose, "dose_unit": dose_unit, "modality": modality}
-    table = asked_conditions(model.trained, one, table=conditions, part=part, say=screen.say)
+    table = asked_conditions(model.trained, one, table=conditions, part=part)
     columns = {"perturbation": perturbation_column, "cell_type": cell_type_column, "assay_batch": assay_batch_column}
     with by_options():
         start = model.control_cells(
@@ -129,7 +129,6 @@ def predict(
             sampling=sampling,
             min_overlap=min_overlap,
             n_cells=cells_per_condition,
-            say=screen.say,
             track=screen.track,
         )
     write_h5ad(without_controls(adata) if controls is None else adata, out)

@@ -38,7 +38,6 @@ def pretrain(
         overwrite=overwrite,
         device=device,
         show_progress=not screen.quiet,
-        say=screen.say,
     )
     finish(model, out, screen)
 

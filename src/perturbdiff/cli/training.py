@@ -112,7 +112,7 @@ def trained(recipe: "Recipe", folder: Path, out: Path, screen: Screen, **trainin
     with run_lock(out, first=first):
         check_writable(out / "model.json", overwrite=True)
         model = PerturbDiff.from_recipe(recipe, folder=folder)
-        model.train(run=out, show_progress=not screen.quiet, say=screen.say, **training)
+        model.train(run=out, show_progress=not screen.quiet, **training)
         if first:
             keep_recipe(model.recipe, folder, out)
     return model
