@@ -16,7 +16,7 @@ from perturbdiff.baselines.mean import MeanShift, mean_shift
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.comparison import Depth
 from perturbdiff.evaluation.tables import over_batches
-from perturbdiff.prediction.predict import UNSPECIFIED
+from perturbdiff.predicted import UNSPECIFIED
 from perturbdiff.recipes.dataset import Expression
 
 GROUP = ["perturbation", "cell_type", "assay_batch"]

@@ -35,7 +35,8 @@ from common import (
     trained_shifts,
 )
 from perturbdiff import Cells, PerturbDiff, read_recipe
-from perturbdiff.core.ridge import PENALTIES, Ridge
+from perturbdiff.core.choices import PENALTIES
+from perturbdiff.core.ridge import Ridge
 from perturbdiff.features.files import read_features
 from perturbdiff.recipes.selection import Match
 

@@ -18,18 +18,6 @@ import pandas as pd
 if TYPE_CHECKING:
     import anndata
 
-PREDICTIONS = 1
-"""The format of files of predicted cells: raised with every change that a reader must know of."""
-
-
-OWN_COLUMNS = ("population", "control_cell")
-"""The columns of a predicted file that are ours."""
-
-
-def drawn(adata: "anndata.AnnData") -> Any:  # noqa: ANN401 - a column of anndata's table
-    """Which of the draws each cell of a predicted file is of; -1 for control cells."""
-    return adata.obs[str(adata.uns["perturbdiff"]["own_columns"]["population"])]
-
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from perturbdiff.options import GeneNames, Layer, Overwrite, Quiet, TargetSum, TotalCounts, by_options
-from perturbdiff.screen import Screen
+from perturbdiff.cli.options import GeneNames, Layer, Overwrite, Quiet, TargetSum, TotalCounts, by_options
+from perturbdiff.cli.screen import Screen
 
 
 def baseline(

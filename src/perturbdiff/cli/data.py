@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perturbdiff.options import Json, OptionalSeed, Overwrite, Quiet
-from perturbdiff.screen import Screen
+from perturbdiff.cli.options import Json, OptionalSeed, Overwrite, Quiet
+from perturbdiff.cli.screen import Screen
 
 if TYPE_CHECKING:
     from perturbdiff.split.rules import Split

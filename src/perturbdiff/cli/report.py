@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from perturbdiff.options import Overwrite, Quiet
-from perturbdiff.screen import Screen
+from perturbdiff.cli.options import Overwrite, Quiet
+from perturbdiff.cli.screen import Screen
 
 
 def report(

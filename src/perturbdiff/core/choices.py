@@ -1,5 +1,6 @@
-"""Names that the science goes by and settings choose from; no torch, so that settings are read without it."""
+"""What the science goes by and chooses from; no torch, so that settings and baselines are read without it."""
 
+import math
 from typing import Literal
 
 COVARIATES = ("perturbation", "cell_type", "assay_batch")
@@ -28,3 +29,6 @@ Variance = Literal["small", "large"]
 
 Pairing = Literal["assay_batch", "cell_type", "nearest", "optimal_transport"]
 """Which control cells stand beside which perturbed cells, see `populations.pairing`."""
+
+PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, math.inf)
+"""Those of a ridge regression, in units of the mean eigenvalue, see `core.ridge`."""

@@ -114,6 +114,36 @@ def check_columns(columns: Sequence[Any], source: str) -> None:
         raise ValueError(f"{source} has no column 'perturbation'; add it.")
 
 
+def asked_conditions(
+    checkpoint: Checkpoint,
+    one: Mapping[str, Any],
+    *,
+    table: pd.DataFrame | Path | None = None,
+    part: str | None = None,
+) -> pd.DataFrame:
+    """What a model is asked: the conditions of a table, of its file or of a part of the split, or else one.
+
+    Args:
+        checkpoint: the model.
+        one: the condition where nothing else is given; its labels, and what stands beside a perturbation.
+        table: of conditions; a number of cells may stand beside them, as in the groups of a split.
+        part: of the split that the model was trained with.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: as `read_rows`, `conditions_of` and `held_out_conditions`.
+    """
+    if part is not None:
+        return held_out_conditions(checkpoint, part)
+    if isinstance(table, Path):
+        return read_conditions(table, checkpoint.conditions, checkpoint.recipe.columns)
+    rows: Sequence[Mapping[Any, Any]] = [one]
+    if table is not None:
+        check_columns([column for column in table.columns if column != "cells"], "the table of conditions")
+        rows = table.to_dict("records")
+    return conditions_of(rows, checkpoint.conditions, checkpoint.recipe.columns)
+
+
 def read_conditions(
     path: Path,
     known: Conditions,
@@ -129,7 +159,7 @@ def read_conditions(
 
 
 def read_rows(path: Path) -> list[dict[Any, Any]]:
-    """The rows of a CSV file of conditions; a row without any label is skipped, which `say` is told.
+    """The rows of a CSV file of conditions; a row without any label is skipped, which is logged.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -10,9 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import batched, count, groupby
-from typing import Any
 
 import anndata
 import numpy as np
@@ -30,9 +28,9 @@ from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.population import Condition
 from perturbdiff.core.randomness import stream
-from perturbdiff.io import OWN_COLUMNS, PREDICTIONS, free_name
 from perturbdiff.labels.conditions import Conditions
-from perturbdiff.labels.members import beside, grammar_of, parts_of
+from perturbdiff.labels.members import grammar_of
+from perturbdiff.predicted import Predicted, as_file
 from perturbdiff.recipes.settings import Settings
 from perturbdiff.spelling import nearest
 
@@ -40,9 +38,6 @@ _LOG = logging.getLogger(__name__)
 
 NUMBERS_AT_ONCE = 8 * 256 * 2000
 """Expression values in one minibatch, which bounds the memory of a prediction."""
-
-UNSPECIFIED = "unspecified"
-"""The label of predicted cells whose condition leaves the perturbation open."""
 
 type Rows = npt.NDArray[np.int64]
 type Track = Callable[[Sequence[list["Chunk"]]], Iterator[list["Chunk"]]]
@@ -95,7 +90,7 @@ def predict(
         track: wraps the list of minibatches, to show progress.
 
     Returns:
-        The control cells and the predicted cells: log1p counts per 10^4, [cells, panel], see `_described`.
+        The control cells and the predicted cells: log1p counts per 10^4, [cells, panel], see `predicted`.
 
     Raises:
         ValueError: a condition has no control cells, or too few of the panel's genes are there.
@@ -128,13 +123,10 @@ def predict(
         _LOG.info(note)
     chunks = _chunks(matched, settings.training.cells_per_population, populations, seed, n_cells)
     used = np.unique(np.concatenate([chunk.rows for chunk in chunks]))
-    control = (used, _panel(cells, genes, missing, used))
-    predicted = _run(checkpoint, known, settings, chunks, conditions, control, device=device, seed=seed, track=track)
+    expression = _panel(cells, genes, missing, used)
+    control = (used, expression)
+    values = _run(checkpoint, known, settings, chunks, conditions, control, device=device, seed=seed, track=track)
     facts = {
-        "format": PREDICTIONS,
-        "version": version("perturbdiff"),
-        "scale": "log1p",
-        "unit": "log1p counts per 10^4",
         "split_hash": str(checkpoint.split["hash"]),
         "checkpoint": json.dumps(dict(checkpoint.history)),
         "seed": seed,
@@ -144,7 +136,25 @@ def predict(
         "zero_shot": checkpoint.pretraining is not None,
         "grammar": grammar_of(checkpoint.recipe).model_dump_json(),
     }
-    return _described(checkpoint, cells, conditions, control, (chunks, predicted), facts)
+    sizes = [len(chunk.rows) for chunk in chunks]
+    made = Predicted(
+        values,
+        source=np.concatenate([chunk.rows for chunk in chunks]),
+        condition=np.repeat([chunk.condition for chunk in chunks], sizes),
+        repeat=np.repeat([chunk.repeat for chunk in chunks], sizes),
+        lap=np.repeat([chunk.lap for chunk in chunks], sizes),
+    )
+    recipe = checkpoint.recipe
+    return as_file(
+        made,
+        cells,
+        conditions,
+        expression,
+        genes=genes,
+        columns=recipe.columns,
+        control=recipe.control,
+        facts=facts,
+    )
 
 
 def _say_nulls(conditions: pd.DataFrame, known: Conditions, settings: Settings) -> None:
@@ -281,60 +291,3 @@ def _sample(
     )
     cells = (cells.clamp(min=0) * scale).float().cpu()
     return [sp.csr_matrix(population.numpy()) for population in cells]
-
-
-def _described(
-    checkpoint: Checkpoint,
-    cells: Cells,
-    conditions: pd.DataFrame,
-    control: tuple[Rows, "sp.csr_matrix[np.float32]"],
-    predicted: tuple[list[Chunk], "sp.csr_matrix[np.float32]"],
-    facts: dict[str, Any],
-) -> anndata.AnnData:
-    """The control cells, then the predicted ones, under the column names of the checkpoint's recipe.
-
-    A predicted cell carries the labels of its condition and, where that leaves one open, those of its control cell
-    (but `UNSPECIFIED` for an open perturbation: it is no control cell);
-    `population` is -1 for control cells, else which of the K draws; `control_cell` names the cell it was made from.
-    Where the data have a column of that name, ours has another one, see `own_columns` in ``uns["perturbdiff"]``.
-    """
-    (used, expression), (chunks, values) = control, predicted
-    source = np.concatenate([chunk.rows for chunk in chunks])
-    sizes = [len(chunk.rows) for chunk in chunks]
-    condition = np.repeat([chunk.condition for chunk in chunks], sizes)
-    repeat = np.repeat([chunk.repeat for chunk in chunks], sizes)
-    columns = checkpoint.recipe.columns
-    obs: dict[str, Any] = {}
-    for name in COVARIATES:
-        column = getattr(columns, name)
-        if column is None:
-            continue
-        own = cells.labels[name].astype(object).to_numpy()
-        given = conditions[name].to_numpy(dtype=object)[condition]
-        if name == "perturbation":
-            own = np.full(cells.n_cells, checkpoint.recipe.control, dtype=object)
-            given = np.where(given == "", UNSPECIFIED, given)
-            obs |= beside([*own[used], *given], columns)
-            own, given = own, np.array([parts_of(label, columns)["perturbation"] for label in given], dtype=object)
-        obs[column] = pd.Categorical(np.concatenate([own[used], np.where(given == "", own[source], given)]))
-    names = cells.names.to_numpy(dtype=object)
-    ours = {name: free_name(name, obs) for name in OWN_COLUMNS}
-    obs[ours["population"]] = np.concatenate([np.full(len(used), -1), repeat])
-    obs[ours["control_cell"]] = np.concatenate([names[used], names[source]])
-    laps = np.repeat([f"-{chunk.lap}" if chunk.lap else "" for chunk in chunks], sizes)
-    made = zip(source, condition, repeat, laps, strict=True)
-    labels = [f"{names[row]}-predicted-{c}-{r}{again}" for row, c, r, again in made]
-    return anndata.AnnData(
-        X=sp.vstack([expression, values], format="csr"),
-        obs=pd.DataFrame(obs, index=pd.Index([*names[used], *labels], dtype=str)),
-        var=pd.DataFrame(index=pd.Index(checkpoint.genes, dtype=str)),
-        uns={
-            "perturbdiff": {
-                **facts,
-                "columns": columns.of_predictions(),
-                "own_columns": ours,
-                **({} if checkpoint.recipe.control is None else {"control": checkpoint.recipe.control}),
-                "conditions": conditions.to_json(orient="records"),
-            }
-        },
-    )

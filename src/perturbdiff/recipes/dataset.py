@@ -55,10 +55,6 @@ class Columns(Table):
             raise ValueError("dose and modality are of a perturbation; add perturbation, or leave them out")
         return self
 
-    def of_predictions(self) -> dict[str, str]:
-        """What a file of predicted cells declares: those that there are, without counts, which it has none of."""
-        return {name: column for name, column in self.model_dump(exclude={"total_counts"}).items() if column}
-
 
 class Grammar(Table):
     """What a label of perturbation is made of; a label that nothing is said of is one agent, whatever its text.

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
@@ -272,8 +273,8 @@ def test_evaluate_takes_a_recipe_or_columns_in_place_of_a_run(cli, screen, predi
 
 def test_the_demo_runs_both_settings_from_nothing(cli, tmp_path, monkeypatch, tiny):
     small = functools.partial(perturbdiff.simulate, n_genes=60, cells_per_group=8, control_cells_per_group=10)
-    monkeypatch.setattr("perturbdiff.demo.simulate", small)
-    monkeypatch.setattr("perturbdiff.demo.TRAINING", tiny()["training"])
+    monkeypatch.setattr("perturbdiff.simulation.screen.simulate", small)
+    monkeypatch.setattr(import_module("perturbdiff.cli.demo"), "TRAINING", tiny()["training"])
     ended = cli("demo", "--out", tmp_path / "demo", "--device", "cpu", "--quiet")
     assert ended.status == 0, ended.err
     for setting in ("interaction", "additive"):
@@ -286,8 +287,8 @@ def test_the_demo_runs_both_settings_from_nothing(cli, tmp_path, monkeypatch, ti
 
 def test_an_interrupted_demo_stops_exits_130_and_resumes(cli, tmp_path, monkeypatch, tiny, signal_at):
     small = functools.partial(perturbdiff.simulate, n_genes=60, cells_per_group=8, control_cells_per_group=10)
-    monkeypatch.setattr("perturbdiff.demo.simulate", small)
-    monkeypatch.setattr("perturbdiff.demo.TRAINING", tiny()["training"])
+    monkeypatch.setattr("perturbdiff.simulation.screen.simulate", small)
+    monkeypatch.setattr(import_module("perturbdiff.cli.demo"), "TRAINING", tiny()["training"])
     signal_at(1, signal.SIGINT)
     ended = cli("demo", "--out", tmp_path / "demo", "--device", "cpu")
     assert ended.status == 130

@@ -8,8 +8,8 @@ import scipy.sparse as sp
 
 from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.checkpoint import load_checkpoint
+from perturbdiff.cli.options import REMEDIES
 from perturbdiff.io import write_h5ad
-from perturbdiff.options import REMEDIES
 from perturbdiff.recipes.dataset import read_recipe
 
 ONE = ["--perturbation", "stimulus_1", "--cell-type", "type_3", "--quiet", "--device", "cpu"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from anndata import AnnData, read_h5ad
 
+from perturbdiff.cli.options import guidance_of
 from perturbdiff.model import PerturbDiff
-from perturbdiff.options import guidance_of
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The main job on simulated data: simulate, train, predict held-out conditions, evaluate, draw.
+"""The command demo, the main job on simulated data: simulate, train, predict held-out conditions, evaluate, draw.
 
 Two settings of `simulation.screen` are run. In "interaction" the response depends on what the control cells of a type
 show, so carrying the mean shift of other types over is not enough; in "additive" that is exactly right, and the model
@@ -9,19 +9,16 @@ it for validation.
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from perturbdiff.cells.anndata import read_cells
-from perturbdiff.comparison import Comparison
-from perturbdiff.io import write_h5ad
-from perturbdiff.judgement import compare_files
-from perturbdiff.model import PerturbDiff
-from perturbdiff.origin import Origin
-from perturbdiff.prediction.conditions import held_out_conditions
-from perturbdiff.prediction.inputs import torch_device
-from perturbdiff.recipes.dataset import Recipe, read_recipe, recipe_from_mapping, write_recipe
-from perturbdiff.report.figure import figure, save_figure
-from perturbdiff.simulation.screen import simulate
+import typer
+
+from perturbdiff.cli.options import INTERRUPTED, Device, Quiet, Seed
+from perturbdiff.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from perturbdiff.comparison import Comparison
+    from perturbdiff.recipes.dataset import Recipe
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,6 +30,27 @@ TRAINING: dict[str, Any] = {"max_steps": 1000, "validate_every": 50}
 """What the demo changes in the settings of the preset "tiny"."""
 
 
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
+    *,
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Simulate, train, predict held-out conditions, evaluate: with no data and no network."""
+    screen = Screen(quiet=quiet)
+    n_judged = 0
+    for setting, comparison in run_demo(out, seed=seed, device=device, show_progress=not quiet):
+        n_judged += 1
+        screen.out.print(f"{setting}:", markup=False)
+        screen.table(comparison.summary().T.reset_index(), as_json=False)
+        for note in comparison.notes:
+            screen.say(note)
+    if n_judged < len(SETTINGS):
+        raise typer.Exit(INTERRUPTED)
+    screen.say(f"{str(out)!r} holds the data, the models, the predictions, the tables and the figures.")
+
+
 def run_demo(
     out: Path,
     *,
@@ -40,7 +58,7 @@ def run_demo(
     device: str = "auto",
     show_progress: bool = True,
     training: dict[str, Any] | None = None,
-) -> Iterator[tuple[Setting, Comparison]]:
+) -> "Iterator[tuple[Setting, Comparison]]":
     """Run both settings into `out`, one comparison each; an interrupted demo resumes with the same call.
 
     Args:
@@ -50,6 +68,11 @@ def run_demo(
         show_progress: whether to draw progress bars.
         training: settings in place of `TRAINING`.
     """
+    from perturbdiff.io import write_h5ad
+    from perturbdiff.prediction.inputs import torch_device
+    from perturbdiff.recipes.dataset import write_recipe
+    from perturbdiff.simulation.screen import simulate
+
     torch_device(device)
     for setting in SETTINGS:
         folder = out / setting
@@ -66,8 +89,10 @@ def run_demo(
         yield setting, comparison
 
 
-def demo_recipe(file: str, training: dict[str, Any]) -> Recipe:
+def demo_recipe(file: str, training: dict[str, Any]) -> "Recipe":
     """What is held out: stimulus_1 and stimulus_2, in the last type for the test, in the one before for validation."""
+    from perturbdiff.recipes.dataset import recipe_from_mapping
+
     last = ["type_6"]
     return recipe_from_mapping(
         {
@@ -88,8 +113,17 @@ def demo_recipe(file: str, training: dict[str, Any]) -> Recipe:
     )
 
 
-def _train_and_judge(folder: Path, observed: Path, *, seed: int, device: str, progress: bool) -> Comparison | None:
+def _train_and_judge(folder: Path, observed: Path, *, seed: int, device: str, progress: bool) -> "Comparison | None":
     """The comparison of one setting; None where its training was interrupted."""
+    from perturbdiff.cells.anndata import read_cells
+    from perturbdiff.io import write_h5ad
+    from perturbdiff.judgement import compare_files
+    from perturbdiff.model import PerturbDiff
+    from perturbdiff.origin import Origin
+    from perturbdiff.prediction.conditions import held_out_conditions
+    from perturbdiff.recipes.dataset import read_recipe
+    from perturbdiff.report.figure import figure, save_figure
+
     recipe = read_recipe(folder / "recipe.toml")
     cells = read_cells(recipe, folder)
     model = PerturbDiff(recipe, source=cells, folder=folder)

@@ -1,12 +1,15 @@
 """Options that several commands share, and how their texts are read."""
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from perturbdiff.recipes.dataset import Recipe
 
 RULE = """'{part="test", perturbation=["IFN-beta"], cell_type=["B cells"]}'"""
 """A hold-out rule, as an example."""
@@ -48,13 +51,26 @@ REMEDIES = {
 }
 """What an error calls the keys of a recipe, and the options that stand for them in a command without one."""
 
+REMEDIES_OF = {
+    "train": {
+        "name features in [encoders.perturbation]": "give --features",
+        "(exclude)": "(--exclude)",
+        "exclude them in a recipe by the label": "leave them out by --exclude with the label",
+    },
+    "evaluate": {
+        "--layer": "--layer (of a predicted file --predicted-layer)",
+        "or clip predicted ones": "or judge those of predicted files as 0 by --clip",
+    },
+}
+"""Those of one command besides."""
+
 
 @contextmanager
-def by_options(more: Mapping[str, str] | None = None, *, instead: bool = True) -> Iterator[None]:
+def by_options(command: str = "", *, instead: bool = True) -> Iterator[None]:
     """Name options in place of a recipe's keys in errors, so that every remedy is open in the command.
 
     Args:
-        more: further keys, and the options for them.
+        command: whose remedies there are besides.
         instead: false where there is a recipe, whose keys are the remedies.
     """
     try:
@@ -63,7 +79,7 @@ def by_options(more: Mapping[str, str] | None = None, *, instead: bool = True) -
         if not instead:
             raise
         text = str(error)
-        for key, option in (REMEDIES | dict(more or {})).items():
+        for key, option in (REMEDIES | REMEDIES_OF.get(command, {})).items():
             text = text.replace(key, option)
         raise ValueError(text) from error
 
@@ -101,11 +117,24 @@ def given(mapping: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in nested.items() if value not in (None, [], {})}
 
 
-def refuse(described: dict[str, Any], data: Path) -> None:
-    """Refuse options that a recipe has the say of."""
+def recipe_of(data: Path, described: dict[str, Any]) -> "tuple[Recipe, Path]":
+    """The recipe of a command's data, and the folder of its files: a file of cells with options, a recipe or a store.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: an option is given of what a recipe has the say of; or as `recipes.dataset`.
+    """
+    from perturbdiff.recipes.dataset import recipe_from_mapping
+    from perturbdiff.recipes.files import CELLS
+    from perturbdiff.store.open import recipe_at
+
+    if data.suffix in CELLS:
+        mapping = {"name": data.stem, "files": [str(data.resolve())], **described}
+        return recipe_from_mapping(mapping, "the options"), data.resolve().parent
     if described:
         named = ", ".join(described)
         raise ValueError(f"{named} were given, but the recipe {str(data)!r} says that; change the recipe instead.")
+    return recipe_at(data)
 
 
 def names(paths: list[Path]) -> dict[str, Path]:
