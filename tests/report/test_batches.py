@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.report.figure import figure
+from perturbdiff.figures.dot_plot import figure
+from perturbdiff.report.ranking import AHEAD, LEVEL, UNKNOWN, Comparer, Differences
 from perturbdiff.report.reading import read_evaluation
-from perturbdiff.report.standing import AHEAD, LEVEL, UNKNOWN, Comparer, Differences
 from perturbdiff.report.writing import write_report
 
 BATCHES = ("donor 1", "donor 2", "donor 3")

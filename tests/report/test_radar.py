@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.report.radar import CENTRE, RIM, radar
+from perturbdiff.figures.radar import CENTRE, RIM, radar
 from perturbdiff.report.reading import read_evaluation
 
 METRICS = ("R2", "PDCorr", "MAE", "MSE", "PDS_L1")

@@ -10,16 +10,18 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from perturbdiff.figures.curve import curves
+from perturbdiff.figures.density import densities
+from perturbdiff.figures.projection import projection, umap
+from perturbdiff.figures.radar import radar
+from perturbdiff.figures.scatter import scatter
+from perturbdiff.figures.strip_plot import strips
+from perturbdiff.figures.volcano import volcano_keys
 from perturbdiff.report.conditions import place_of, shown_conditions
-from perturbdiff.report.curve import curves
-from perturbdiff.report.density import densities
-from perturbdiff.report.gains import gain_tables
-from perturbdiff.report.projection import projection, umap
-from perturbdiff.report.radar import radar
+from perturbdiff.report.paired_differences import gain_tables
+from perturbdiff.report.ranking import Comparer, strongest
 from perturbdiff.report.reading import LEAST, SUITES, UNITS, Evaluation, Metric
-from perturbdiff.report.scatter import scatter
-from perturbdiff.report.standing import Comparer, strongest
-from perturbdiff.report.strips import strips
+from perturbdiff.report.summary import Verdict, verdict
 from perturbdiff.report.tables import (
     Table,
     context_tables,
@@ -30,8 +32,6 @@ from perturbdiff.report.tables import (
     suite_table,
     win_table,
 )
-from perturbdiff.report.verdict import Verdict, verdict
-from perturbdiff.report.volcano import volcano_keys
 from perturbdiff.spelling import nearest
 
 MOST_SENTENCES = 60

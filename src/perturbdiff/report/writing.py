@@ -10,8 +10,8 @@ import pandas as pd
 
 from perturbdiff.io import check_writable, whole_file
 from perturbdiff.report.page import Report, check_condition, page, report_of
+from perturbdiff.report.ranking import Standing, directed
 from perturbdiff.report.reading import Evaluation, Metric, read_evaluation
-from perturbdiff.report.standing import Standing, directed
 
 _SUFFIXES = {".html", ".htm"}
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from perturbdiff.report.drawing import Drawing, Drawn, line_key
+from perturbdiff.figures.drawing import Drawing, Drawn, line_key
+from perturbdiff.figures.looks import COLOURS, FILES, Look
+from perturbdiff.figures.svg import Panel
 from perturbdiff.report.genes import EVIDENCE, OBSERVED, SIGNIFICANT, THRESHOLD, Genes, Values
-from perturbdiff.report.looks import COLOURS, FILES, Look
 from perturbdiff.report.reading import Evaluation
-from perturbdiff.report.svg import Panel
 
 _GRID = 256
 _TRUE, _OTHER = Look("blue", dash="-"), Look("vermillion", dash="--")

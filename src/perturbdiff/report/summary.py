@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perturbdiff.report.numbers import listed, quoted, short
+from perturbdiff.figures.numbers import listed, quoted, short
+from perturbdiff.report.ranking import AHEAD, BEHIND, LEVEL, UNKNOWN, Comparer, Standing, directed, strongest
 from perturbdiff.report.reading import LEAST, UNITS, Evaluation, Metric
-from perturbdiff.report.standing import AHEAD, BEHIND, LEVEL, UNKNOWN, Comparer, Standing, directed, strongest
 
 FEW = 5
 """With fewer units to draw from than this, a sentence says that the intervals are rough."""

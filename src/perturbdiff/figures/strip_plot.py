@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from perturbdiff.report.drawing import Drawing, Drawn, Key, look_of, mark_key
-from perturbdiff.report.looks import CEILING, REFERENCE, Look
-from perturbdiff.report.numbers import short
+from perturbdiff.figures.drawing import Drawing, Drawn, Key, look_of, mark_key
+from perturbdiff.figures.looks import CEILING, REFERENCE, Look
+from perturbdiff.figures.numbers import short
+from perturbdiff.figures.sampling import evenly
+from perturbdiff.figures.svg import Panel
 from perturbdiff.report.reading import Evaluation, Metric, Score
-from perturbdiff.report.sampling import evenly
-from perturbdiff.report.svg import Panel
 
 _ROW = 40
 MOST = 400

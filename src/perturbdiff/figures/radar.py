@@ -8,11 +8,11 @@ import math
 
 import numpy as np
 
-from perturbdiff.report.drawing import Drawing, Drawn, line_key, looks
-from perturbdiff.report.looks import CEILING, COLOURS, MUTED, REFERENCE, Look
-from perturbdiff.report.numbers import listed
+from perturbdiff.figures.drawing import Drawing, Drawn, line_key, looks
+from perturbdiff.figures.looks import CEILING, COLOURS, MUTED, REFERENCE, Look
+from perturbdiff.figures.numbers import listed
+from perturbdiff.figures.svg import Panel, tick
 from perturbdiff.report.reading import Evaluation, Metric
-from perturbdiff.report.svg import Panel, tick
 
 CENTRE, RIM = -0.5, 1.25
 """Scaled scores at the centre and at the rim; what lies beyond is drawn there."""

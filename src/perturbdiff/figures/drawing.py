@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from perturbdiff.report.looks import CEILING, FILES, REFERENCE, Look, outline, painted
+from perturbdiff.figures.looks import CEILING, FILES, REFERENCE, Look, outline, painted
 
 _DASHES = {"-": "", "--": "6 3", ":": "1.5 3", "-.": "7 3 1.5 3"}
 

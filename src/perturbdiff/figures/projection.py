@@ -3,15 +3,15 @@
 import numpy as np
 import pandas as pd
 
+from perturbdiff.figures.drawing import Drawing, Drawn, looks, mark_key
+from perturbdiff.figures.looks import CONTROL, FILES, Look
+from perturbdiff.figures.numbers import condition_name
+from perturbdiff.figures.sampling import sampled
+from perturbdiff.figures.svg import Panel
+from perturbdiff.figures.volcano import FILES_SHOWN
 from perturbdiff.report.cells import Cells, Plane
-from perturbdiff.report.drawing import Drawing, Drawn, looks, mark_key
 from perturbdiff.report.genes import OBSERVED
-from perturbdiff.report.looks import CONTROL, FILES, Look
-from perturbdiff.report.numbers import condition_name
 from perturbdiff.report.reading import Evaluation, Key
-from perturbdiff.report.sampling import sampled
-from perturbdiff.report.svg import Panel
-from perturbdiff.report.volcano import FILES_SHOWN
 
 CONTROLS = "control"
 MOST, MOST_BEHIND, MOST_OF_CONDITION = 1_500, 1_500, 120

@@ -21,8 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
-from perturbdiff.report.looks import COLOURS, INK, MUTED, RULE, Look, outline, painted
-from perturbdiff.report.numbers import short
+from perturbdiff.figures.looks import COLOURS, INK, MUTED, RULE, Look, outline, painted
+from perturbdiff.figures.numbers import short
 
 _NAMES = {colour: name for name, colour in COLOURS.items()}
 _NUMBER = re.compile(r"-?\d+\.\d+")

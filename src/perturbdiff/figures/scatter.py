@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from perturbdiff.report.drawing import Drawing, Drawn, looks, mark_key
-from perturbdiff.report.looks import COLOURS, Look
-from perturbdiff.report.numbers import condition_name
+from perturbdiff.figures.drawing import Drawing, Drawn, looks, mark_key
+from perturbdiff.figures.looks import COLOURS, Look
+from perturbdiff.figures.numbers import condition_name
+from perturbdiff.figures.svg import Panel, padded
+from perturbdiff.report.ranking import Comparer, Differences, directed
 from perturbdiff.report.reading import LAST, Evaluation, Metric
-from perturbdiff.report.standing import Comparer, Differences, directed
-from perturbdiff.report.svg import Panel, padded
 
 MOST_PANELS = 6
 TITLED = 250

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from perturbdiff.report.drawing import Drawing, Drawn, Key, mark_key
+from perturbdiff.figures.drawing import Drawing, Drawn, Key, mark_key
+from perturbdiff.figures.looks import COLOURS, Look
+from perturbdiff.figures.numbers import NONE, condition_name, fixed, power, signed
+from perturbdiff.figures.sampling import sampled
+from perturbdiff.figures.svg import Panel
 from perturbdiff.report.genes import EVIDENCE, OBSERVED, SIGNIFICANT, THRESHOLD, Genes
-from perturbdiff.report.looks import COLOURS, Look
-from perturbdiff.report.numbers import NONE, condition_name, fixed, power, signed
-from perturbdiff.report.sampling import sampled
-from perturbdiff.report.svg import Panel
 
 FILES_SHOWN = 3
 """A condition shows the observed cells and no more predicted files than this."""

@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 
-from perturbdiff.report.drawing import Drawing, Drawn
-from perturbdiff.report.looks import FILES
-from perturbdiff.report.numbers import short
+from perturbdiff.figures.drawing import Drawing, Drawn
+from perturbdiff.figures.looks import FILES
+from perturbdiff.figures.numbers import short
+from perturbdiff.figures.sampling import evenly
+from perturbdiff.figures.svg import Panel, padded
 from perturbdiff.report.reading import Evaluation
-from perturbdiff.report.sampling import evenly
-from perturbdiff.report.svg import Panel, padded
 
 MOST_PANELS = 6
 MOST_STEPS = 1_000

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perturbdiff.report.numbers import decimals, fixed, signed
+from perturbdiff.figures.numbers import decimals, fixed, signed
+from perturbdiff.report.ranking import Comparer, directed, strongest
 from perturbdiff.report.reading import Evaluation, Metric
-from perturbdiff.report.standing import Comparer, directed, strongest
 
 ENDS = 8
 """So many conditions are listed at each end."""

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.report.reading import Metric, read_evaluation
-from perturbdiff.report.standing import (
+from perturbdiff.report.ranking import (
     AHEAD,
     BEHIND,
     LEVEL,
@@ -19,7 +18,8 @@ from perturbdiff.report.standing import (
     interval,
     strongest,
 )
-from perturbdiff.report.verdict import verdict
+from perturbdiff.report.reading import Metric, read_evaluation
+from perturbdiff.report.summary import verdict
 
 LOWER, HIGHER = Metric("ours", "a", "lower", "", ""), Metric("ours", "b", "higher", "", "")
 NEAR, NONE = Metric("ours", "c", "near 1", "", ""), Metric("ours", "d", "none", "", "")
