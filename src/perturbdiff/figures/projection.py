@@ -1,119 +1,94 @@
 """Cells on a plane, principal components or UMAP: one panel a side, the real ones pale behind it."""
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 
-from perturbdiff.figures.drawing import Drawing, Drawn, looks, mark_key
-from perturbdiff.figures.looks import CONTROL, FILES, Look
-from perturbdiff.figures.numbers import condition_name
+from perturbdiff.figures.drawing import Drawing, Drawn, mark_key
+from perturbdiff.figures.looks import CONTROL, Look, looks
 from perturbdiff.figures.sampling import sampled
-from perturbdiff.figures.svg import Panel
-from perturbdiff.figures.volcano import FILES_SHOWN
-from perturbdiff.report.cells import Cells, Plane
-from perturbdiff.report.genes import OBSERVED
-from perturbdiff.report.reading import Evaluation, Key
+from perturbdiff.figures.svg import Panel, limits
 
-CONTROLS = "control"
 MOST, MOST_BEHIND, MOST_OF_CONDITION = 1_500, 1_500, 120
 """So many cells are drawn of a side, behind it, and of a side of one condition."""
+
+COMPONENTS = (
+    "Components fitted on observed and control cells, which lie pale behind each panel; predicted cells were put on "
+    "them afterwards. Two components show where the bulk of the cells lies, not whether a prediction is right."
+)
+UMAP = (
+    "Observed, control and predicted cells, placed together by their neighbours. What lies apart has other neighbours; "
+    "how far apart, and how large or dense a group is drawn, says nothing."
+)
+"""How to read a projection, on components and by UMAP."""
 
 _CONTROL, _OBSERVED = Look("muted", "plus"), Look("ink", "circle")
 _RING = Look("ink", "circle", hollow=True)
 _BEHIND = Look("rule", "circle")
 
 
-_CAPTION = (
-    "Components fitted on observed and control cells, which lie pale behind each panel; predicted cells were put on "
-    "them afterwards. Two components show where the bulk of the cells lies, not whether a prediction is right.",
-)
-_CAPTION_OF_UMAP = (
-    "Observed, control and predicted cells, placed together by their neighbours. What lies apart has other neighbours; "
-    "how far apart, and how large or dense a group is drawn, says nothing.",
-)
+class _Layer(NamedTuple):
+    """Cells that are drawn alike: a table with their places x and y, of which so many are drawn at most."""
+
+    cells: pd.DataFrame
+    look: Look
+    most: int
+    radius: float
+    opacity: float = 1.0
+    above: float = 3.0
 
 
-def projection(evaluation: Evaluation) -> Drawing | str:
-    """Draw cells on their components, a panel for control, observed and each file's cells; or say why not."""
-    cells = evaluation.cells
-    if cells is None:
-        return evaluation.missing.get("cells", "There are no projected cells.")
-    return _projection(evaluation, cells, cells.components, "projection", _CAPTION)
+def projection(
+    cells: pd.DataFrame, files: Iterable[str], axes: tuple[str, str], *, caption: str, prefix: str
+) -> Drawing:
+    """Draw cells, a panel for control, observed and each file's cells.
 
-
-def umap(evaluation: Evaluation) -> Drawing | str:
-    """The same by UMAP; or why not."""
-    cells = evaluation.cells
-    if cells is None or cells.umap is None:
-        return "No cells were placed by UMAP; evaluate --umap places some."
-    return _projection(evaluation, cells, cells.umap, "umap", _CAPTION_OF_UMAP)
-
-
-def _projection(evaluation: Evaluation, cells: Cells, plane: Plane, prefix: str, caption: tuple[str, ...]) -> Drawing:
-    table = cells.on(plane)
-    files = looks(method.name for method in evaluation.of_kind("predicted"))
-    sides = {CONTROLS: _CONTROL, OBSERVED: _OBSERVED, **files}
-    groups = {side: table[table["side"] == side] for side in sides}
-    groups = {side: group for side, group in groups.items() if len(group)}
-    x, y = _limits(table)
-    behind = _drawn(table[table["side"].isin([CONTROLS, OBSERVED])], MOST_BEHIND)
-    panels = []
-    for number, (side, group) in enumerate(groups.items()):
-        panel = Panel(320, 300)
-        panel.view(x, y)
-        panel.labels(*plane.axes)
-        panel.marks(behind["x"], behind["y"], _BEHIND, radius=1.6, above=2)
-        kept = _drawn(group, MOST)
-        panel.marks(kept["x"], kept["y"], sides[side], radius=1.9, opacity=0.7)
-        note = f"{len(kept):,} of {len(group):,} cells" if len(kept) < len(group) else f"{len(group):,} cells"
-        label = f"Cells of {side} on {plane.axes[0]} and {plane.axes[1]}."
-        panels.append(Drawn(side, panel.write(f"{prefix}{number}", label), note))
-    return Drawing(tuple(panels), (), caption)
-
-
-def condition_projection(cells: Cells, condition: Key, files: list[str], prefix: str) -> Drawing | None:
-    """Draw one condition: the control cells of its type, the observed cells, and each predicted file over them.
-
-    Control cells of its assay batch, where it has one that there are control cells of.
+    Args:
+        cells: side ("control", "observed" or a predicted file's name), x, y.
+        files: the predicted files.
+        axes: the names of both axes.
+        caption: `COMPONENTS` or `UMAP`.
+        prefix: of the panels' ids; unique in the page.
     """
-    table, plane = cells.on(cells.components), cells.components
-    perturbation, cell_type, batch = condition
-    own = table[(table["perturbation"] == perturbation) & (table["cell_type"] == cell_type)]
-    own = own[own["assay_batch"] == batch] if batch else own
-    controls = table[(table["side"] == CONTROLS) & (table["cell_type"] == cell_type)]
-    near = controls[controls["assay_batch"] == batch]
-    controls = near if batch and len(near) else controls
-    observed = own[own["side"] == OBSERVED]
-    shown = [name for name in files[:FILES_SHOWN] if (own["side"] == name).any()]
-    if observed.empty or not shown:
-        return None
-    x, y = _limits(pd.concat([own, controls]))
+    behind = _Layer(_of(cells, "control", "observed"), _BEHIND, MOST_BEHIND, 1.6, above=2)
+    panels: list[Drawn] = []
+    for side, look in {"control": _CONTROL, "observed": _OBSERVED, **looks(files)}.items():
+        own = _of(cells, side)
+        if len(own):
+            panel = _panel([behind, _Layer(own, look, MOST, 1.9, 0.7)], cells, axes, height=300)
+            note = f"{MOST:,} of {len(own):,} cells" if len(own) > MOST else f"{len(own):,} cells"
+            label = f"Cells of {side} on {axes[0]} and {axes[1]}."
+            panels.append(Drawn(side, panel.write(f"{prefix}{len(panels)}", label), note))
+    return Drawing(tuple(panels), (), (caption,))
+
+
+def condition_projection(
+    cells: pd.DataFrame, files: Iterable[str], axes: tuple[str, str], *, condition: str, prefix: str
+) -> Drawing:
+    """Draw one condition: its control cells, the observed cells, and each predicted file over them; as `projection`."""
+    shown = looks(files)
+    real = {"control": CONTROL, "observed": _RING}
     panels = []
-    for number, (name, look) in enumerate(zip(shown, FILES, strict=False)):
-        panel = Panel(320, 260)
-        panel.view(x, y)
-        panel.labels(*plane.axes)
-        for group, drawn in ((controls, CONTROL), (observed, _RING), (own[own["side"] == name], look)):
-            kept = _drawn(group, MOST_OF_CONDITION)
-            panel.marks(kept["x"], kept["y"], drawn, radius=2.2, opacity=0.75)
-        of = condition_name(condition)
-        label = f"Control, observed and predicted cells ({name}) of {of} on two components."
+    for number, (name, look) in enumerate(shown.items()):
+        sides = {**real, name: look}
+        layers = [_Layer(_of(cells, side), own, MOST_OF_CONDITION, 2.2, 0.75) for side, own in sides.items()]
+        label = f"Control, observed and predicted cells ({name}) of {condition} on two components."
+        panel = _panel(layers, cells, axes, height=260)
         panels.append(Drawn(name, panel.write(f"{prefix}-cells{number}", label)))
-    keys = [mark_key(CONTROL, "control"), mark_key(_RING, "observed")]
-    keys += [mark_key(look, name) for name, look in zip(shown, FILES, strict=False)]
-    return Drawing(tuple(panels), tuple(keys), ())
+    return Drawing(tuple(panels), tuple(mark_key(look, name) for name, look in {**real, **shown}.items()), ())
 
 
-def _drawn(group: pd.DataFrame, most: int) -> pd.DataFrame:
-    return group.iloc[sampled(np.arange(len(group)), most)]
+def _of(cells: pd.DataFrame, *sides: str) -> pd.DataFrame:
+    return cells[cells["side"].isin(sides)]
 
 
-def _limits(table: pd.DataFrame) -> tuple[tuple[float, float], tuple[float, float]]:
-    """From the smallest to the largest place on either axis, with some room."""
-    found = []
-    for name in ("x", "y"):
-        values = table[name].to_numpy(dtype=np.float64)
-        values = values[np.isfinite(values)]
-        low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-        pad = 0.04 * (high - low) or 0.5
-        found.append((low - pad, high + pad))
-    return found[0], found[1]
+def _panel(layers: Iterable[_Layer], cells: pd.DataFrame, axes: tuple[str, str], *, height: int) -> Panel:
+    panel = Panel(320, height)
+    panel.view(limits(cells["x"]), limits(cells["y"]))
+    panel.labels(*axes)
+    for layer in layers:
+        kept = layer.cells.iloc[sampled(np.arange(len(layer.cells)), layer.most)]
+        panel.marks(kept["x"], kept["y"], layer.look, radius=layer.radius, opacity=layer.opacity, above=layer.above)
+    return panel

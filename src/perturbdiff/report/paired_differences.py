@@ -1,12 +1,12 @@
 """The conditions in which a predicted file gains most on another method, and those in which it loses most."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from perturbdiff.figures.numbers import decimals, fixed, signed
+from perturbdiff.report.drawings import names_of
 from perturbdiff.report.ranking import Comparer, directed, strongest
 from perturbdiff.report.reading import Evaluation, Metric
+from perturbdiff.report.tables import Cell, Row, Table
 
 ENDS = 8
 """So many conditions are listed at each end."""
@@ -14,47 +14,22 @@ ENDS = 8
 MOST_TABLES = 2
 
 
-@dataclass(frozen=True)
-class Gain:
-    """A condition: both scores and the gain as texts, and how many conditions are left out before it.
+def gain_tables(evaluation: Evaluation, comparer: Comparer, against: str | None) -> list[Table]:
+    """The best predicted file against one method, by the first headline metrics that have values of both.
 
-    `place` is the cell type, where there are several, and the assay batch, where the condition has one.
+    Rows are conditions, from the greatest gain to the greatest loss: both scores, and the gain.
     """
-
-    perturbation: str
-    place: str
-    model: str
-    other: str
-    gain: str
-    between: int
-
-
-@dataclass(frozen=True)
-class Gains:
-    """Conditions by one metric, from the greatest gain of a predicted file over another method to the greatest loss."""
-
-    title: str
-    model: str
-    against: str
-    rows: tuple[Gain, ...]
-
-
-def gain_tables(evaluation: Evaluation, comparer: Comparer, against: str | None) -> list[Gains]:
-    """Tables of the best predicted file against one method, by the first headline metrics that have values of both."""
-    files = [method.name for method in evaluation.of_kind("predicted") if method.name != against]
-    model = strongest(evaluation, files)
+    model = strongest(evaluation, [name for name in names_of(evaluation, "predicted") if name != against])
     if against is None or model is None:
         return []
     several = len({cell_type for _, cell_type, _ in evaluation.conditions}) > 1
-    tables = [
-        _table(comparer, metric, model, against, several=several) for metric in evaluation.headline if directed(metric)
-    ]
+    tables = (_table(comparer, metric, (model, against), several=several) for metric in evaluation.headline)
     return [table for table in tables if table is not None][:MOST_TABLES]
 
 
-def _table(comparer: Comparer, metric: Metric, model: str, against: str, *, several: bool) -> Gains | None:
-    pairs = comparer.differences(metric, model, against)
-    if pairs is None or pairs.n < 2:
+def _table(comparer: Comparer, metric: Metric, methods: tuple[str, str], *, several: bool) -> Table | None:
+    pairs = comparer.differences(metric, *methods)
+    if pairs is None or pairs.n < 2 or not directed(metric):
         return None
     order = [int(place) for place in np.argsort(-pairs.gain, kind="stable")]
     left_out = max(0, len(order) - 2 * ENDS)
@@ -64,15 +39,10 @@ def _table(comparer: Comparer, metric: Metric, model: str, against: str, *, seve
     rows = []
     for row, place in enumerate(order):
         perturbation, cell_type, batch = pairs.conditions[place]
-        rows.append(
-            Gain(
-                perturbation,
-                " | ".join(label for label in (cell_type if several else "", batch) if label),
-                fixed(float(pairs.model[place]), places),
-                fixed(float(pairs.other[place]), places),
-                signed(float(pairs.gain[place]), places),
-                left_out if row == ENDS else 0,
-            )
-        )
+        scores = [fixed(float(values[place]), places) for values in (pairs.model, pairs.other)]
+        texts = [*scores, signed(float(pairs.gain[place]), places)]
+        # the cell type where there are several, and the assay batch where the condition has one
+        where = " | ".join(label for label in (cell_type if several else "", batch) if label)
+        rows.append(Row(perturbation, where, tuple(map(Cell, texts)), left_out if row == ENDS else 0))
     direction = f", {metric.better} is better" if metric.better in {"higher", "lower"} else f", best {metric.better}"
-    return Gains(f"{metric.title}{direction}", model, against, tuple(rows))
+    return Table(f"{metric.title}{direction}", methods, tuple(rows))
