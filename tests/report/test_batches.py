@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.report.figure import figure
+from perturbdiff.figures.dot_plot import figure
+from perturbdiff.report.ranking import AHEAD, LEVEL, UNKNOWN, Comparer, Differences
 from perturbdiff.report.reading import read_evaluation
-from perturbdiff.report.standing import AHEAD, LEVEL, UNKNOWN, Comparer, Differences
 from perturbdiff.report.writing import write_report
 
 BATCHES = ("donor 1", "donor 2", "donor 3")
@@ -57,8 +57,8 @@ def test_a_condition_is_chosen_by_its_whole_name_and_not_by_one_of_several_batch
 
 def test_two_units_have_no_interval_no_star_and_no_claim(batched, tmp_path, elements):
     report = write_report(batched(batches=BATCHES[:2]), tmp_path / "report.html")
-    assert {one.outcome for one in report.verdict.standings} == {UNKNOWN}
-    assert report.verdict.sentences[0].startswith("Only 2 assay batches were judged, so there is no interval")
+    assert {one.outcome for one in report.summary.standings} == {UNKNOWN}
+    assert report.summary.sentences[0].startswith("Only 2 assay batches were judged, so there is no interval")
     page = elements(tmp_path / "report.html")
     assert not page.all("span", class_="star")
     assert not page.one("table", id="scores-1").all("span", class_="interval")

@@ -122,7 +122,7 @@ def _train_and_judge(folder: Path, observed: Path, *, seed: int, device: str, pr
     from perturbdiff.origin import Origin
     from perturbdiff.prediction.conditions import held_out_conditions
     from perturbdiff.recipes.dataset import read_recipe
-    from perturbdiff.report.figure import figure, save_figure
+    from perturbdiff.figures.dot_plot import figure, save_figure
 
     recipe = read_recipe(folder / "recipe.toml")
     cells = read_cells(recipe, folder)

@@ -193,11 +193,11 @@ def evaluate(
 ) -> None:
     """Judge predicted files against observed cells, beside baselines and a ceiling."""
     from perturbdiff.comparison import Depth
+    from perturbdiff.figures.dot_plot import figure, save_figure
     from perturbdiff.io import check_writable
     from perturbdiff.judgement import LEAK, compare_files
     from perturbdiff.recipes.dataset import Columns, Expression
     from perturbdiff.recipes.tables import validated
-    from perturbdiff.report.figure import figure, save_figure
 
     screen = Screen(quiet=quiet)
     if len(files) < 2:

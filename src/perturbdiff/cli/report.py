@@ -27,7 +27,7 @@ def report(
 
     screen = Screen(quiet=quiet)
     made = write_report(folder, out, against=against, condition=condition, overwrite=overwrite)
-    screen.out.print(made.verdict.paragraph, markup=False)
+    screen.out.print(made.summary.paragraph, markup=False)
     for kind, text in made.evaluation.warnings:
         screen.say(f"warning ({kind}): {text}")
     for sentence in made.evaluation.missing.values():

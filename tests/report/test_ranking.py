@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.report.reading import Metric, read_evaluation
-from perturbdiff.report.standing import (
+from perturbdiff.report.ranking import (
     AHEAD,
     BEHIND,
     LEVEL,
@@ -19,7 +18,8 @@ from perturbdiff.report.standing import (
     interval,
     strongest,
 )
-from perturbdiff.report.verdict import verdict
+from perturbdiff.report.reading import Metric, read_evaluation
+from perturbdiff.report.summary import summarise
 
 LOWER, HIGHER = Metric("ours", "a", "lower", "", ""), Metric("ours", "b", "higher", "", "")
 NEAR, NONE = Metric("ours", "c", "near 1", "", ""), Metric("ours", "d", "none", "", "")
@@ -104,7 +104,7 @@ def test_one_perturbation_is_drawn_over_cell_types_and_one_condition_not_at_all(
     evaluation = evaluated({"model": {("p", "A"): 2.0}, "x": {("p", "A"): 1.0}})
     comparer = Comparer(evaluation)
     assert comparer.standing(evaluation.metrics[0], "model").outcome == UNKNOWN
-    assert "Only one condition was judged" in verdict(evaluation, comparer).paragraph
+    assert "Only one condition was judged" in summarise(evaluation, comparer).paragraph
 
 
 def test_a_tie_is_half_a_win_and_undefined_conditions_do_not_count(evaluated):
@@ -126,7 +126,7 @@ def test_the_best_and_the_strongest_ignore_what_has_no_value(evaluated):
 def test_a_verdict_counts_and_says_where_an_interval_is_rough(evaluated):
     values = {"model": _over([1.0, 1.1, 1.2]), "x": _over([0.5, 0.6, 0.4]), "ceiling": _over([2.0, 2.0, 2.0])}
     evaluation = evaluated(values)
-    said = verdict(evaluation, Comparer(evaluation)).paragraph
+    said = summarise(evaluation, Comparer(evaluation)).paragraph
     assert said.startswith("“model” is ahead of every baseline, beyond the 95 % interval over 3 perturbations, on 1 of")
     assert "With 3 perturbations such an interval is rough" in said
     assert "b 1.10, against 0.500 of the best baseline (“x”)" in said
@@ -136,6 +136,6 @@ def test_of_several_files_the_verdict_is_on_the_best_and_the_others_are_counted(
     base = np.linspace(0, 1, 10)
     values = {"model": _over(base), "other": _over(base + 0.5), "x": _over(base + 0.1)}
     evaluation = evaluated(values, kinds={"other": "predicted"})
-    said = verdict(evaluation, Comparer(evaluation))
+    said = summarise(evaluation, Comparer(evaluation))
     assert said.model == "other"
     assert said.paragraph.endswith("The same count for the other predicted files: “model” 0 of 1.")

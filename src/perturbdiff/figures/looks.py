@@ -1,5 +1,6 @@
 """Looks: colours for colour-blind readers, each with a shape and a line of its own, so that print in grey will do."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,30 @@ COLOURS = {
 """The colours of figures by the name of their CSS variable; the bright ones are those of Okabe and Ito."""
 
 INK, MUTED, RULE = COLOURS["ink"], COLOURS["muted"], COLOURS["rule"]
+
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "perturbdiff",
+    "text.parse_math": False,  # a label is a label, also one with dollar signs
+    "font.size": 11.0,
+    "font.family": ["DejaVu Sans"],
+    "text.color": INK,
+    "axes.edgecolor": COLOURS["grey"],
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0.0,
+    "ytick.major.size": 0.0,
+    "grid.color": RULE,
+    "grid.linewidth": 0.8,
+}
+"""What matplotlib is told of every figure: texts stay texts, axes are thin, ticks are their numbers alone."""
+
+_MARKERS = {"circle": "o", "square": "s", "triangle": "^", "wedge": "v", "diamond": "D", "cross": "X", "plus": "P"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +67,11 @@ class Look:
         """The colour as matplotlib takes it."""
         return COLOURS[self.colour]
 
+    @property
+    def marker(self) -> str:
+        """The shape as matplotlib takes it."""
+        return _MARKERS[self.shape]
+
 
 FILES = (
     Look("blue", "circle", dash="-"),
@@ -55,6 +85,11 @@ FILES = (
 REFERENCE = Look("muted", "square", hollow=True, dash=(0, (4, 3)))
 CEILING = Look("ink", "diamond", hollow=True, dash=(0, (1, 2)))
 CONTROL = Look("grey", "plus")
+
+
+def looks(files: Iterable[str]) -> dict[str, Look]:
+    """How each predicted file is drawn; files beyond the looks that there are get none."""
+    return dict(zip(files, FILES, strict=False))
 
 
 def outline(look: Look, radius: float) -> str:

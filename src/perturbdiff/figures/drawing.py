@@ -1,11 +1,10 @@
 """A figure of the page: panels beside each other, a legend in words and marks, and a caption."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from perturbdiff.report.looks import CEILING, FILES, REFERENCE, Look, outline, painted
+from perturbdiff.figures.looks import Look, outline, painted
 
 _DASHES = {"-": "", "--": "6 3", ":": "1.5 3", "-.": "7 3 1.5 3"}
 
@@ -58,16 +57,6 @@ def line_key(look: Look, text: str, *, marked: bool = True) -> Key:
     line = f'<path d="M0 8h36" style="fill:none;stroke:var(--{look.colour});stroke-width:2"{dashed}/>'
     mark = f'<path d="M180 80{outline(look, 4)}" style="{painted(look, 4)}" transform="scale(.1)"/>' if marked else ""
     return Key(_sample(line + mark, 36), text)
-
-
-def looks(files: Iterable[str]) -> dict[str, Look]:
-    """How each predicted file is drawn; files beyond the looks that there are get none."""
-    return dict(zip(files, FILES, strict=False))
-
-
-def look_of(name: str, kind: str, files: Sequence[str]) -> Look:
-    """How a method is drawn: a file by its own look, baselines and ceilings by that of their kind."""
-    return looks(files).get(name, CEILING if kind == "ceiling" else REFERENCE)
 
 
 def _sample(inside: str, width: int) -> Markup:

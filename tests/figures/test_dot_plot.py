@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from perturbdiff.report.figure import MAX_ROWS, PANELS, figure, save_figure
+from perturbdiff.figures.dot_plot import MAX_ROWS, PANELS, figure, save_figure
 
 METHODS = ["model", "control", "control + mean shift", "ceiling"]
 

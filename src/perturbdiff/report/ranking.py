@@ -21,13 +21,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from perturbdiff.report.reading import LEAST, Evaluation, Key, Metric
+from perturbdiff.report.reading import LEAST, Evaluation, Key, Metric, Score
 
 DRAWS = 2_000
 """So often are units drawn again."""
 
 AHEAD, BEHIND, LEVEL, UNKNOWN = "ahead", "behind", "not told apart", "no interval"
 """How a model stands to a baseline; the last where there is nothing to draw from."""
+
+NO_SCORE = Score(np.nan, np.nan, np.nan, 0, 0, np.nan, np.nan, np.nan)
+"""That of a method without a value."""
 
 _NEAR = re.compile(r"near (-?\d+(?:\.\d+)?)$")
 
@@ -49,17 +52,26 @@ def goodness(values: ArrayLike, metric: Metric) -> Values:
     return np.asarray(sign * known)
 
 
+def score_by(evaluation: Evaluation, metric: Metric, method: str) -> Score:
+    """The overall score of a method; `NO_SCORE` where the table has none."""
+    return evaluation.score(metric, method) or NO_SCORE
+
+
 def overall_goodness(evaluation: Evaluation, metric: Metric, method: str) -> float:
     """The goodness of a method's mean; NaN where it has none."""
-    score = evaluation.score(metric, method)
-    return float("nan") if score is None else float(goodness(score.value, metric))
+    return float(goodness(score_by(evaluation, metric, method).value, metric))
 
 
 def best(evaluation: Evaluation, metric: Metric, methods: Iterable[str]) -> str | None:
     """The best of some methods by their means, the first of equals; None where none has a value."""
-    values = {name: overall_goodness(evaluation, metric, name) for name in methods}
-    known = {name: value for name, value in values.items() if np.isfinite(value)}
-    return max(known, key=lambda name: known[name]) if known else None
+    ranked = _ranked(metric, {name: score_by(evaluation, metric, name).value for name in methods})
+    return ranked[0] if ranked else None
+
+
+def _ranked(metric: Metric, values: Mapping[str, float]) -> list[str]:
+    """The methods that have a value, the best first, equals in their order; none for a metric without direction."""
+    known = {name: float(goodness(value, metric)) for name, value in values.items()}
+    return sorted((name for name, value in known.items() if np.isfinite(value)), key=lambda name: -known[name])
 
 
 def strongest(evaluation: Evaluation, names: Sequence[str]) -> str | None:
@@ -182,12 +194,10 @@ class Comparer:
             values: of the methods that are compared, their means; those without one don't count.
             cell_type: the one that the means are of; None for all.
         """
-        known = {name: float(goodness(value, metric)) for name, value in values.items()}
-        known = {name: value for name, value in known.items() if np.isfinite(value)}
-        if len(known) < 2:
+        ranked = _ranked(metric, values)
+        if len(ranked) < 2:
             return None
-        top = max(known, key=lambda name: known[name])
-        others = [name for name in known if name != top]
+        top, *others = ranked
         alone = all(self.outcome(metric, top, name, cell_type) == AHEAD for name in others)
         return top if alone else None
 
@@ -196,13 +206,12 @@ class Comparer:
         baselines = [method.name for method in self._evaluation.of_kind("baseline")]
         judged = [name for name in baselines if np.isfinite(overall_goodness(self._evaluation, metric, name))]
         outcomes = {self.outcome(metric, model, name) for name in judged}
-        known = outcomes - {UNKNOWN}
-        if BEHIND in known:
+        if BEHIND in outcomes:
             outcome = BEHIND
-        elif known == {AHEAD} and UNKNOWN not in outcomes:
+        elif outcomes == {AHEAD}:
             outcome = AHEAD
         else:
-            outcome = LEVEL if known else UNKNOWN
+            outcome = LEVEL if outcomes - {UNKNOWN} else UNKNOWN
         return Standing(metric, best(self._evaluation, metric, judged), outcome)
 
 

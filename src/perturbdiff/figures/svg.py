@@ -8,7 +8,6 @@ many figures share a page. Marks of a scatter, which may be thousands, become on
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 from xml.etree import ElementTree as ET
 
@@ -21,47 +20,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
-from perturbdiff.report.looks import COLOURS, INK, MUTED, RULE, Look, outline, painted
-from perturbdiff.report.numbers import short
+from perturbdiff.figures.looks import COLOURS, INK, RULE, STYLE, Look, outline, painted
+from perturbdiff.figures.numbers import short
 
 _NAMES = {colour: name for name, colour in COLOURS.items()}
 _NUMBER = re.compile(r"-?\d+\.\d+")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "perturbdiff",
-    "text.parse_math": False,  # a label is a label, also one with dollar signs
-    "font.size": 11.0,
-    "font.family": ["DejaVu Sans"],
-    "text.color": INK,
-    "axes.edgecolor": COLOURS["grey"],
-    "axes.labelcolor": MUTED,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.unicode_minus": True,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0.0,
-    "ytick.major.size": 0.0,
-    "xtick.minor.size": 0.0,
-    "ytick.minor.size": 0.0,
-    "grid.color": RULE,
-    "grid.linewidth": 0.8,
-    "path.simplify": True,
-}
-
-
-@dataclass(frozen=True)
-class _Marks:
-    x: np.ndarray[Any, np.dtype[np.float64]]
-    y: np.ndarray[Any, np.dtype[np.float64]]
-    look: Look
-    radius: float
-    opacity: float
-    titles: tuple[str, ...]
 
 
 class Panel:
@@ -80,11 +45,11 @@ class Panel:
         self._size = (width, height)
         top, right, bottom, left = margins
         box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
-        with mpl.rc_context(_STYLE):
+        with mpl.rc_context(STYLE):
             self._figure = Figure(figsize=(width / 72, height / 72))  # a point of the SVG is a pixel of the page
             FigureCanvasSVG(self._figure)
             self.axes = self._figure.add_axes(box)
-        self._marks: list[_Marks] = []
+        self._marks: list[ET.Element] = []
 
     def view(self, x: tuple[float, float], y: tuple[float, float]) -> None:
         """Set the limits of both axes, with few round ticks."""
@@ -108,6 +73,16 @@ class Panel:
         """Draw pale lines at the ticks of an axis."""
         self.axes.grid(visible=True, axis=axis, color=RULE, linewidth=0.8)
 
+    def line(self, x: ArrayLike, y: ArrayLike, look: Look, *, width: float = 2.0, above: float = 3.0) -> None:
+        """Draw a line through points in the units of the axes."""
+        self.axes.plot(x, y, color=look.hex, linestyle=look.dash, linewidth=width, zorder=above)
+
+    def fill(
+        self, x: ArrayLike, y: ArrayLike, look: Look, *, to: float = 0.0, opacity: float = 0.1, above: float = 2.0
+    ) -> None:
+        """Fill what lies between a line and a height."""
+        self.axes.fill_between(x, y, to, color=look.hex, alpha=opacity, linewidth=0, zorder=above)
+
     def marks(
         self,
         x: ArrayLike,
@@ -121,11 +96,24 @@ class Panel:
     ) -> None:
         """Put marks at points in the units of the axes, one path for all, or each with a title that shows on pointing.
 
-        Points outside the axes' limits are left out when the panel is written, as is what is not finite.
+        Points outside the limits that `view` has set are left out, as is what is not finite.
         """
         self.axes.add_line(Line2D([], [], gid=f"marks-{len(self._marks)}", zorder=above))
-        places = (np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
-        self._marks.append(_Marks(*places, look, radius, opacity, tuple(titles)))
+        (left, right), (low, high) = np.sort(self.axes.get_xlim()), np.sort(self.axes.get_ylim())
+        places = np.column_stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
+        inside = (places >= (left, low)).all(axis=1) & (places <= (right, high)).all(axis=1)
+        pixels = self.axes.transData.transform(places[inside]) * 72 / self._figure.dpi
+        pixels[:, 1] = self._size[1] - pixels[:, 1]
+        steps = [f"M{x} {y}{outline(look, radius)}" for x, y in np.rint(10 * pixels).astype(int).tolist()]
+        how = {"style": painted(look, radius, opacity), "transform": "scale(.1)"}
+        if titles:
+            drawn = ET.Element("g", how)
+            for step, title in zip(steps, np.array(titles, dtype=object)[inside], strict=True):
+                path = ET.SubElement(drawn, "path", {"d": step})
+                ET.SubElement(path, "title").text = printable(str(title))
+        else:
+            drawn = ET.Element("path", {"d": "".join(steps)} | how)
+        self._marks.append(drawn)
 
     def write(self, prefix: str, label: str) -> Markup:
         """The panel as an SVG element.
@@ -135,14 +123,15 @@ class Panel:
             label: what a reader who cannot see it is told.
         """
         buffer = io.StringIO()
-        with mpl.rc_context(_STYLE):
+        with mpl.rc_context(STYLE):
             nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
             self._figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
         # what is parsed was written by matplotlib
         root = ET.fromstring(re.sub(r"<!DOCTYPE[^>]*>", "", buffer.getvalue()))  # noqa: S314
         body = _strip(root)
         for number, marks in enumerate(self._marks):
-            _fill(body, f"marks-{number}", self._drawn(marks))
+            for group in body.iterfind(f".//g[@id='marks-{number}']"):
+                group.append(marks)
         _compact(body, prefix)
         width, height = self._size
         body.attrib = {
@@ -154,34 +143,13 @@ class Panel:
         }
         return Markup(ET.tostring(body, encoding="unicode"))  # noqa: S704 - ElementTree has escaped all labels
 
-    def _drawn(self, marks: _Marks) -> list[ET.Element]:
-        """The paths of some marks, in tenths of a pixel."""
-        places = np.column_stack([marks.x, marks.y])
-        x_limits, y_limits = self.axes.get_xlim(), self.axes.get_ylim()
-        inside = (
-            np.isfinite(places).all(axis=1)
-            & (marks.x >= min(x_limits))
-            & (marks.x <= max(x_limits))
-            & (marks.y >= min(y_limits))
-            & (marks.y <= max(y_limits))
-        )
-        pixels = self.axes.transData.transform(places[inside]) * 72 / self._figure.dpi
-        pixels[:, 1] = self._size[1] - pixels[:, 1]
-        tenths = np.rint(10 * pixels).astype(int)
-        shape, style = outline(marks.look, marks.radius), painted(marks.look, marks.radius, marks.opacity)
-        steps = [f"M{x} {y}{shape}" for x, y in tenths.tolist()]
-        if not marks.titles:
-            return [ET.Element("path", {"d": "".join(steps), "style": style, "transform": "scale(.1)"})]
-        group = ET.Element("g", {"style": style, "transform": "scale(.1)"})
-        for step, title in zip(steps, np.array(marks.titles, dtype=object)[inside], strict=True):
-            path = ET.SubElement(group, "path", {"d": step})
-            ET.SubElement(path, "title").text = printable(str(title))
-        return [group]
 
-
-def padded(low: float, high: float) -> tuple[float, float]:
-    """Limits with some room around values, also where these are all the same."""
-    pad = 0.06 * (high - low) or 0.05 * max(abs(high), 1e-6)
+def limits(values: ArrayLike, *, share: float = 0.04) -> tuple[float, float]:
+    """From the smallest to the largest of what is finite, with a share of room, also where there is one value alone."""
+    known = np.asarray(values, dtype=np.float64)
+    known = known[np.isfinite(known)]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    pad = share * (high - low) or 0.05 * abs(high) or 0.1
     return low - pad, high + pad
 
 
@@ -208,13 +176,6 @@ def _strip(element: ET.Element) -> ET.Element:
             if child.tag in {"style", "metadata"}:
                 parent.remove(child)
     return element
-
-
-def _fill(root: ET.Element, gid: str, children: list[ET.Element]) -> None:
-    """Put elements where matplotlib left an empty group."""
-    for group in root.iter("g"):
-        if group.get("id") == gid:
-            group.extend(children)
 
 
 def _compact(root: ET.Element, prefix: str) -> None:

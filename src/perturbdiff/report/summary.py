@@ -1,24 +1,25 @@
-"""The verdict of a report, in sentences; R2 of means is never among what it leads with."""
+"""The summary of a report, in sentences; R2 of means is never among what it leads with."""
 
 import statistics
 from dataclasses import dataclass
 
 import numpy as np
 
-from perturbdiff.report.numbers import listed, quoted, short
-from perturbdiff.report.reading import LEAST, UNITS, Evaluation, Metric
-from perturbdiff.report.standing import AHEAD, BEHIND, LEVEL, UNKNOWN, Comparer, Standing, directed, strongest
+from perturbdiff.figures.numbers import listed, quoted, short
+from perturbdiff.report.drawings import names_of
+from perturbdiff.report.ranking import AHEAD, BEHIND, LEVEL, UNKNOWN, Comparer, Standing, directed, score_by, strongest
+from perturbdiff.report.reading import LEAST, UNITS, Evaluation
 
 FEW = 5
 """With fewer units to draw from than this, a sentence says that the intervals are rough."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Summary:
     """What is said of the best predicted file, and how it stands.
 
     Attributes:
-        model: the predicted file that the verdict is about.
+        model: the predicted file that the summary is about.
         against: the strongest baseline; None where there is none.
         sentences: one paragraph.
         standings: by the headline metrics.
@@ -37,10 +38,9 @@ class Verdict:
         return " ".join(self.sentences)
 
 
-def verdict(evaluation: Evaluation, comparer: Comparer) -> Verdict:
+def summarise(evaluation: Evaluation, comparer: Comparer) -> Summary:
     """Say how the best predicted file stands to baselines and ceiling."""
-    files = [method.name for method in evaluation.of_kind("predicted")]
-    baselines = [method.name for method in evaluation.of_kind("baseline")]
+    files, baselines = names_of(evaluation, "predicted"), names_of(evaluation, "baseline")
     model = strongest(evaluation, files) or files[0]
     metrics = [metric for metric in evaluation.metrics if directed(metric)]
     standings = {name: [comparer.standing(metric, name) for metric in metrics] for name in files}
@@ -53,7 +53,7 @@ def verdict(evaluation: Evaluation, comparer: Comparer) -> Verdict:
         *_scaled(evaluation, model),
         *_others(evaluation, model, standings),
     ]
-    return Verdict(model, strongest(evaluation, baselines), tuple(sentences), tuple(headline), tuple(standings[model]))
+    return Summary(model, strongest(evaluation, baselines), tuple(sentences), tuple(headline), tuple(standings[model]))
 
 
 def _count(model: str, headline: list[Standing], everywhere: list[Standing], evaluation: Evaluation) -> list[str]:
@@ -84,11 +84,8 @@ def _count(model: str, headline: list[Standing], everywhere: list[Standing], eva
 
 def _doubts(evaluation: Evaluation, model: str, headline: list[Standing]) -> list[str]:
     """Which headline metrics say less than the others: undefined in some conditions, or blind."""
-    lost = []
-    for one in headline:
-        score = evaluation.score(one.metric, model)
-        if score is not None and score.undefined:
-            lost.append(f"{one.metric.title} in {score.undefined} of {score.conditions} conditions")
+    scores = [(one.metric.title, score_by(evaluation, one.metric, model)) for one in headline]
+    lost = [f"{title} in {own.undefined} of {own.conditions} conditions" for title, own in scores if own.undefined]
     said = [f"Undefined are {listed(lost)}."] if lost else []
     blind = [one.metric.title for one in headline if one.metric in evaluation.blind]
     if blind:
@@ -104,30 +101,20 @@ def _values(evaluation: Evaluation, model: str, headline: list[Standing]) -> lis
     """The numbers of the first three headline metrics."""
     said = []
     for one in headline[:3]:
-        value = _value(evaluation, one.metric, model)
-        if value is None:
+        names = (model, one.baseline or "", evaluation.ceiling)
+        own, other, top = (score_by(evaluation, one.metric, name).value for name in names)
+        if not np.isfinite(own):
             continue
-        beside = []
-        if one.baseline is not None:
-            beside.append(
-                f"{_value(evaluation, one.metric, one.baseline)} of the best baseline ({quoted(one.baseline)})"
-            )
-        top = _value(evaluation, one.metric, evaluation.ceiling)
-        if top is not None:
-            beside.append(f"{top} of the ceiling")
-        said.append(f"{one.metric.title} {value}" + (f", against {' and '.join(beside)}" if beside else ""))
+        beside = [] if one.baseline is None else [f"{short(other)} of the best baseline ({quoted(one.baseline)})"]
+        beside += [f"{short(top)} of the ceiling"] if np.isfinite(top) else []
+        said.append(f"{one.metric.title} {short(own)}" + (f", against {' and '.join(beside)}" if beside else ""))
     return [f"In numbers: {'; '.join(said)}."] if said else []
-
-
-def _value(evaluation: Evaluation, metric: Metric, method: str) -> str | None:
-    score = evaluation.score(metric, method)
-    return None if score is None or not np.isfinite(score.value) else short(score.value)
 
 
 def _scaled(evaluation: Evaluation, model: str) -> list[str]:
     """How far from the baseline to the ceiling."""
-    scores = [evaluation.score(metric, model) for metric in evaluation.headline]
-    values = [score.scaled for score in scores if score is not None and np.isfinite(score.scaled)]
+    scores = [score_by(evaluation, metric, model).scaled for metric in evaluation.headline]
+    values = [score for score in scores if np.isfinite(score)]
     if not values or not evaluation.baseline:
         return []
     middle = short(statistics.median(values))
