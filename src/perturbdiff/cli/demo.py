@@ -116,13 +116,13 @@ def demo_recipe(file: str, training: dict[str, Any]) -> "Recipe":
 def _train_and_judge(folder: Path, observed: Path, *, seed: int, device: str, progress: bool) -> "Comparison | None":
     """The comparison of one setting; None where its training was interrupted."""
     from perturbdiff.cells.anndata import read_cells
+    from perturbdiff.figures.dot_plot import figure, save_figure
     from perturbdiff.io import write_h5ad
     from perturbdiff.judgement import compare_files
     from perturbdiff.model import PerturbDiff
     from perturbdiff.origin import Origin
     from perturbdiff.prediction.conditions import held_out_conditions
     from perturbdiff.recipes.dataset import read_recipe
-    from perturbdiff.figures.dot_plot import figure, save_figure
 
     recipe = read_recipe(folder / "recipe.toml")
     cells = read_cells(recipe, folder)
