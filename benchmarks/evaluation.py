@@ -31,8 +31,8 @@ from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
 from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.cli import main as run
-from perturbdiff.comparison import BASELINES, Comparison, Depth, compare
-from perturbdiff.evaluation.suites import SUITES
+from perturbdiff.evaluation.evaluate import BASELINES, Comparison, Depth, compare
+from perturbdiff.metrics.suites import SUITES
 from perturbdiff.recipes.dataset import Columns, Expression, Match, recipe_from_mapping, write_recipe
 
 HERE = Path(__file__).parent

@@ -20,7 +20,7 @@ import torch
 
 from perturbdiff import Cells, PerturbDiff, compare, read_recipe
 from perturbdiff.cells.anndata import cells_from_anndata
-from perturbdiff.evaluation.tables import over_batches
+from perturbdiff.metrics.tables import over_batches
 from perturbdiff.prediction.conditions import held_out_conditions
 from perturbdiff.recipes.dataset import Columns, Expression
 

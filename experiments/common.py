@@ -14,8 +14,8 @@ from perturbdiff import Cells, PerturbDiff, compare
 from perturbdiff.baselines.control import predict_control
 from perturbdiff.baselines.mean import MeanShift, mean_shift
 from perturbdiff.cells.anndata import cells_from_anndata
-from perturbdiff.comparison import Depth
-from perturbdiff.evaluation.tables import over_batches
+from perturbdiff.evaluation.evaluate import Depth
+from perturbdiff.metrics.tables import over_batches
 from perturbdiff.prediction.predict import UNSPECIFIED
 from perturbdiff.recipes.dataset import Expression
 

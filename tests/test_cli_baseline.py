@@ -9,8 +9,8 @@ import pytest
 from perturbdiff.baselines.catalogue import NAMES
 from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.model import PerturbDiff
-from perturbdiff.origin import Origin
 from perturbdiff.recipes.dataset import hold_outs_from, read_recipe, write_recipe
+from perturbdiff.training_data import Origin
 
 SHIFT = "control + mean shift"
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from perturbdiff.cells.memory import Cells
-from perturbdiff.comparison import HEADLINE, compare
+from perturbdiff.evaluation.evaluate import HEADLINE, compare
 
 GENES = [f"gene_{i}" for i in range(60)]
 TARGETS = {f"knockout of gene_{i}": i for i in range(6)}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from perturbdiff.cells.anndata import read_cells
     from perturbdiff.cells.memory import Cells
     from perturbdiff.checkpoint import Checkpoint, load_checkpoint
-    from perturbdiff.comparison import Comparison, compare
+    from perturbdiff.evaluation.evaluate import Comparison, compare
     from perturbdiff.model import PerturbDiff
     from perturbdiff.recipes.dataset import Recipe, read_recipe
     from perturbdiff.simulation.screen import simulate
@@ -41,12 +41,12 @@ __all__ = [
 _HOMES = {
     "Cells": "cells.memory",
     "Checkpoint": "checkpoint",
-    "Comparison": "comparison",
+    "Comparison": "evaluation.evaluate",
     "PerturbDiff": "model",
     "Recipe": "recipes.dataset",
     "Split": "split.rules",
     "Store": "store.stored",
-    "compare": "comparison",
+    "compare": "evaluation.evaluate",
     "load_checkpoint": "checkpoint",
     "pretrain": "pretraining",
     "read_cells": "cells.anndata",

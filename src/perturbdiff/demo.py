@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from perturbdiff.cells.anndata import read_cells
-from perturbdiff.comparison import Comparison
+from perturbdiff.evaluation.evaluate import Comparison
+from perturbdiff.evaluation.from_files import compare_files
 from perturbdiff.io import write_h5ad
-from perturbdiff.judgement import compare_files
 from perturbdiff.model import PerturbDiff
-from perturbdiff.origin import Origin
 from perturbdiff.prediction.conditions import held_out_conditions
 from perturbdiff.prediction.inputs import torch_device
 from perturbdiff.prediction.predict import Say
 from perturbdiff.recipes.dataset import Recipe, read_recipe, recipe_from_mapping, write_recipe
 from perturbdiff.report.figure import figure, save_figure
 from perturbdiff.simulation.screen import simulate
+from perturbdiff.training_data import Origin
 
 Setting = Literal["interaction", "additive"]
 

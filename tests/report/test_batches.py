@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from perturbdiff.evaluation.folder import read_evaluation
 from perturbdiff.report.figure import figure
-from perturbdiff.report.reading import read_evaluation
 from perturbdiff.report.standing import AHEAD, LEVEL, UNKNOWN, Comparer, Differences
 from perturbdiff.report.writing import write_report
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from perturbdiff.evaluation.folder import read_evaluation
 from perturbdiff.report.radar import CENTRE, RIM, radar
-from perturbdiff.report.reading import read_evaluation
 
 METRICS = ("R2", "PDCorr", "MAE", "MSE", "PDS_L1")
 CENTRE_OF_DRAWING = np.array([215.0, 168.0])

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.report.reading import Metric, read_evaluation
+from perturbdiff.evaluation.folder import Metric, read_evaluation
 from perturbdiff.report.standing import (
     AHEAD,
     BEHIND,

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from perturbdiff.evaluation.genes import read_genes
 from perturbdiff.report import density, numbers
-from perturbdiff.report.genes import read_genes
 from perturbdiff.report.looks import CEILING, COLOURS, FILES, REFERENCE, Look
 from perturbdiff.report.svg import Panel, tick
 

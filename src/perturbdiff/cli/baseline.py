@@ -35,9 +35,9 @@ def baseline(
     from perturbdiff.baselines.files import write_prediction
     from perturbdiff.cells.reading import read_h5ad
     from perturbdiff.io import check_writable
-    from perturbdiff.origin import Origin
     from perturbdiff.prediction.conditions import check_part, labelled, read_rows
     from perturbdiff.prediction.inputs import control_cells
+    from perturbdiff.training_data import Origin
 
     screen = Screen(quiet=quiet)
     check_names([name])

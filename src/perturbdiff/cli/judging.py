@@ -27,7 +27,7 @@ from perturbdiff.screen import Screen
 
 if TYPE_CHECKING:
     from perturbdiff.evaluation.pairs import Condition
-    from perturbdiff.origin import Origin
+    from perturbdiff.training_data import Origin
 
 
 FAR_ABOVE = 10
@@ -194,9 +194,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge predicted files against observed cells, beside baselines and a ceiling."""
-    from perturbdiff.comparison import Depth
+    from perturbdiff.evaluation.evaluate import Depth
+    from perturbdiff.evaluation.from_files import LEAK, compare_files
     from perturbdiff.io import check_writable
-    from perturbdiff.judgement import LEAK, compare_files
     from perturbdiff.recipes.dataset import Columns, Expression
     from perturbdiff.recipes.tables import validated
     from perturbdiff.report.figure import figure, save_figure
@@ -277,7 +277,7 @@ def evaluate(
 
 def _origin(run: Path | None, recipe: Path | None) -> "Origin | None":
     """What brings the training cells, if anything does."""
-    from perturbdiff.origin import Origin
+    from perturbdiff.training_data import Origin
 
     if run is not None and recipe is not None:
         raise ValueError("--run and --recipe both bring the training cells; give one of them.")
@@ -298,7 +298,7 @@ def _read_as(read: dict[str, Any], source: "Origin | None") -> dict[str, Any]:
 
 def baselines_of(text: str) -> tuple[str, ...]:
     """The baselines of --baselines, by name."""
-    from perturbdiff.comparison import BASELINES
+    from perturbdiff.evaluation.evaluate import BASELINES
 
     if text in ("all", "none"):
         return tuple(BASELINES) if text == "all" else ()
@@ -307,8 +307,8 @@ def baselines_of(text: str) -> tuple[str, ...]:
 
 def suites_of(text: str | None) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """The suites to compute (ours is always one), those that were asked for by name, and a sentence that says so."""
-    from perturbdiff.evaluation.suites import PAPER, SUITES, check_suites, is_installed
-    from perturbdiff.evaluation.tables import OURS
+    from perturbdiff.metrics.suites import PAPER, SUITES, check_suites, is_installed
+    from perturbdiff.metrics.tables import OURS
 
     asked = tuple(name.strip() for name in text.split(",")) if text is not None else ()
     check_suites(asked)

@@ -24,7 +24,7 @@ from perturbdiff.evaluation.conditions import (
     perturbed_rows,
 )
 from perturbdiff.evaluation.pairs import Pairs
-from perturbdiff.evaluation.targets import target_notes
+from perturbdiff.metrics.targets import target_notes
 from perturbdiff.spelling import nearest
 
 

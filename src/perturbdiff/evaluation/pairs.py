@@ -25,8 +25,8 @@ from perturbdiff.evaluation.conditions import (
     control_rows,
     perturbed_rows,
 )
-from perturbdiff.evaluation.metrics import Population
-from perturbdiff.evaluation.targets import target_places
+from perturbdiff.metrics.ours import Population
+from perturbdiff.metrics.targets import target_places
 
 __all__ = ["Condition", "Context", "File", "Pairs", "Pooling", "Rows", "population"]
 

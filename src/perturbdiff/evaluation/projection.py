@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, svds
 
 from perturbdiff.evaluation.conditions import LABELS, Condition, File, Rows
-from perturbdiff.evaluation.distances import Vector
 from perturbdiff.evaluation.pairs import Pairs
+from perturbdiff.metrics.distances import Vector
 
 CELLS_OF_CONDITION, CELLS = 300, 20_000
 """So many cells of a condition, and in all, at most."""

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from perturbdiff.evaluation.folder import Evaluation
+from perturbdiff.evaluation.genes import SIGNIFICANT, Genes
 from perturbdiff.report.drawing import Drawing
-from perturbdiff.report.genes import SIGNIFICANT, Genes
 from perturbdiff.report.numbers import condition_name
 from perturbdiff.report.projection import condition_projection
-from perturbdiff.report.reading import Evaluation
 from perturbdiff.report.sampling import evenly
 from perturbdiff.report.volcano import FILES_SHOWN, MOST_GREY, MOST_MARKED, GeneTable, gene_tables, volcano
 from perturbdiff.spelling import nearest

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from perturbdiff.evaluation.folder import Evaluation
 from perturbdiff.report.drawing import Drawing, Drawn
 from perturbdiff.report.looks import FILES
 from perturbdiff.report.numbers import short
-from perturbdiff.report.reading import Evaluation
 from perturbdiff.report.sampling import evenly
 from perturbdiff.report.svg import Panel, padded
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from perturbdiff.evaluation.folder import Evaluation
+from perturbdiff.evaluation.genes import EVIDENCE, OBSERVED, SIGNIFICANT, THRESHOLD, Genes, Values
 from perturbdiff.report.drawing import Drawing, Drawn, line_key
-from perturbdiff.report.genes import EVIDENCE, OBSERVED, SIGNIFICANT, THRESHOLD, Genes, Values
 from perturbdiff.report.looks import COLOURS, FILES, Look
-from perturbdiff.report.reading import Evaluation
 from perturbdiff.report.svg import Panel
 
 _GRID = 256

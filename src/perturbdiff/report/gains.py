@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from perturbdiff.evaluation.folder import Evaluation, Metric
 from perturbdiff.report.numbers import decimals, fixed, signed
-from perturbdiff.report.reading import Evaluation, Metric
 from perturbdiff.report.standing import Comparer, directed, strongest
 
 ENDS = 8

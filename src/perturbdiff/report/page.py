@@ -10,13 +10,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from perturbdiff.evaluation.folder import LEAST, SUITES, UNITS, Evaluation, Metric
 from perturbdiff.report.conditions import place_of, shown_conditions
 from perturbdiff.report.curve import curves
 from perturbdiff.report.density import densities
 from perturbdiff.report.gains import gain_tables
 from perturbdiff.report.projection import projection, umap
 from perturbdiff.report.radar import radar
-from perturbdiff.report.reading import LEAST, SUITES, UNITS, Evaluation, Metric
 from perturbdiff.report.scatter import scatter
 from perturbdiff.report.standing import Comparer, strongest
 from perturbdiff.report.strips import strips

@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 
-from perturbdiff.report.cells import Cells, Plane
+from perturbdiff.evaluation.cells import Cells, Plane
+from perturbdiff.evaluation.folder import Evaluation, Key
+from perturbdiff.evaluation.genes import OBSERVED
 from perturbdiff.report.drawing import Drawing, Drawn, looks, mark_key
-from perturbdiff.report.genes import OBSERVED
 from perturbdiff.report.looks import CONTROL, FILES, Look
 from perturbdiff.report.numbers import condition_name
-from perturbdiff.report.reading import Evaluation, Key
 from perturbdiff.report.sampling import sampled
 from perturbdiff.report.svg import Panel
 from perturbdiff.report.volcano import FILES_SHOWN

@@ -8,10 +8,10 @@ import math
 
 import numpy as np
 
+from perturbdiff.evaluation.folder import Evaluation, Metric
 from perturbdiff.report.drawing import Drawing, Drawn, line_key, looks
 from perturbdiff.report.looks import CEILING, COLOURS, MUTED, REFERENCE, Look
 from perturbdiff.report.numbers import listed
-from perturbdiff.report.reading import Evaluation, Metric
 from perturbdiff.report.svg import Panel, tick
 
 CENTRE, RIM = -0.5, 1.25

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from perturbdiff.evaluation.folder import LAST, Evaluation, Metric
 from perturbdiff.report.drawing import Drawing, Drawn, looks, mark_key
 from perturbdiff.report.looks import COLOURS, Look
 from perturbdiff.report.numbers import condition_name
-from perturbdiff.report.reading import LAST, Evaluation, Metric
 from perturbdiff.report.standing import Comparer, Differences, directed
 from perturbdiff.report.svg import Panel, padded
 

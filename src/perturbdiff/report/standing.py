@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from perturbdiff.report.reading import LEAST, Evaluation, Key, Metric
+from perturbdiff.evaluation.folder import LEAST, Evaluation, Key, Metric
 
 DRAWS = 2_000
 """So often are units drawn again."""

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from perturbdiff.evaluation.folder import Evaluation, Metric, Score
 from perturbdiff.report.drawing import Drawing, Drawn, Key, look_of, mark_key
 from perturbdiff.report.looks import CEILING, REFERENCE, Look
 from perturbdiff.report.numbers import short
-from perturbdiff.report.reading import Evaluation, Metric, Score
 from perturbdiff.report.sampling import evenly
 from perturbdiff.report.svg import Panel
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from perturbdiff.evaluation.folder import Evaluation, Method, Metric, Score, score_of
 from perturbdiff.report.numbers import MINUS, NONE, decimals, fixed
-from perturbdiff.report.reading import Evaluation, Method, Metric, Score, score_of
 from perturbdiff.report.standing import AHEAD, BEHIND, LEVEL, UNKNOWN, Comparer, Standing, directed
 
 MOST_CONTEXTS = 40

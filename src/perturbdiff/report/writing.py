@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from perturbdiff.evaluation.folder import Evaluation, Metric, read_evaluation
 from perturbdiff.io import check_writable, whole_file
 from perturbdiff.report.page import Report, check_condition, page, report_of
-from perturbdiff.report.reading import Evaluation, Metric, read_evaluation
 from perturbdiff.report.standing import Standing, directed
 
 _SUFFIXES = {".html", ".htm"}
