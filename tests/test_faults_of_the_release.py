@@ -14,7 +14,7 @@ from perturbdiff.building import build_objective, build_times
 from perturbdiff.checkpoint import load_checkpoint
 from perturbdiff.config import settings_of
 from perturbdiff.core.kernel import energy_distance
-from perturbdiff.evaluation.pairs import Condition as Judged
+from perturbdiff.metrics.conditions import Condition as Judged
 from perturbdiff.metrics.ours import METRICS
 from perturbdiff.metrics.tables import long_table, overall_table, undefined_notes
 from perturbdiff.model import PerturbDiff

@@ -7,10 +7,10 @@ import pytest
 from perturbdiff.cells.memory import Cells
 from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.evaluation.alignment import align
-from perturbdiff.evaluation.conditions import TOGETHER, Condition, Context, Pooling
 from perturbdiff.evaluation.evaluate import CEILING, MEAN_SHIFT, REPLICATES, Depth, Scope, compare
 from perturbdiff.evaluation.from_files import LEAK, compare_files
 from perturbdiff.io import write_h5ad
+from perturbdiff.metrics.conditions import TOGETHER, Condition, Context, Pooling
 from perturbdiff.model import PerturbDiff
 from perturbdiff.recipes.dataset import write_recipe
 from perturbdiff.simulation.screen import simulate

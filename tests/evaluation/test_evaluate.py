@@ -14,9 +14,8 @@ from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
 from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.evaluation.alignment import align
-from perturbdiff.evaluation.conditions import TOGETHER
 from perturbdiff.evaluation.evaluate import BASELINES, CEILING, CONTROL, MEAN_SHIFT, Depth, Scope, compare
-from perturbdiff.evaluation.pairs import Condition, Context
+from perturbdiff.metrics.conditions import TOGETHER, Condition, Context
 from perturbdiff.metrics.distances import within
 from perturbdiff.metrics.ours import CONTEXT_METRICS, METRICS, Population
 from perturbdiff.recipes.dataset import Columns, Expression, Match
@@ -316,7 +315,7 @@ def test_a_baseline_or_a_suite_that_there_is_not_is_refused_by_name():
 
 
 def test_a_suite_whose_context_is_too_large_is_left_out_and_computed_where_it_is_asked_for(monkeypatch):
-    monkeypatch.setattr("perturbdiff.metrics.suites.VALUES", 100)
+    monkeypatch.setattr("perturbdiff.evaluation.contexts.VALUES", 100)
     found = compare({"m": PREDICTED}, OBSERVED, training=None, seed=0, depth=Depth(suites=("ours", "paper")))
     assert set(found.scores["suite"]) == {"ours"}
     assert any("the suite 'paper' is left out: cell type 'B'" in note for note in found.notes)

@@ -8,8 +8,7 @@ import pytest
 import scipy.sparse as sp
 from anndata import AnnData
 
-from perturbdiff.metrics.sides import Side
-from perturbdiff.metrics.suites import PERTURBATION
+from perturbdiff.metrics.sides import PERTURBATION, Side
 
 N_GENES, N_CELLS, N_PERTURBATIONS = 60, 40, 4
 

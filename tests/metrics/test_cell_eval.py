@@ -24,8 +24,8 @@ from perturbdiff.metrics.cell_eval import (
     paper_metrics,
     quietly,
 )
-from perturbdiff.metrics.sides import Side
-from perturbdiff.metrics.suites import PERTURBATION, Suite
+from perturbdiff.metrics.sides import PERTURBATION, Side
+from perturbdiff.metrics.suites import Suite
 
 SLOW = ["pearson_edistance", "clustering_agreement"]
 

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from perturbdiff.evaluation.pairs import Condition
+from perturbdiff.metrics.conditions import Condition
 from perturbdiff.metrics.ours import METRICS
 from perturbdiff.metrics.tables import COLUMNS, long_table, overall_table, undefined_notes, wide_table
 

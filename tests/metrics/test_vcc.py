@@ -17,8 +17,8 @@ import scipy.sparse as sp
 from anndata import AnnData, read_h5ad
 
 from perturbdiff.metrics import cell_eval
-from perturbdiff.metrics.sides import Side
-from perturbdiff.metrics.suites import PERTURBATION, Suite
+from perturbdiff.metrics.sides import PERTURBATION, Side
+from perturbdiff.metrics.suites import Suite
 from perturbdiff.metrics.vcc import OF_CONTEXT, VCC_METRICS, differential_expression, vcc_metrics
 
 

@@ -26,7 +26,7 @@ from perturbdiff.options import (
 from perturbdiff.screen import Screen
 
 if TYPE_CHECKING:
-    from perturbdiff.evaluation.pairs import Condition
+    from perturbdiff.metrics.conditions import Condition
     from perturbdiff.training_data import Origin
 
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.cache import Cache
-from perturbdiff.evaluation.conditions import APART, LABELS, Condition, File, Pooling
+from perturbdiff.evaluation.contexts import VALUES, judge_by, too_large
 from perturbdiff.evaluation.folder import Method
 from perturbdiff.evaluation.methods import BASELINES, CONTROL, MEAN_SHIFT, Methods, fitted
-from perturbdiff.evaluation.pairs import Pairs
+from perturbdiff.evaluation.pairs import File, Pairs
 from perturbdiff.evaluation.projection import project
 from perturbdiff.evaluation.result import Comparison
 from perturbdiff.evaluation.scores import CEILING, OBSERVED, REPLICATES, Contexts, Judged, Judging, Track
@@ -28,6 +28,7 @@ from perturbdiff.features.tables import FeatureTable
 from perturbdiff.metrics import suites
 from perturbdiff.metrics import warnings as cautions
 from perturbdiff.metrics.ceilings import HALVINGS
+from perturbdiff.metrics.conditions import APART, LABELS, Condition, Pooling
 from perturbdiff.metrics.intervals import RESAMPLES, UNITS, Scale, summarise, unit_of
 from perturbdiff.metrics.ours import CONTEXT_METRICS, METRICS
 from perturbdiff.metrics.suites import Suite
@@ -220,15 +221,15 @@ def _tables(
     for name in depth.suites:
         if name == OURS:
             continue
-        large = [] if name in depth.forced else suites.too_large(pairs, methods.n_cells)
+        large = [] if name in depth.forced else too_large(pairs, methods.n_cells)
         if large:
             notes.append(
-                f"the suite {name!r} is left out: {large[0]} has more than {suites.VALUES:.0e} values, "
+                f"the suite {name!r} is left out: {large[0]} has more than {VALUES:.0e} values, "
                 f"which it holds in memory several times; ask for it by --suites {name}."
             )
             continue
         tests = depth.cache.keep(pairs) if depth.cache is not None else lambda _, made: made()
-        scores = suites.judge_by(Suite.of(name), pairs, methods, seed=seed, threads=depth.jobs, tests=tests)
+        scores = judge_by(Suite.of(name), pairs, methods, seed=seed, threads=depth.jobs, tests=tests)
         tables.append(_sorted(long_table(scores), order).assign(suite=name))
     if not tables:
         raise ValueError(f"no suite is left of {', '.join(depth.suites)}; ask for 'ours' too.")

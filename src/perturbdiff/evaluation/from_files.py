@@ -18,10 +18,11 @@ import pandas as pd
 
 from perturbdiff.cells.order import Flags, name_hashes
 from perturbdiff.evaluation.cache import Cache, content_hash
-from perturbdiff.evaluation.conditions import LABELS, TOGETHER, Condition, File, Pooling, perturbed_rows
 from perturbdiff.evaluation.evaluate import Comparison, Depth, Scope, compare
 from perturbdiff.evaluation.files import IN_MEMORY, declared_by, notes_of, open_file, renamed
+from perturbdiff.evaluation.pairs import File, perturbed_rows
 from perturbdiff.labels.members import grammar_of, same_as
+from perturbdiff.metrics.conditions import LABELS, TOGETHER, Condition, Pooling
 from perturbdiff.metrics.suites import versions
 from perturbdiff.metrics.warnings import Caution
 from perturbdiff.recipes.dataset import PLAIN, Columns, Expression, Grammar

@@ -16,8 +16,9 @@ from perturbdiff.baselines import catalogue
 from perturbdiff.baselines.control import GROUP, groups_of, predict_control
 from perturbdiff.baselines.predictor import Predictor
 from perturbdiff.cells.memory import Cells
-from perturbdiff.evaluation.pairs import Condition, File, Pairs
+from perturbdiff.evaluation.pairs import File, Pairs
 from perturbdiff.features.tables import FeatureTable
+from perturbdiff.metrics.conditions import Condition
 from perturbdiff.metrics.ours import Population
 from perturbdiff.recipes.dataset import PLAIN, Grammar
 

@@ -19,8 +19,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, svds
 
-from perturbdiff.evaluation.conditions import LABELS, Condition, File, Rows
-from perturbdiff.evaluation.pairs import Pairs
+from perturbdiff.evaluation.pairs import File, Pairs, Rows
+from perturbdiff.metrics.conditions import LABELS, Condition
 from perturbdiff.metrics.distances import Vector
 
 CELLS_OF_CONDITION, CELLS = 300, 20_000

@@ -24,12 +24,12 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
-from perturbdiff.evaluation.conditions import LABELS, Condition
 from perturbdiff.evaluation.folder import KINDS, Method
 from perturbdiff.evaluation.methods import BASELINES, CONTROL, MEAN_SHIFT
 from perturbdiff.evaluation.projection import Projection
 from perturbdiff.evaluation.scores import Test
 from perturbdiff.io import whole_file
+from perturbdiff.metrics.conditions import LABELS, Condition
 from perturbdiff.metrics.suites import Legend
 from perturbdiff.metrics.tables import COLUMNS, OURS, wide_table
 from perturbdiff.metrics.warnings import Caution, in_order, step_zero

@@ -18,8 +18,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from perturbdiff.evaluation.pairs import Condition, Context, Pairs, Rows
+from perturbdiff.evaluation.pairs import Pairs, Rows
 from perturbdiff.metrics.ceilings import HALVINGS, Apart, apart, averaged, halved, replicated, siblings_moved
+from perturbdiff.metrics.conditions import Condition, Context
 from perturbdiff.metrics.differential_expression import RankSum, rank_sum
 from perturbdiff.metrics.distances import Vector
 from perturbdiff.metrics.ours import CONTEXT_METRICS, METRICS, Population, Reference, judge, judge_all_genes

@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 
 from perturbdiff.metrics.ours import Metric
-from perturbdiff.metrics.sides import Side, check_sides, given_table
-from perturbdiff.metrics.suites import PERTURBATION
+from perturbdiff.metrics.sides import PERTURBATION, Side, check_sides, given_table
 
 PAPER_METRICS = (
     Metric(

@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbdiff.evaluation.conditions import LABELS
+from perturbdiff.metrics.conditions import LABELS
 from perturbdiff.metrics.distances import Vector
 
 RESAMPLES = 1000

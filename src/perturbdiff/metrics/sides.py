@@ -14,7 +14,8 @@ import anndata
 import numpy as np
 import scipy.sparse as sp
 
-from perturbdiff.metrics.suites import PERTURBATION
+PERTURBATION = "perturbation"
+"""The column of obs that has the labels."""
 
 HIGHEST = 15.0
 """Values of log1p counts are below this, by cell-eval's rule; log1p of 10^4 is 9.2."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from perturbdiff.evaluation.conditions import LABELS, Condition
+from perturbdiff.metrics.conditions import LABELS, Condition
 from perturbdiff.metrics.ours import CONTEXT_METRICS, METRICS
 
 COLUMNS = ("method", *LABELS, "metric", "value")

@@ -14,8 +14,7 @@ from typing import Any
 
 from perturbdiff.metrics.cell_eval import Numbers, quietly
 from perturbdiff.metrics.ours import Metric
-from perturbdiff.metrics.sides import Side, check_sides, given_table
-from perturbdiff.metrics.suites import PERTURBATION
+from perturbdiff.metrics.sides import PERTURBATION, Side, check_sides, given_table
 
 VCC_METRICS = (
     Metric(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perturbdiff.metrics.targets import gene_names, target_notes, target_places
+from perturbdiff.metrics.conditions import gene_names, target_notes, target_places
 
 PLACES = {
     gene: place for place, gene in enumerate(["TP53", "HLA-A", "IL6", "KLF1", "MAP2K6", "gene_1", "RP11-34P13.7"])
