@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from perturbdiff.cells.anndata import read_cells
-from perturbdiff.evaluation.evaluate import Comparison
-from perturbdiff.evaluation.from_files import compare_files
+from perturbdiff.evaluation.from_files import evaluate_files
+from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.io import write_h5ad
 from perturbdiff.model import PerturbDiff
 from perturbdiff.prediction.conditions import held_out_conditions
@@ -21,7 +21,7 @@ from perturbdiff.prediction.predict import Say
 from perturbdiff.recipes.dataset import Recipe, read_recipe, recipe_from_mapping, write_recipe
 from perturbdiff.report.figure import figure, save_figure
 from perturbdiff.simulation.screen import simulate
-from perturbdiff.training_data import Origin
+from perturbdiff.training_data import TrainingData
 
 Setting = Literal["interaction", "additive"]
 
@@ -39,8 +39,8 @@ def run_demo(
     say: Say,
     show_progress: bool = True,
     training: dict[str, Any] | None = None,
-) -> Iterator[tuple[Setting, Comparison]]:
-    """Run both settings into `out`, one comparison each; an interrupted demo resumes with the same call.
+) -> Iterator[tuple[Setting, Evaluation]]:
+    """Run both settings into `out`, one evaluation each; an interrupted demo resumes with the same call.
 
     Args:
         out: folder; each setting gets one of its own in it.
@@ -59,11 +59,11 @@ def run_demo(
         write_h5ad(simulate(setting, seed=seed), observed)
         recipe = demo_recipe(observed.name, {"seed": seed, **(training or TRAINING)})
         write_recipe(recipe, folder / "recipe.toml")
-        comparison = _train_and_judge(folder, observed, seed=seed, device=device, say=say, progress=show_progress)
-        if comparison is None:
+        evaluation = _train_and_judge(folder, observed, seed=seed, device=device, say=say, progress=show_progress)
+        if evaluation is None:
             say("interrupted: the same call resumes.")
             return
-        yield setting, comparison
+        yield setting, evaluation
 
 
 def demo_recipe(file: str, training: dict[str, Any]) -> Recipe:
@@ -90,8 +90,8 @@ def demo_recipe(file: str, training: dict[str, Any]) -> Recipe:
 
 def _train_and_judge(
     folder: Path, observed: Path, *, seed: int, device: str, say: Say, progress: bool
-) -> Comparison | None:
-    """The comparison of one setting; None where its training was interrupted."""
+) -> Evaluation | None:
+    """The evaluation of one setting; None where its training was interrupted."""
     recipe = read_recipe(folder / "recipe.toml")
     cells = read_cells(recipe, folder)
     model = PerturbDiff(recipe, source=cells, folder=folder)
@@ -102,9 +102,9 @@ def _train_and_judge(
     predicted = model.predict_cells(cells, conditions=held_out, seed=seed, device=device, say=say)
     write_h5ad(predicted, folder / "predicted.h5ad")
     say("evaluating.")
-    comparison = compare_files(
-        {"perturbdiff": folder / "predicted.h5ad"}, observed, source=Origin.of_run(folder / "run"), seed=seed
+    evaluation = evaluate_files(
+        {"perturbdiff": folder / "predicted.h5ad"}, observed, source=TrainingData.of_run(folder / "run"), seed=seed
     )
-    comparison.save(folder)
-    save_figure(figure(comparison.table, title=f"simulated, {folder.name}"), folder / "figure.png")
-    return comparison
+    evaluation.save(folder)
+    save_figure(figure(evaluation.table, title=f"simulated, {folder.name}"), folder / "figure.png")
+    return evaluation

@@ -1,10 +1,13 @@
-"""What baselines are fitted to: the training cells of a run or of a recipe, their panel and their features."""
+"""The training data of a run or of a recipe: its cells, panel and features, to which baselines are fitted."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from perturbdiff.baselines import catalogue
 from perturbdiff.baselines.predictor import Predictor
@@ -26,7 +29,7 @@ TRAINING_CELLS = 1 << 20
 
 
 @dataclass(frozen=True)
-class Origin:
+class TrainingData:
     """Where the training cells of trained baselines come from.
 
     Attributes:
@@ -46,7 +49,7 @@ class Origin:
     checkpoint: "Checkpoint | None" = None
 
     @classmethod
-    def of_run(cls, run: Path) -> "Origin":
+    def of_run(cls, run: Path) -> "TrainingData":
         """The data that a run was trained on."""
         from perturbdiff.checkpoint import load_checkpoint
 
@@ -55,7 +58,7 @@ class Origin:
         return cls(checkpoint.recipe, folder, checkpoint.split["seed"], checkpoint.split["hash"], run, checkpoint)
 
     @classmethod
-    def of_recipe(cls, path: Path) -> "Origin":
+    def of_recipe(cls, path: Path) -> "TrainingData":
         """The data that a recipe names."""
         recipe = read_recipe(path)
         return cls(recipe, path.resolve().parent, settings_of(recipe).training.seed, None)
@@ -127,6 +130,22 @@ class Origin:
             return self.checkpoint.total_genes
         return total_genes(self.split.source.genes, self.recipe) if self.folder is not None else None
 
+    @property
+    def history(self) -> dict[str, Any] | None:
+        """What the run recorded, step by step, and the settings that its model was trained with; None without a run."""
+        if self.run is None or self.checkpoint is None:
+            return None
+        from perturbdiff.checkpoint import LOGS
+
+        return {
+            "history": list(_steps(self.run / LOGS)),
+            "kept": dict(self.checkpoint.history),
+            "begun_from": self.checkpoint.begun_from,
+            "settings": self.checkpoint.settings.model_dump(mode="json"),
+            "recipe": self.checkpoint.recipe.name,
+            "genes": len(self.checkpoint.genes),
+        }
+
     def baseline(self, name: str, conditions: Sequence[tuple[str, str]]) -> Predictor:
         """A baseline, fitted to the training cells for these (perturbation, cell type).
 
@@ -146,3 +165,18 @@ class Origin:
     @property
     def _settings(self) -> Settings:
         return settings_of(self.recipe)
+
+
+def _steps(logs: Path) -> Iterator[dict[str, float]]:
+    """The recorded numbers of each step, those of a resumed run after those before."""
+    steps: dict[int, dict[str, float]] = {}
+    for path in sorted(logs.rglob("metrics.csv"), key=lambda path: (len(path.parts), path.name)):
+        for row in pd.read_csv(path).to_dict("records"):
+            own = steps.setdefault(int(row["step"]), {})
+            own |= {
+                str(key).replace(" ", "_"): float(value)
+                for key, value in row.items()
+                if key not in ("step", "epoch") and math.isfinite(value)
+            }
+    for step in sorted(steps):
+        yield {"step": step, **steps[step]}

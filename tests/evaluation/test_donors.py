@@ -7,15 +7,18 @@ import pytest
 from perturbdiff.cells.memory import Cells
 from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.evaluation.alignment import align
-from perturbdiff.evaluation.evaluate import CEILING, MEAN_SHIFT, REPLICATES, Depth, Scope, compare
-from perturbdiff.evaluation.from_files import LEAK, compare_files
+from perturbdiff.evaluation.audit import LEAK
+from perturbdiff.evaluation.evaluate import Depth, Scope, evaluate
+from perturbdiff.evaluation.from_files import evaluate_files
+from perturbdiff.evaluation.methods import MEAN_SHIFT
+from perturbdiff.evaluation.scores import CEILING, REPLICATES
 from perturbdiff.io import write_h5ad
 from perturbdiff.metrics.conditions import TOGETHER, Condition, Context, Pooling
 from perturbdiff.model import PerturbDiff
 from perturbdiff.recipes.dataset import write_recipe
 from perturbdiff.simulation.screen import simulate
 from perturbdiff.split.audit import find_leaks
-from perturbdiff.training_data import Origin
+from perturbdiff.training_data import TrainingData
 
 GENES = pd.Index([f"g{i}" for i in range(10)])
 DONORS = [f"donor_{i}" for i in range(5)]
@@ -62,22 +65,22 @@ DEPTH = Depth(replicates=True)
 
 def test_a_donor_is_judged_against_its_own_cells_as_if_the_file_held_no_other(observed, predicted):
     training = of_donors(observed, *DONORS[:4])
-    whole = compare({"model": predicted}, observed, training=training, seed=0, depth=DEPTH)
-    cut = compare({"model": predicted}, of_donors(observed, "donor_4"), training=training, seed=0, depth=DEPTH)
+    whole = evaluate({"model": predicted}, observed, training=training, seed=0, depth=DEPTH)
+    cut = evaluate({"model": predicted}, of_donors(observed, "donor_4"), training=training, seed=0, depth=DEPTH)
     assert [tuple(one) for one in whole.conditions()] == [("a", "T", "donor_4"), ("b", "T", "donor_4")]
     pd.testing.assert_frame_equal(whole.scores, cut.scores, check_exact=True)
     pd.testing.assert_frame_equal(whole.overall, cut.overall, check_exact=True)
     summary = whole.summary()
     assert summary.loc["model", "pearson_of_change"] > 0.98
     assert summary.loc[MEAN_SHIFT, "pearson_of_change"] < 0.7  # other donors respond by other genes
-    pooled = compare({"model": predicted}, observed, training=training, seed=0, scope=Scope(TOGETHER)).summary()
+    pooled = evaluate({"model": predicted}, observed, training=training, seed=0, scope=Scope(TOGETHER)).summary()
     assert pooled.loc["model", "pearson_of_change"] < 0.7
 
 
 def test_pooled_and_apart_agree_to_the_last_digit_where_there_is_one_batch(observed, predicted):
     own = of_donors(observed, "donor_4")
-    apart = compare({"model": predicted}, own, training=own, seed=0)
-    pooled = compare({"model": predicted}, own, training=own, seed=0, scope=Scope(TOGETHER))
+    apart = evaluate({"model": predicted}, own, training=own, seed=0)
+    pooled = evaluate({"model": predicted}, own, training=own, seed=0, scope=Scope(TOGETHER))
     assert apart.scores["value"].equals(pooled.scores["value"])
     assert apart.overall.equals(pooled.overall)
     assert set(apart.scores["assay_batch"]) == {"donor_4"}
@@ -106,7 +109,7 @@ def test_a_donor_with_fewer_than_two_control_cells_borrows_those_of_its_cell_typ
 
 def test_what_one_donor_says_of_another_stands_as_replicates_beside_the_ceiling(observed):
     predicted = make_cells(np.random.default_rng(1))
-    summary = compare({"model": predicted}, observed, training=None, seed=0, depth=DEPTH).summary()
+    summary = evaluate({"model": predicted}, observed, training=None, seed=0, depth=DEPTH).summary()
     assert summary.loc[CEILING, "pearson_of_change"] > 0.98
     assert summary.loc[REPLICATES, "pearson_of_change"] < 0.5
 
@@ -177,9 +180,9 @@ def donors(tmp_path_factory, make_recipe):
 
 def test_cells_that_trained_are_never_among_the_judged_ones_unless_they_are_asked_for(donors):
     folder, donor = donors
-    files, source = {"model": folder / "predicted.h5ad"}, Origin.of_run(folder / "run")
+    files, source = {"model": folder / "predicted.h5ad"}, TrainingData.of_run(folder / "run")
     assert find_leaks(source.split) == []
-    found = compare_files(files, folder / "screen.h5ad", source=source)
+    found = evaluate_files(files, folder / "screen.h5ad", source=source)
     (condition,) = found.conditions()
     assert condition.assay_batch == donor
     assert found.notes[0].startswith(
@@ -190,16 +193,16 @@ def test_cells_that_trained_are_never_among_the_judged_ones_unless_they_are_aske
     test = set(split.source.names[split.rows("test")])
     controls = (observed.obs["perturbation"] == "control").to_numpy()
     write_h5ad(observed[controls | observed.obs_names.isin(test)].copy(), folder / "held-out.h5ad")
-    cut = compare_files(files, folder / "held-out.h5ad", source=source)
+    cut = evaluate_files(files, folder / "held-out.h5ad", source=source)
     pd.testing.assert_frame_equal(found.table, cut.table, check_exact=True)
-    every = compare_files(files, folder / "screen.h5ad", source=source, with_training_cells=True)
+    every = evaluate_files(files, folder / "screen.h5ad", source=source, with_training_cells=True)
     assert every.warnings[0].text.startswith("6 of the 16 judged observed cells were trained on, by their names.")
     assert not every.table["value"].equals(found.table["value"])
 
 
 def test_intervals_draw_donors_where_donors_are_held_out_of_perturbations_that_trained(donors):
     folder, _ = donors
-    source = Origin.of_run(folder / "run")
-    found = compare_files({"model": folder / "predicted.h5ad"}, folder / "screen.h5ad", source=source)
+    source = TrainingData.of_run(folder / "run")
+    found = evaluate_files({"model": folder / "predicted.h5ad"}, folder / "screen.h5ad", source=source)
     assert found.settings["unit"] == "assay_batch"
     assert {rule.part for rule in source.split.hold_out} == {"test"}

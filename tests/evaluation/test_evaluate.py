@@ -14,7 +14,9 @@ from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
 from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.evaluation.alignment import align
-from perturbdiff.evaluation.evaluate import BASELINES, CEILING, CONTROL, MEAN_SHIFT, Depth, Scope, compare
+from perturbdiff.evaluation.evaluate import Depth, Scope, evaluate
+from perturbdiff.evaluation.methods import BASELINES, CONTROL, MEAN_SHIFT
+from perturbdiff.evaluation.scores import CEILING
 from perturbdiff.metrics.conditions import TOGETHER, Condition, Context
 from perturbdiff.metrics.distances import within
 from perturbdiff.metrics.ours import CONTEXT_METRICS, METRICS, Population
@@ -51,7 +53,7 @@ PREDICTED = make_cells([("control", "B", 40), ("a", "B", 30), ("b", "B", 20)], 2
 
 @pytest.fixture(scope="module")
 def compared():
-    return compare({"model": PREDICTED}, OBSERVED, training=TRAINING, seed=0)
+    return evaluate({"model": PREDICTED}, OBSERVED, training=TRAINING, seed=0)
 
 
 def test_every_method_has_every_metric_on_every_condition(compared):
@@ -71,15 +73,15 @@ def test_the_order_of_the_methods_on_additive_data_is_the_true_one(compared):
 
 
 def test_a_comparison_repeats_with_its_seed_and_its_draws_change_with_it(compared):
-    again = compare({"model": PREDICTED}, OBSERVED, training=TRAINING, seed=0)
+    again = evaluate({"model": PREDICTED}, OBSERVED, training=TRAINING, seed=0)
     pd.testing.assert_frame_equal(again.table, compared.table)
-    other = compare({"model": PREDICTED}, OBSERVED, training=TRAINING, seed=1).summary()
+    other = evaluate({"model": PREDICTED}, OBSERVED, training=TRAINING, seed=1).summary()
     assert other.loc[CEILING, "mae"] != compared.summary().loc[CEILING, "mae"]
     assert other.loc["model", "mae"] == compared.summary().loc["model", "mae"]
 
 
 def test_without_training_cells_the_mean_shift_is_a_row_of_nan_and_a_note():
-    found = compare({"model": PREDICTED}, OBSERVED, training=None, seed=0)
+    found = evaluate({"model": PREDICTED}, OBSERVED, training=None, seed=0)
     assert found.summary().loc[MEAN_SHIFT].isna().all()
     assert found.summary().drop(MEAN_SHIFT).notna().all(axis=None)
     assert found.notes == (
@@ -89,41 +91,41 @@ def test_without_training_cells_the_mean_shift_is_a_row_of_nan_and_a_note():
 
 def test_a_perturbation_that_training_never_saw_is_named():
     training = TRAINING.take(np.flatnonzero(TRAINING.labels["perturbation"] != "b"))
-    (note,) = compare({"model": PREDICTED}, OBSERVED, training=training, seed=0).notes
+    (note,) = evaluate({"model": PREDICTED}, OBSERVED, training=training, seed=0).notes
     assert "1 of 2 perturbations were not in training ('b') and take the mean shift over all 1 trained" in note
 
 
 def test_undefined_metrics_are_counted_and_said():
     silent = make_cells([("control", "B", 40), ("a", "B", 30)], 3, shift=0.0)
-    found = compare({"model": PREDICTED}, silent, training=TRAINING, seed=0, conditions=[("a", "B")])
+    found = evaluate({"model": PREDICTED}, silent, training=TRAINING, seed=0, conditions=[("a", "B")])
     assert math.isnan(found.summary().loc["model", "de_auroc"])
     undefined = "pearson_from_centroid, de_auroc, de_overlap, spread_between of every method are undefined in 1 of 1"
     assert any(note.startswith(undefined) for note in found.notes)
 
 
 def test_several_predicted_files_stand_side_by_side(compared):
-    found = compare({"one": PREDICTED, "two": OBSERVED}, OBSERVED, training=None, seed=0)
+    found = evaluate({"one": PREDICTED, "two": OBSERVED}, OBSERVED, training=None, seed=0)
     assert found.summary().loc["one"].equals(compared.summary().loc["model"].rename("one"))
     assert found.summary().loc["two", "mae"] == 0.0
 
 
 def test_the_baselines_use_the_observed_control_cells_where_the_predicted_file_has_none(compared):
     alone = PREDICTED.take(np.flatnonzero(~PREDICTED.is_control))
-    found = compare({"model": alone}, OBSERVED, training=TRAINING, seed=0)
+    found = evaluate({"model": alone}, OBSERVED, training=TRAINING, seed=0)
     assert found.summary().loc["model"].equals(compared.summary().loc["model"])
     assert found.summary().loc[CONTROL].notna().all()
 
 
 def test_a_predicted_file_may_not_take_a_baselines_name_and_training_must_hold_the_judged_genes():
     with pytest.raises(ValueError, match="a predicted file is named 'ceiling'"):
-        compare({"ceiling": PREDICTED}, OBSERVED, training=None, seed=0)
+        evaluate({"ceiling": PREDICTED}, OBSERVED, training=None, seed=0)
     fewer = replace(TRAINING, values=TRAINING.log_expression(GENES[:10]), genes=GENES[:10])
     with pytest.raises(ValueError, match=r"the training cells lack 2 of the 12 judged genes \(such as 'g10'\)"):
-        compare({"model": PREDICTED}, OBSERVED, training=fewer, seed=0)
+        evaluate({"model": PREDICTED}, OBSERVED, training=fewer, seed=0)
 
 
 def test_saved_tables_are_read_back_and_undefined_values_are_null(tmp_path):
-    found = compare({"model": PREDICTED}, OBSERVED, training=None, seed=0)
+    found = evaluate({"model": PREDICTED}, OBSERVED, training=None, seed=0)
     found.save(tmp_path / "eval")
     names = ["contexts.csv", "genes.parquet", "metrics.csv", "metrics.json", "overall.csv"]
     assert sorted(path.name for path in (tmp_path / "eval").iterdir()) == names
@@ -178,7 +180,7 @@ def kang(real_data):
 def test_the_mean_shift_on_real_data_is_as_good_as_was_measured(kang):
     test, training = kang
     assert (~training.is_control).sum() == 538
-    found = compare({"the cells themselves": test}, test, training=training, seed=0, scope=POOLED).summary()
+    found = evaluate({"the cells themselves": test}, test, training=training, seed=0, scope=POOLED).summary()
     assert found.loc[CONTROL, "pearson_of_change"] == pytest.approx(-0.03, abs=0.04)
     assert found.loc[CONTROL, "mae"] == pytest.approx(0.352, abs=0.01)
     assert found.loc[CONTROL, "energy_distance"] == pytest.approx(2.6, abs=0.1)
@@ -201,7 +203,7 @@ def test_a_shift_pooled_over_cell_types_gives_the_published_anchors(kang):
         groups_of(test), test, genes=test.genes, control="control", rng=np.random.default_rng(0)
     )
     predicted = replace(unchanged, values=np.maximum(unchanged.log_expression(test.genes).toarray() + shift, 0.0))
-    scores = compare({"pooled": predicted}, test, training=None, seed=0, scope=POOLED).summary().loc["pooled"]
+    scores = evaluate({"pooled": predicted}, test, training=None, seed=0, scope=POOLED).summary().loc["pooled"]
     pairs = align({"pooled": predicted}, test, pooling=TOGETHER)
     populations = pairs.populations_of(predicted)
     bias = np.mean([_bias(populations(one)) + _bias(pairs.observed_cells(one)) for one in pairs.conditions])
@@ -219,7 +221,7 @@ def _bias(population: Population) -> float:
 @pytest.fixture(scope="module")
 def deep():
     depth = Depth(baselines=tuple(BASELINES), projection=True, replicates=True, suites=("ours", "paper"))
-    return compare({"model": PREDICTED}, OBSERVED, training=TRAINING, seed=0, depth=depth)
+    return evaluate({"model": PREDICTED}, OBSERVED, training=TRAINING, seed=0, depth=depth)
 
 
 def test_all_baselines_and_suites_stand_beside_each_other_and_every_method_is_described(deep):
@@ -230,7 +232,7 @@ def test_all_baselines_and_suites_stand_beside_each_other_and_every_method_is_de
     assert set(deep.scores["method"]) == set(methods)
     assert list(dict.fromkeys(deep.scores["suite"])) == ["ours", "paper"]
     assert (deep.baseline, deep.ceiling) == (MEAN_SHIFT, CEILING)
-    assert deep.missing == ()
+    assert deep.not_made == ()
 
 
 def test_a_baseline_that_has_nothing_to_say_of_a_condition_is_undefined_there_and_a_note_says_why(deep):
@@ -273,11 +275,11 @@ def test_the_folder_holds_tests_of_observed_and_predicted_genes_and_placed_cells
 def test_every_mean_has_an_interval_and_a_scaled_score_that_is_0_at_the_baseline_and_1_at_the_ceiling():
     groups = [(tau, kind, 30) for kind in "TB" for tau in ("control", "a", "b", "both")]
     observed, predicted = make_cells(groups, 5), make_cells(groups, 6, shift=0.5)
-    deep = compare({"model": predicted}, observed, training=make_cells(groups, 7), seed=0)
+    deep = evaluate({"model": predicted}, observed, training=make_cells(groups, 7), seed=0)
     overall = deep.overall.set_index(["suite", "method", "metric"])
     row = overall.loc[("ours", "model", "energy_distance")]
     assert row["low"] <= row["value"] <= row["high"]
-    assert not any(name.startswith("R2") for name in deep.headline)
+    assert not any(one.name.startswith("R2") for one in deep.headline)
     scaled = deep.overall.dropna(subset="scaled")
     assert scaled.loc[scaled["method"] == MEAN_SHIFT, "scaled"].to_numpy() == pytest.approx(0.0, abs=1e-9)
     assert scaled.loc[scaled["method"] == CEILING, "scaled"].to_numpy() == pytest.approx(1.0)
@@ -285,7 +287,7 @@ def test_every_mean_has_an_interval_and_a_scaled_score_that_is_0_at_the_baseline
 
 def test_each_cell_type_has_its_own_means():
     both = make_cells([(tau, kind, 20) for kind in "TB" for tau in ("control", "a", "b")], 4)
-    found = compare({"model": both}, both, training=None, seed=0)
+    found = evaluate({"model": both}, both, training=None, seed=0)
     contexts = found.contexts.set_index(["suite", "method", "cell_type", "metric"])
     assert list(dict.fromkeys(found.contexts["cell_type"])) == ["B", "T"]
     table = found.table
@@ -297,28 +299,28 @@ def test_each_cell_type_has_its_own_means():
 def test_values_on_another_scale_than_declared_are_refused_or_warned_of():
     counts = replace(OBSERVED, values=np.asarray(OBSERVED.values) * 30)
     with pytest.raises(ValueError, match=r"the cells of 'observed' sum to .* counts over the judged genes"):
-        compare({"model": PREDICTED}, counts, training=None, seed=0)
+        evaluate({"model": PREDICTED}, counts, training=None, seed=0)
     with pytest.raises(ValueError, match=r"the cells of 'model' sum to .* declare the scale"):
-        compare(
+        evaluate(
             {"model": replace(PREDICTED, values=np.asarray(PREDICTED.values) * 30)}, OBSERVED, training=None, seed=0
         )
     twice = replace(PREDICTED, values=np.log1p(np.asarray(PREDICTED.values)))
-    found = compare({"model": twice}, OBSERVED, training=None, seed=0)
+    found = evaluate({"model": twice}, OBSERVED, training=None, seed=0)
     assert any(caution.kind == "scale" and "'model'" in caution.text for caution in found.warnings)
 
 
 def test_a_baseline_or_a_suite_that_there_is_not_is_refused_by_name():
     with pytest.raises(ValueError, match=r"there is no baseline 'rigde'; .*'ridge'"):
-        compare({"m": PREDICTED}, OBSERVED, training=TRAINING, seed=0, depth=Depth(baselines=("rigde",)))
+        evaluate({"m": PREDICTED}, OBSERVED, training=TRAINING, seed=0, depth=Depth(baselines=("rigde",)))
     with pytest.raises(ValueError, match="there is no suite 'papers'"):
-        compare({"m": PREDICTED}, OBSERVED, training=TRAINING, seed=0, depth=Depth(suites=("papers",)))
+        evaluate({"m": PREDICTED}, OBSERVED, training=TRAINING, seed=0, depth=Depth(suites=("papers",)))
 
 
 def test_a_suite_whose_context_is_too_large_is_left_out_and_computed_where_it_is_asked_for(monkeypatch):
     monkeypatch.setattr("perturbdiff.evaluation.contexts.VALUES", 100)
-    found = compare({"m": PREDICTED}, OBSERVED, training=None, seed=0, depth=Depth(suites=("ours", "paper")))
+    found = evaluate({"m": PREDICTED}, OBSERVED, training=None, seed=0, depth=Depth(suites=("ours", "paper")))
     assert set(found.scores["suite"]) == {"ours"}
     assert any("the suite 'paper' is left out: cell type 'B'" in note for note in found.notes)
     forced = Depth(suites=("ours", "paper"), forced=("paper",))
-    asked = compare({"m": PREDICTED}, OBSERVED, training=None, seed=0, depth=forced)
+    asked = evaluate({"m": PREDICTED}, OBSERVED, training=None, seed=0, depth=forced)
     assert set(asked.scores["suite"]) == {"ours", "paper"}

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from perturbdiff.cells.reading import read_h5ad
+from perturbdiff.evaluation.audit import LEAK
 from perturbdiff.evaluation.cache import Cache
 from perturbdiff.evaluation.disk import Disk
-from perturbdiff.evaluation.evaluate import MEAN_SHIFT
-from perturbdiff.evaluation.from_files import LEAK, compare_files
+from perturbdiff.evaluation.from_files import evaluate_files
+from perturbdiff.evaluation.methods import MEAN_SHIFT
 from perturbdiff.io import write_h5ad
 from perturbdiff.model import PerturbDiff
 from perturbdiff.recipes.dataset import Columns, Expression, Grammar, hold_outs_from, write_recipe
 from perturbdiff.split.audit import find_leaks
-from perturbdiff.training_data import Origin
+from perturbdiff.training_data import TrainingData
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +27,11 @@ def predicted(screen, adata, tmp_path_factory):
 
 
 def test_a_run_brings_exactly_its_training_cells(screen):
-    source = Origin.of_run(screen.run)
+    source = TrainingData.of_run(screen.run)
     cells, model = source.training_cells(), PerturbDiff.from_recipe(screen.recipe)
     assert sorted(cells.names) == sorted(model.source.names[model.split().rows("train")])
     assert cells.is_control.sum() == 72
-    from_recipe = Origin.of_recipe(screen.recipe).training_cells()
+    from_recipe = TrainingData.of_recipe(screen.recipe).training_cells()
     assert list(from_recipe.names) == list(cells.names)
 
 
@@ -43,7 +44,7 @@ def test_a_run_that_keeps_populations_brings_the_same_cells_again(changed, tmp_p
     kept = split.groups("train")["cells"].sum() + split.groups("validation")["cells"].sum()
     assert split.groups("test")["cells"].sum() == 16 - 2 * 6
     assert kept + 4 == 144
-    for source in (Origin.of_run(tmp_path / "run"), Origin.of_recipe(recipe)):
+    for source in (TrainingData.of_run(tmp_path / "run"), TrainingData.of_recipe(recipe)):
         assert sorted(source.training_cells().names) == sorted(model.source.names[split.rows("train")])
         assert find_leaks(source.split) == []
 
@@ -51,29 +52,29 @@ def test_a_run_that_keeps_populations_brings_the_same_cells_again(changed, tmp_p
 def test_a_run_of_data_in_memory_cannot_bring_them(make_model, tmp_path):
     make_model().train(run=tmp_path, device="cpu", show_progress=False)
     with pytest.raises(ValueError, match="trained on data in memory, so its training cells cannot be read again"):
-        Origin.of_run(tmp_path).training_cells()
+        TrainingData.of_run(tmp_path).training_cells()
 
 
 def test_data_that_changed_since_the_training_are_refused(screen, adata, tmp_path, make_recipe):
     fewer = adata[:-1].copy()
     fewer.write_h5ad(tmp_path / "screen.h5ad")
-    source = Origin.of_run(screen.run)
-    moved = Origin(source.recipe, tmp_path, source.seed, source.split_hash)
+    source = TrainingData.of_run(screen.run)
+    moved = TrainingData(source.recipe, tmp_path, source.seed, source.split_hash)
     with pytest.raises(ValueError, match="give another split than the run was trained with, so they have changed"):
         moved.training_cells()
 
 
 def test_with_a_run_every_method_is_judged(screen, predicted):
-    found = compare_files({"model": predicted}, screen.data, source=Origin.of_run(screen.run))
+    found = evaluate_files({"model": predicted}, screen.data, source=TrainingData.of_run(screen.run))
     summary = found.summary()
     assert list(summary.index) == ["model", "control", MEAN_SHIFT, "ceiling"]
     assert np.isfinite(summary["energy_distance"]).all()
-    again = compare_files({"model": predicted}, screen.data, source=Origin.of_recipe(screen.recipe))
+    again = evaluate_files({"model": predicted}, screen.data, source=TrainingData.of_recipe(screen.recipe))
     assert again.table.equals(found.table)
 
 
 def test_without_a_source_the_columns_are_named_and_the_mean_shift_is_missing(screen, predicted):
-    found = compare_files(
+    found = evaluate_files(
         {"model": predicted},
         screen.data,
         columns=Columns(perturbation="perturbation", cell_type="cell_type"),
@@ -82,7 +83,7 @@ def test_without_a_source_the_columns_are_named_and_the_mean_shift_is_missing(sc
     )
     assert np.isnan(found.summary().loc[MEAN_SHIFT]).all()
     with pytest.raises(ValueError, match=r"'screen.h5ad' does not declare its columns"):
-        compare_files({"model": predicted}, screen.data)
+        evaluate_files({"model": predicted}, screen.data)
 
 
 def test_a_panel_with_total_counts_can_be_judged(adata, tmp_path, make_recipe):
@@ -96,14 +97,14 @@ def test_a_panel_with_total_counts_can_be_judged(adata, tmp_path, make_recipe):
     controls = read_h5ad(tmp_path / "screen.h5ad")
     found = model.predict(controls, perturbation="stimulus_1", cell_type="type_3", device="cpu")
     write_h5ad(found, tmp_path / "predicted.h5ad")
-    judged = compare_files(
-        {"model": tmp_path / "predicted.h5ad"}, tmp_path / "screen.h5ad", source=Origin.of_run(tmp_path / "run")
+    judged = evaluate_files(
+        {"model": tmp_path / "predicted.h5ad"}, tmp_path / "screen.h5ad", source=TrainingData.of_run(tmp_path / "run")
     )
     assert np.isfinite(judged.summary()["energy_distance"]).all()
 
 
 def test_the_control_cells_against_themselves_change_nothing(screen, predicted, tmp_path):
-    found = compare_files({"model": predicted}, screen.data, source=Origin.of_run(screen.run))
+    found = evaluate_files({"model": predicted}, screen.data, source=TrainingData.of_run(screen.run))
     found.save(tmp_path)
     content = json.loads((tmp_path / "metrics.json").read_text())
     shares = {row["method"]: row["value"] for row in content["overall"] if row["metric"] == "spread_ratio"}
@@ -120,32 +121,32 @@ NAMED = {
 def test_files_on_disk_give_the_numbers_of_files_in_memory_and_are_read_a_condition_at_a_time(
     screen, predicted, monkeypatch
 ):
-    held = compare_files({"model": predicted}, screen.data, **NAMED)
+    held = evaluate_files({"model": predicted}, screen.data, **NAMED)
     read = []
     original = Disk.log_expression
     monkeypatch.setattr(
         Disk, "log_expression", lambda self, genes, rows=None: read.append(len(rows)) or original(self, genes, rows)
     )
-    stored = compare_files({"model": predicted}, screen.data, **NAMED, in_memory=0)
+    stored = evaluate_files({"model": predicted}, screen.data, **NAMED, in_memory=0)
     assert read
     assert max(read) <= 24  # the control cells of a type
     assert stored.table["value"].to_numpy() == pytest.approx(held.table["value"].to_numpy(), nan_ok=True, rel=1e-6)
 
 
 def test_the_observed_tests_are_kept_and_found_again_for_another_prediction(screen, predicted, tmp_path, monkeypatch):
-    first = compare_files({"model": predicted}, screen.data, **NAMED, cache=tmp_path / "cache")
+    first = evaluate_files({"model": predicted}, screen.data, **NAMED, cache=tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 1
     monkeypatch.setattr(Cache, "save", lambda *_: pytest.fail("made again"))
-    again = compare_files({"model": predicted}, screen.data, **NAMED, cache=tmp_path / "cache")
+    again = evaluate_files({"model": predicted}, screen.data, **NAMED, cache=tmp_path / "cache")
     assert again.table.equals(first.table)
-    other = compare_files({"other name": predicted}, screen.data, **NAMED, cache=tmp_path / "cache")
+    other = evaluate_files({"other name": predicted}, screen.data, **NAMED, cache=tmp_path / "cache")
     assert other.table["value"].equals(first.table["value"])
-    without = compare_files({"model": predicted}, screen.data, **NAMED)
+    without = evaluate_files({"model": predicted}, screen.data, **NAMED)
     assert without.table.equals(first.table)
 
 
 def test_a_run_brings_its_history_and_settings_and_an_audit_without_a_leak(screen, predicted):
-    found = compare_files({"model": predicted}, screen.data, source=Origin.of_run(screen.run))
+    found = evaluate_files({"model": predicted}, screen.data, source=TrainingData.of_run(screen.run))
     assert found.audit is not None
     assert found.audit["judged"] == found.audit["held_out"] == 1
     assert found.audit["leaks"] == found.audit["in_training"] == []
@@ -164,14 +165,16 @@ def test_a_judged_condition_that_was_trained_on_is_the_first_warning(screen, ada
     model = PerturbDiff.load(screen.run)
     write_h5ad(model.predict(adata, perturbation="stimulus_2", cell_type="type_1", device="cpu"), path)
     with pytest.raises(ValueError, match=r"all observed cells .* trained, so nothing is left to judge by"):
-        compare_files({"model": path}, screen.data, source=Origin.of_run(screen.run))
-    found = compare_files({"model": path}, screen.data, source=Origin.of_run(screen.run), with_training_cells=True)
+        evaluate_files({"model": path}, screen.data, source=TrainingData.of_run(screen.run))
+    found = evaluate_files(
+        {"model": path}, screen.data, source=TrainingData.of_run(screen.run), with_training_cells=True
+    )
     assert found.warnings[0].kind == LEAK
     assert found.warnings[0].text.startswith("1 of the 1 judged conditions were in training, such as 'stimulus_2 in")
     assert found.audit["in_training"] == [{"perturbation": "stimulus_2", "cell_type": "type_1", "assay_batch": ""}]
     validation = tmp_path / "validation.h5ad"
     write_h5ad(model.predict(adata, perturbation="stimulus_2", cell_type="type_3", device="cpu"), validation)
-    found = compare_files({"model": validation}, screen.data, source=Origin.of_run(screen.run))
+    found = evaluate_files({"model": validation}, screen.data, source=TrainingData.of_run(screen.run))
     assert "are of the validation part" in found.warnings[0].text
 
 
@@ -179,7 +182,7 @@ def test_a_prediction_of_another_split_is_warned_of(screen, predicted, tmp_path)
     adata = read_h5ad(predicted)
     adata.uns["perturbdiff"]["split_hash"] = "another"
     write_h5ad(adata, tmp_path / "p.h5ad")
-    found = compare_files({"model": tmp_path / "p.h5ad"}, screen.data, source=Origin.of_run(screen.run))
+    found = evaluate_files({"model": tmp_path / "p.h5ad"}, screen.data, source=TrainingData.of_run(screen.run))
     assert "'model' was predicted by a model of another split" in found.warnings[0].text
 
 
@@ -250,14 +253,16 @@ def test_bad_input_is_refused_in_one_clear_sentence(screen, predicted, tmp_path,
         adata = read_h5ad(source)
         write_h5ad(adata if change is None else change(adata), path)
     with pytest.raises(ValueError, match=sentence) as error:
-        compare_files({"p": tmp_path / "p.h5ad"}, tmp_path / "o.h5ad", **NAMED, **({"in_memory": 0} if on_disk else {}))
+        evaluate_files(
+            {"p": tmp_path / "p.h5ad"}, tmp_path / "o.h5ad", **NAMED, **({"in_memory": 0} if on_disk else {})
+        )
     assert "\n" not in str(error.value)
     assert str(error.value).endswith(".")
 
 
 def test_observed_counts_that_are_declared_as_logarithms_are_refused(screen, predicted):
     with pytest.raises(ValueError, match=r"sum to .*declare the scale|log1p"):
-        compare_files({"p": predicted}, screen.data, **(NAMED | {"expression": Expression(scale="log1p")}))
+        evaluate_files({"p": predicted}, screen.data, **(NAMED | {"expression": Expression(scale="log1p")}))
 
 
 def test_the_command_says_what_it_judges_writes_everything_and_names_what_is_missing(cli, screen, predicted, tmp_path):
@@ -296,13 +301,13 @@ def test_labels_of_other_programs_that_mean_the_same_perturbation_are_judged_as_
     write_h5ad(observed, tmp_path / "observed.h5ad")
     write_h5ad(predicted, tmp_path / "p.h5ad")
     counts = Expression(scale="counts")
-    found = compare_files({"p": tmp_path / "p.h5ad"}, tmp_path / "observed.h5ad", predicted_expression=counts, **NAMED)
+    found = evaluate_files({"p": tmp_path / "p.h5ad"}, tmp_path / "observed.h5ad", predicted_expression=counts, **NAMED)
     assert {one.perturbation for one in found.conditions()} == {"A+B", "C"}
     asked = json.dumps([{"perturbation": "B+A", "cell_type": "type_1", "assay_batch": ""}])
     predicted.uns["perturbdiff"]["conditions"] = asked
     write_h5ad(predicted, tmp_path / "p.h5ad")
     with_batches = NAMED | {"columns": NAMED["columns"].model_copy(update={"assay_batch": "assay_batch"})}
-    apart = compare_files(
+    apart = evaluate_files(
         {"p": tmp_path / "p.h5ad"}, tmp_path / "observed.h5ad", predicted_expression=counts, **with_batches
     ).conditions()
     assert {one.assay_batch for one in apart if one.pair == ("A+B", "type_1")} == {""}

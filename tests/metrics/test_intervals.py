@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.metrics.intervals import Resampling, Scale, gains, summarise, unit_of
+from perturbdiff.metrics.intervals import Resampling, Scale, paired_difference, summarise, unit_of
 
 SCALE = Scale("base", "top", {"up": "higher", "down": "lower", "one": "near 1", "word": "near observed"})
 
@@ -106,9 +106,9 @@ def test_undefined_values_are_left_out_counted_and_never_scaled_against():
 
 def test_a_gain_is_paired():
     base = np.random.default_rng(5).normal(size=9) * 10
-    gain, low, high = gains(_table({"m": base + 1.0, "base": base}), "up", "m", "base")
+    gain, low, high = paired_difference(_table({"m": base + 1.0, "base": base}), "up", "m", "base")
     assert [gain, low, high] == pytest.approx([1.0] * 3)
-    assert all(math.isnan(value) for value in gains(_table({"m": base}), "up", "m", "base"))
+    assert all(math.isnan(value) for value in paired_difference(_table({"m": base}), "up", "m", "base"))
 
 
 def test_draws_are_of_as_many_perturbations_as_there_are():

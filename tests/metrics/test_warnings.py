@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from perturbdiff.metrics.warnings import (
-    Caution,
+    Warned,
     behind,
     carried_by_targets,
     check_total,
@@ -160,5 +160,5 @@ def test_what_step_0_predicts_is_said_as_the_target_has_it():
 
 def test_leaks_come_first_then_what_is_behind_control_then_the_others_as_they_came():
     kinds = ["few", "spread", "step0", "behind", "leak", "metric", "behind"]
-    ordered = in_order([Caution(kind, f"{i}") for i, kind in enumerate(kinds)])
+    ordered = in_order([Warned(kind, f"{i}") for i, kind in enumerate(kinds)])
     assert [one.text for one in ordered] == ["4", "3", "6", "2", "0", "1", "5"]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.evaluation.folder import read_evaluation
+from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.report.radar import CENTRE, RIM, radar
 
 METRICS = ("R2", "PDCorr", "MAE", "MSE", "PDS_L1")
@@ -26,7 +26,7 @@ def drawn(make_folder):
         for metric, score in zip(METRICS, scores, strict=True):
             table.loc[(table["metric"] == metric) & (table["method"] == "model"), "scaled"] = score
         table.to_csv(folder / "overall.csv", index=False, na_rep="nan")
-        drawing = radar(read_evaluation(folder))
+        drawing = radar(Evaluation.load(folder))
         return drawing, ET.fromstring(str(drawing.panels[0].svg))  # noqa: S314
 
     return make

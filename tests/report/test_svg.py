@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.evaluation.genes import read_genes
+from perturbdiff.evaluation.parts import Genes
 from perturbdiff.report import density, numbers
 from perturbdiff.report.looks import CEILING, COLOURS, FILES, REFERENCE, Look
 from perturbdiff.report.svg import Panel, tick
@@ -121,7 +121,7 @@ def test_genes_are_read_as_they_stand_in_whatever_order_and_rows_may_be_missing(
     table = table.assign(change=rng.normal(size=24), p_adjusted=rng.random(24) ** 8, p_value=0.0, mean=0.0)
     table = table.sample(frac=1, random_state=0).iloc[:-1]
     table.to_parquet(tmp_path / "genes.parquet", row_group_size=5)
-    genes = read_genes(tmp_path / "genes.parquet")
+    genes = Genes.read(tmp_path / "genes.parquet")
     assert np.isnan(list(genes.change.values())).sum() == 1
     for row in table.itertuples():
         place = genes.conditions.index((row.perturbation, row.cell_type, "")), genes.names.index(row.gene)

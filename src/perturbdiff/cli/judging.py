@@ -27,7 +27,7 @@ from perturbdiff.screen import Screen
 
 if TYPE_CHECKING:
     from perturbdiff.metrics.conditions import Condition
-    from perturbdiff.training_data import Origin
+    from perturbdiff.training_data import TrainingData
 
 
 FAR_ABOVE = 10
@@ -194,8 +194,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge predicted files against observed cells, beside baselines and a ceiling."""
+    from perturbdiff.evaluation.audit import LEAK
     from perturbdiff.evaluation.evaluate import Depth
-    from perturbdiff.evaluation.from_files import LEAK, compare_files
+    from perturbdiff.evaluation.from_files import evaluate_files
     from perturbdiff.io import check_writable
     from perturbdiff.recipes.dataset import Columns, Expression
     from perturbdiff.recipes.tables import validated
@@ -214,7 +215,7 @@ def evaluate(
         "total_counts": total_counts,
     }
     named = given(columns)
-    source = _origin(run, recipe)
+    source = _training_data(run, recipe)
     if source is not None and set(named) == {"total_counts"}:
         named = source.recipe.columns.model_dump(exclude_none=True) | named
     elif named and perturbation is None:
@@ -245,7 +246,7 @@ def evaluate(
         "or clip predicted ones": "or judge those of predicted files as 0 by --clip",
     }
     with by_options(either):
-        comparison = compare_files(
+        found = evaluate_files(
             by_name,
             observed,
             source=source,
@@ -261,32 +262,32 @@ def evaluate(
             cache=out / "cache" if cache is None else cache,
             clip=clip,
         )
-    comparison.save(out)
-    save_figure(figure(comparison.drawn()), out / "figure.png")
+    found.save(out)
+    save_figure(figure(found.drawn()), out / "figure.png")
     # what leads fits a terminal; a record a method with every metric fits a program
-    screen.table(comparison.summary().reset_index() if as_json else comparison.headlines(), as_json=as_json)
-    for caution in comparison.warnings:
-        if caution.kind == LEAK:  # said however quiet
-            screen.err.print(f"LEAK: {caution.text}", markup=False)
+    screen.table(found.summary().reset_index() if as_json else found.headlines(), as_json=as_json)
+    for one in found.warnings:
+        if one.kind == LEAK:  # said however quiet
+            screen.err.print(f"LEAK: {one.text}", markup=False)
         else:
-            screen.say(f"warning: {caution.text}")
-    for note in comparison.notes:
+            screen.say(f"warning: {one.text}")
+    for note in found.notes:
         screen.say(note)
     screen.say(f"{str(out)!r} holds the tables, metrics.json and figure.png; `perturbdiff report` makes a page of it.")
 
 
-def _origin(run: Path | None, recipe: Path | None) -> "Origin | None":
+def _training_data(run: Path | None, recipe: Path | None) -> "TrainingData | None":
     """What brings the training cells, if anything does."""
-    from perturbdiff.training_data import Origin
+    from perturbdiff.training_data import TrainingData
 
     if run is not None and recipe is not None:
         raise ValueError("--run and --recipe both bring the training cells; give one of them.")
     if recipe is not None:
-        return Origin.of_recipe(recipe)
-    return None if run is None else Origin.of_run(run)
+        return TrainingData.of_recipe(recipe)
+    return None if run is None else TrainingData.of_run(run)
 
 
-def _read_as(read: dict[str, Any], source: "Origin | None") -> dict[str, Any]:
+def _read_as(read: dict[str, Any], source: "TrainingData | None") -> dict[str, Any]:
     """How the observed file is read: as the options say, and in what they do not as a run's or recipe's data are."""
     if source is not None and read and "scale" not in read:
         read = source.recipe.expression.model_dump(exclude_none=True) | read
@@ -298,7 +299,7 @@ def _read_as(read: dict[str, Any], source: "Origin | None") -> dict[str, Any]:
 
 def baselines_of(text: str) -> tuple[str, ...]:
     """The baselines of --baselines, by name."""
-    from perturbdiff.evaluation.evaluate import BASELINES
+    from perturbdiff.evaluation.methods import BASELINES
 
     if text in ("all", "none"):
         return tuple(BASELINES) if text == "all" else ()
@@ -307,8 +308,8 @@ def baselines_of(text: str) -> tuple[str, ...]:
 
 def suites_of(text: str | None) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """The suites to compute (ours is always one), those that were asked for by name, and a sentence that says so."""
-    from perturbdiff.metrics.suites import PAPER, SUITES, check_suites, is_installed
-    from perturbdiff.metrics.tables import OURS
+    from perturbdiff.metrics.suites import PAPER, check_suites, is_installed
+    from perturbdiff.metrics.tables import OURS, SUITES
 
     asked = tuple(name.strip() for name in text.split(",")) if text is not None else ()
     check_suites(asked)

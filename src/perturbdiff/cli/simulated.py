@@ -21,11 +21,11 @@ def demo(
 
     screen = Screen(quiet=quiet)
     n_judged = 0
-    for setting, comparison in run_demo(out, seed=seed, device=device, say=screen.say, show_progress=not quiet):
+    for setting, evaluation in run_demo(out, seed=seed, device=device, say=screen.say, show_progress=not quiet):
         n_judged += 1
         screen.out.print(f"{setting}:", markup=False)
-        screen.table(comparison.summary().T.reset_index(), as_json=False)
-        for note in comparison.notes:
+        screen.table(evaluation.summary().T.reset_index(), as_json=False)
+        for note in evaluation.notes:
             screen.say(note)
     if n_judged < len(SETTINGS):
         raise typer.Exit(INTERRUPTED)

@@ -21,39 +21,26 @@ from perturbdiff.evaluation.contexts import VALUES, judge_by, too_large
 from perturbdiff.evaluation.folder import Method
 from perturbdiff.evaluation.methods import BASELINES, CONTROL, MEAN_SHIFT, Methods, fitted
 from perturbdiff.evaluation.pairs import File, Pairs
+from perturbdiff.evaluation.parts import Genes
 from perturbdiff.evaluation.projection import project
-from perturbdiff.evaluation.result import Comparison
+from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.evaluation.scores import CEILING, OBSERVED, REPLICATES, Contexts, Judged, Judging, Track
 from perturbdiff.features.tables import FeatureTable
-from perturbdiff.metrics import suites
-from perturbdiff.metrics import warnings as cautions
+from perturbdiff.metrics import suites, warnings
 from perturbdiff.metrics.ceilings import HALVINGS
 from perturbdiff.metrics.conditions import APART, LABELS, Condition, Pooling
-from perturbdiff.metrics.intervals import RESAMPLES, UNITS, Scale, summarise, unit_of
+from perturbdiff.metrics.intervals import RESAMPLES, Scale, summarise, unit_of
 from perturbdiff.metrics.ours import CONTEXT_METRICS, METRICS
 from perturbdiff.metrics.suites import Suite
 from perturbdiff.metrics.tables import COLUMNS, OURS, long_table, overall_table, undefined_notes
-from perturbdiff.metrics.warnings import Caution
+from perturbdiff.metrics.warnings import Warned
 from perturbdiff.recipes.dataset import PLAIN, Grammar
-
-__all__ = [
-    "BASELINES",
-    "CEILING",
-    "CONTROL",
-    "MEAN_SHIFT",
-    "REPLICATES",
-    "Comparison",
-    "Depth",
-    "Method",
-    "Scope",
-    "compare",
-]
 
 HEADLINE = ("energy_distance", "pearson_from_centroid", "de_auroc", "de_overlap")
 """What the tables lead with. R2 of means is high for nearly everything and is never among them."""
 
 SIMPLE = (CONTROL, MEAN_SHIFT)
-"""The baselines of a quick comparison."""
+"""The baselines of a quick evaluation."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +57,7 @@ class Scope:
     pooling: Pooling = APART
     apart: NDArray[np.bool_] | None = None
     predicted_controls: bool = False
-    unit: str = UNITS[0]
+    unit: str = "perturbation"
 
 
 @dataclass(frozen=True)
@@ -104,7 +91,7 @@ class Depth:
     track: Track = field(default=iter)
 
 
-def compare(
+def evaluate(
     predicted: Mapping[str, File],
     observed: File,
     *,
@@ -116,7 +103,7 @@ def compare(
     depth: Depth | None = None,
     grammar: Grammar = PLAIN,
     features: FeatureTable | None = None,
-) -> Comparison:
+) -> Evaluation:
     """Judge predicted files, the baselines and the ceilings against the observed cells.
 
     Args:
@@ -133,8 +120,8 @@ def compare(
         features: of the agents of perturbations, for the baselines.
 
     Raises:
-        ValueError: the files cannot be compared (see `evaluation.pairs.align`), a name is that of a method here, there
-            is no such suite or baseline, or values cannot be on the scale that is declared.
+        ValueError: the files cannot be compared (see `evaluation.alignment.align`), a name is that of a method here,
+            there is no such suite or baseline, or values cannot be on the scale that is declared.
     """
     depth = depth or Depth(halvings=halvings)
     suites.check_suites(depth.suites)
@@ -165,25 +152,22 @@ def compare(
     table, more = _tables(pairs, methods, judged, depth, seed, replicates=has_replicates)
     baseline = next(name for name in (MEAN_SHIFT, CONTROL, *methods.names[len(predicted) :], "") if name in baselines)
     overall, contexts, ranges = _summaries(table, baseline, depth, unit, seed)
-    named = [*_described(predicted, baselines), *_ceilings(replicates=has_replicates)]
-    return Comparison(
+    return Evaluation(
         scores=table,
         overall=overall,
         contexts=contexts,
         ranges=ranges,
         notes=(*pairs.notes, *notes, *more, *undefined_notes(overall[overall["method"] != REPLICATES], left_out)),
-        warnings=cautions.in_order(_warnings(table, judged, ranges, list(predicted), baseline, depth, unit, seed)),
-        methods=tuple(named),
-        tests=tuple((one.condition, one.tests) for one in judged),
-        genes=pairs.genes,
+        warnings=warnings.in_order(_warnings(table, judged, ranges, list(predicted), baseline, depth, unit, seed)),
+        methods=tuple(_methods(predicted, baselines, replicates=has_replicates)),
+        genes=Genes.of([(one.condition, one.tests) for one in judged], pairs.genes),
         projection=project(pairs, predicted, seed=seed, umap=depth.umap) if depth.projection else None,
         legend=suites.legend(depth.suites),
         baseline=baseline,
         ceiling=CEILING,
-        headline=_headline(overall),
+        leading=_leading(overall),
         versions={**suites.versions(), "python": sys.version.split()[0]},
         settings=_settings(depth, unit, seed),
-        missing=tuple(name for name in depth.baselines if name not in baselines),
     )
 
 
@@ -201,9 +185,9 @@ def _judged(pairs: Pairs, methods: Methods, predicted: Mapping[str, File], depth
     )
     judged = []
     for one in judging.judge(pairs, methods):
-        cautions.check_total(OBSERVED, one.total[OBSERVED])
+        warnings.check_total(OBSERVED, one.total[OBSERVED])
         for side in predicted:
-            cautions.check_total(side, one.total[side], one.total[OBSERVED])
+            warnings.check_total(side, one.total[side], one.total[OBSERVED])
         judged.append(one)
     if depth.cache is not None and not known:
         depth.cache.save(pairs, {one.condition: one.tests[OBSERVED].test for one in judged})
@@ -287,41 +271,38 @@ def _warnings(
     depth: Depth,
     unit: str,
     seed: int,
-) -> Iterator[Caution]:
-    yield from cautions.few((getattr(one.condition, unit) for one in judged), unit)
+) -> Iterator[Warned]:
+    yield from warnings.few((getattr(one.condition, unit) for one in judged), unit)
     totals = {side: sum(one.total[side] for one in judged) / len(judged) for side in (OBSERVED, *predicted)}
-    yield from cautions.off_scale({name: totals[name] for name in predicted}, totals[OBSERVED])
+    yield from warnings.off_scale({name: totals[name] for name in predicted}, totals[OBSERVED])
     if OURS in depth.suites:
         ours = table[table["suite"] == OURS]
-        yield from cautions.behind(ours, predicted, CONTROL, resamples=depth.resamples, seed=seed, unit=unit)
+        yield from warnings.behind(ours, predicted, CONTROL, resamples=depth.resamples, seed=seed, unit=unit)
         between = overall_table(ours[ours["metric"] == CONTEXT_METRICS[0].name]).set_index("method")["value"]
         spreads = {str(method): float(value) for method, value in between.items()}
-        yield from cautions.collapsed(spreads, spreads.get(CEILING, float("nan")), predicted)
-        yield from cautions.scattered(spreads, spreads.get(CEILING, float("nan")), predicted)
+        yield from warnings.collapsed(spreads, spreads.get(CEILING, float("nan")), predicted)
+        yield from warnings.scattered(spreads, spreads.get(CEILING, float("nan")), predicted)
         every = long_table(
             (method, one.condition, scores) for one in judged for method, scores in one.all_genes.items()
         )
-        yield from cautions.carried_by_targets(
+        yield from warnings.carried_by_targets(
             ours, every, predicted, baseline, resamples=depth.resamples, seed=seed, unit=unit
         )
-    yield from cautions.indistinct(ranges, baseline, CEILING)
+    yield from warnings.indistinct(ranges, baseline, CEILING)
 
 
-def _headline(overall: pd.DataFrame) -> tuple[str, ...]:
+def _leading(overall: pd.DataFrame) -> tuple[str, ...]:
     """`HEADLINE`; without a centroid, the correlation of the change in place of that from the centroid."""
     known = set(overall.loc[overall["value"].notna(), "metric"])
     names = ["pearson_of_change" if one == "pearson_from_centroid" and one not in known else one for one in HEADLINE]
     return tuple(name for name in names if name in known)
 
 
-def _described(predicted: Mapping[str, File], baselines: Mapping[str, Any]) -> Iterator[Method]:
+def _methods(predicted: Mapping[str, File], baselines: Mapping[str, Any], *, replicates: bool) -> Iterator[Method]:
     for name in predicted:
         yield Method(name, "predicted", "predicted cells")
     for name in baselines:
         yield Method(name, "baseline", BASELINES[name].about)
-
-
-def _ceilings(*, replicates: bool) -> Iterator[Method]:
     yield Method(CEILING, "ceiling", "one half of the observed cells against the disjoint other half")
     if replicates:
         yield Method(REPLICATES, "ceiling", "the observed cells of one assay batch against those of the others")

@@ -1,50 +1,38 @@
-"""From files on disk to a comparison: predicted and observed .h5ad files, and a run or recipe for training cells.
+"""From files on disk to an evaluation: predicted and observed .h5ad files, and a run or recipe for training cells.
 
 A run also says what was held out. Observed cells that trained, known by their names, are never among the judged ones
-unless they are asked for; and the judged conditions are audited against the split: a leak is a warning that comes
-before all others.
+unless they are asked for; and the judged conditions are audited against the split (see `audit`).
 """
 
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from perturbdiff.cells.order import Flags, name_hashes
+from perturbdiff.evaluation.audit import audit, independent_unit, other_splits, trained_cells
 from perturbdiff.evaluation.cache import Cache, content_hash
-from perturbdiff.evaluation.evaluate import Comparison, Depth, Scope, compare
+from perturbdiff.evaluation.evaluate import Depth, Scope, evaluate
 from perturbdiff.evaluation.files import IN_MEMORY, declared_by, notes_of, open_file, renamed
 from perturbdiff.evaluation.pairs import File, perturbed_rows
+from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.labels.members import grammar_of, same_as
-from perturbdiff.metrics.conditions import LABELS, TOGETHER, Condition, Pooling
+from perturbdiff.metrics.conditions import TOGETHER, Pooling
 from perturbdiff.metrics.suites import versions
-from perturbdiff.metrics.warnings import Caution
+from perturbdiff.metrics.warnings import in_order, step_zero
 from perturbdiff.recipes.dataset import PLAIN, Columns, Expression, Grammar
-from perturbdiff.split.audit import find_leaks
-from perturbdiff.split.rules import HELD_OUT, Split
-from perturbdiff.training_data import Origin
-
-if TYPE_CHECKING:
-    from perturbdiff.checkpoint import Checkpoint
+from perturbdiff.training_data import TrainingData
 
 type Declared = Mapping[str, Any]
 """What a file says of itself."""
 
-LEAK = "leak"
-"""The kind of a warning that judged cells may have been trained on."""
 
-
-def compare_files(
+def evaluate_files(
     predicted: Mapping[str, Path],
     observed: Path,
     *,
-    source: Origin | None = None,
+    source: TrainingData | None = None,
     columns: Columns | None = None,
     expression: Expression | None = None,
     predicted_expression: Expression | None = None,
@@ -57,7 +45,7 @@ def compare_files(
     cache: Path | None = None,
     in_memory: int = IN_MEMORY,
     clip: bool = False,
-) -> Comparison:
+) -> Evaluation:
     """Judge predicted files beside the baselines and the ceilings.
 
     Args:
@@ -69,7 +57,7 @@ def compare_files(
         predicted_expression: layer and scale of predicted files that do not declare them.
         control: control label of files that do not declare it; of several the first names all. That of the source when
             absent.
-        seed: of the comparison's draws.
+        seed: of the evaluation's draws.
         depth: how much is computed; our own metrics beside control and mean shift where None.
         pool_batches: whether conditions are judged over all assay batches together, where predictions name these.
         with_training_cells: whether observed cells that trained are judged too.
@@ -127,15 +115,16 @@ def compare_files(
     pooled = frozenset((names.get(label, label), kind) for label, kind in open_pairs)
     scope = Scope(Pooling(pool_batches, pooled), predicted_controls=predicted_controls)
     if source is None:
-        comparison = compare(files, seen, training=None, seed=seed, scope=scope, depth=depth)
-        return comparison.with_settings(settings).with_notes(*named, *said_of_files)
+        found = evaluate(files, seen, training=None, seed=seed, scope=scope, depth=depth)
+        return replace(found, settings={**found.settings, **settings}, notes=(*named, *said_of_files, *found.notes))
     asked = {one.pair for file in files.values() for one in perturbed_rows(file, TOGETHER)}
-    apart, note = _trained(source.split, asked, seen)
+    trained, note = trained_cells(source.split, asked, seen)
     if not with_training_cells:
-        scope = replace(scope, apart=apart)
-    scope = replace(scope, unit=_unit(source.split, asked))
+        scope = replace(scope, apart=trained)
+        named += [note] if note else []
+    scope = replace(scope, unit=independent_unit(source.split, asked))
     training = source.training_cells()
-    comparison = compare(
+    found = evaluate(
         files,
         seen,
         training=training,
@@ -144,84 +133,22 @@ def compare_files(
         depth=depth,
         grammar=grammar,
         features=source.features,
-    ).with_settings(settings | {"training cells": f"{training.n_cells} of {source.recipe.name}"})
-    named += [note] if note and not with_training_cells else []
-    comparison = comparison.with_notes(*named, *said_of_files)
-    facts, leaks = audit(
-        source.split,
-        comparison.conditions(),
-        seen,
-        apart,
-        judged=with_training_cells,
-        grammar=grammar,
     )
-    leaks += _other_splits(declared, source.split)
-    run = None if source.run is None or source.checkpoint is None else history_of(source.run, source.checkpoint)
-    return comparison.with_run(facts | {"leaks": [leak.text for leak in leaks]}, run, tuple(leaks))
+    settings["training cells"] = f"{training.n_cells} of {source.recipe.name}"
+    facts, leaks = audit(source.split, found.conditions, seen, trained, judged=with_training_cells, grammar=grammar)
+    leaks += other_splits(declared, source.split)
+    run = source.history
+    return replace(
+        found,
+        settings={**found.settings, **settings},
+        notes=(*named, *said_of_files, *found.notes),
+        audit=facts | {"leaks": [leak.text for leak in leaks]},
+        run=run,
+        warnings=in_order((*leaks, *found.warnings, *step_zero(run))),
+    )
 
 
-def audit(
-    split: Split, conditions: Sequence[Condition], observed: File, trained: Flags, *, judged: bool, grammar: Grammar
-) -> tuple[dict[str, Any], list[Caution]]:
-    """What of the judged conditions a split held out, and every way that is looked for in which they were trained on.
-
-    Args:
-        split: of the training data.
-        conditions: the judged ones.
-        observed: the observed file.
-        trained: which of its cells trained, by their names [n].
-        judged: whether these are judged all the same.
-        grammar: what labels of perturbation are made of.
-
-    Returns:
-        Facts for the record, and a warning for each leak.
-    """
-    parts = {part: _conditions(split.groups(part)) for part in ("train", *HELD_OUT)}
-    held_out = set.union(*(parts[part] for part in HELD_OUT))
-    rows = perturbed_rows(observed, Pooling(pairs=frozenset(one.pair for one in conditions if not one.assay_batch)))
-    n_trained = {one: int(trained[rows[one]].sum()) for one in conditions}
-    # a condition that trained, and none of whose cells is known by name: who trained cannot be told
-    unknown_cells = [one for one in conditions if one in parts["train"] and not n_trained[one]]
-    seen = [
-        one for one in conditions if one in parts["train"] and one not in held_out and (judged or one in unknown_cells)
-    ]
-    few_shot = [one for one in unknown_cells if one in held_out]
-    validated = [one for one in conditions if one in parts["validation"] and one not in parts["test"]]
-    neither = [one for one in conditions if one not in held_out and one not in parts["train"]]
-    shared = sum(n_trained.values()) if judged else 0
-    leaks = []
-    if seen:
-        leaks.append(
-            f"{len(seen)} of the {len(conditions)} judged conditions were in training, such as {str(seen[0])!r}: "
-            "their scores say nothing of unseen conditions."
-        )
-    if shared and not seen:
-        n_cells = sum(rows[one].size for one in conditions)
-        leaks.append(f"{shared} of the {n_cells} judged observed cells were trained on, by their names.")
-    if few_shot:
-        leaks.append(
-            f"cells of {len(few_shot)} of the {len(conditions)} judged conditions trained, such as of "
-            f"{str(few_shot[0])!r}, and none of their names is in the observed file: they may be among the judged ones."
-        )
-    if validated:
-        leaks.append(
-            f"{len(validated)} of the {len(conditions)} judged conditions are of the validation part, such as "
-            f"{str(validated[0])!r}: the kept weights were chosen by them."
-        )
-    leaks += find_leaks(split, grammar)
-    facts = {
-        "split": split.hash,
-        "judged": len(conditions),
-        "held_out": sum(one in held_out for one in conditions),
-        "in_training": [one._asdict() for one in seen],
-        "in_validation": [one._asdict() for one in validated],
-        "in_neither": [one._asdict() for one in neither],
-        "trained_cells_judged": shared,
-    }
-    return facts, [Caution(LEAK, text) for text in leaks]
-
-
-def _grammar(source: Origin | None, declared: Mapping[str, Declared]) -> Grammar:
+def _grammar(source: TrainingData | None, declared: Mapping[str, Declared]) -> Grammar:
     """What labels are made of, as the source says, or the first predicted file that says it."""
     if source is not None:
         return grammar_of(source.recipe)
@@ -230,7 +157,7 @@ def _grammar(source: Origin | None, declared: Mapping[str, Declared]) -> Grammar
 
 
 def _named_alike(
-    files: Mapping[str, File], observed: File, source: Origin | None, grammar: Grammar
+    files: Mapping[str, File], observed: File, source: TrainingData | None, grammar: Grammar
 ) -> tuple[dict[str, File], File, list[str]]:
     """The files with one name for each perturbation, the training cells' before others; and sentences on changes."""
     known: list[str] = []
@@ -252,65 +179,10 @@ def _named_alike(
     return found, observed, notes
 
 
-def _trained(split: Split, asked: Set[tuple[str, str]], observed: File) -> tuple[Flags, str]:
-    """Which observed cells of the predicted (perturbation, cell type) trained [n], by their names; and a sentence."""
-    runs = split.source.runs
-    pairs = runs.labels[list(LABELS[:2])].astype(str).itertuples(index=False, name=None)
-    chosen = np.array([pair in asked for pair in pairs]) & ~runs.is_control
-    segments = split.of("train")
-    segments = segments.take(chosen[segments.run])
-    hashes = [split.source.hashes(start, stop) for start, stop in segments.spans()]
-    trained = np.isin(name_hashes(observed.names), np.concatenate(hashes)) if hashes else np.zeros(0, dtype=bool)
-    if not trained.any():
-        return np.zeros(len(observed.names), dtype=bool), ""
-    rows = perturbed_rows(observed, TOGETHER)
-    n_cells = sum(own.size for one, own in rows.items() if one.pair in asked)
-    return trained, (
-        f"{int(trained.sum())} of the {n_cells} observed cells of the predicted perturbations and cell types "
-        "trained, by their names, and are left out; --with-training-cells judges them too."
-    )
-
-
-def _unit(split: Split, asked: Set[tuple[str, str]]) -> str:
-    """What is independent: assay batches where these are held out of perturbations that trained, else perturbations."""
-    trained = set(split.groups("train")["perturbation"].astype(str))
-    batches = any(rule.assay_batch is not None for rule in split.hold_out if rule.part == "test")
-    return "assay_batch" if batches and {label for label, _ in asked} <= trained else "perturbation"
-
-
 def _open_pairs(declared: Declared) -> set[tuple[str, str]]:
     """The (perturbation, cell type) that a file was asked to predict without an assay batch."""
     asked = json.loads(str(declared.get("conditions", "[]")))
     return {(str(row["perturbation"]), str(row["cell_type"])) for row in asked if not row.get("assay_batch")}
-
-
-def history_of(run: Path, checkpoint: "Checkpoint") -> dict[str, Any]:
-    """What a run recorded, step by step, and the settings that its model was trained with."""
-    from perturbdiff.checkpoint import LOGS  # brings torch, which files alone do not need
-
-    return {
-        "history": list(_steps(run / LOGS)),
-        "kept": dict(checkpoint.history),
-        "begun_from": checkpoint.begun_from,
-        "settings": checkpoint.settings.model_dump(mode="json"),
-        "recipe": checkpoint.recipe.name,
-        "genes": len(checkpoint.genes),
-    }
-
-
-def _steps(logs: Path) -> Iterator[dict[str, float]]:
-    """The recorded numbers of each step, those of a resumed run after those before."""
-    steps: dict[int, dict[str, float]] = {}
-    for path in sorted(logs.rglob("metrics.csv"), key=lambda path: (len(path.parts), path.name)):
-        for row in pd.read_csv(path).to_dict("records"):
-            own = steps.setdefault(int(row["step"]), {})
-            own |= {
-                str(key).replace(" ", "_"): float(value)
-                for key, value in row.items()
-                if key not in ("step", "epoch") and math.isfinite(value)
-            }
-    for step in sorted(steps):
-        yield {"step": step, **steps[step]}
 
 
 def _read_as(path: Path, declared: Declared, expression: Expression | None) -> str:
@@ -318,23 +190,3 @@ def _read_as(path: Path, declared: Declared, expression: Expression | None) -> s
     scale = str(declared.get("scale", "")) if expression is None else expression.scale
     layer = None if expression is None else expression.layer
     return f"{path.name}, {scale}" + (f", layer {layer}" if layer else "")
-
-
-def _conditions(groups: pd.DataFrame) -> set[Condition]:
-    """The conditions of some groups, by themselves and over assay batches together."""
-    rows = groups[list(LABELS)].astype(str).itertuples(index=False, name=None)
-    apart = {Condition(*row) for row in rows}
-    return apart | {Condition(*one.pair) for one in apart}
-
-
-def _other_splits(declared: Mapping[str, Declared], split: Split) -> list[Caution]:
-    """A warning for each predicted file that declares another split."""
-    return [
-        Caution(
-            LEAK,
-            f"{name!r} was predicted by a model of another split than that of the training cells given here, "
-            "so nothing is known of what it was trained on; give the run that made it.",
-        )
-        for name, said in declared.items()
-        if str(said.get("split_hash", split.hash)) != split.hash
-    ]

@@ -23,7 +23,7 @@ from perturbdiff.metrics.ours import Population
 from perturbdiff.recipes.dataset import PLAIN, Grammar
 
 CONTROL, MEAN_SHIFT = "control", "control + mean shift"
-"""The baselines of every comparison."""
+"""The baselines of every evaluation."""
 
 BASELINES = {one.name: one for one in catalogue.BASELINES}
 """All baselines by name, in the order of the tables."""
@@ -77,7 +77,7 @@ class Methods:
     def of(
         cls, predicted: Mapping[str, File], pairs: Pairs, baselines: Mapping[str, Predictor], seed: int
     ) -> "Methods":
-        """The methods of a comparison; the baselines have as many cells of a condition as the first predicted file."""
+        """The methods of an evaluation; the baselines have as many cells of a condition as the first predicted file."""
         groups = groups_of(cast("Cells", next(iter(predicted.values()))))
         labels = zip(*(groups[name].astype(str) for name in GROUP), strict=True)
         places: dict[Condition, list[int]] = {}

@@ -46,11 +46,11 @@ SCALABLE = ("lower", "higher", "near 1")
 type Draws = NDArray[np.float64]
 type Places = NDArray[np.int64]
 
-UNITS = LABELS[0], LABELS[2], LABELS[1]
-"""What may be drawn: perturbations, assay batches, cell types."""
+UNITS = {"perturbation": "perturbations", "assay_batch": "assay batches", "cell_type": "cell types"}
+"""What may be drawn, and in words: that which is independent."""
 
 
-def unit_of(conditions: pd.DataFrame, preferred: str = UNITS[0]) -> str:
+def unit_of(conditions: pd.DataFrame, preferred: str = "perturbation") -> str:
     """What is drawn of some conditions: the preferred unit, or the first of `UNITS` of which there are several."""
     several = (name for name in (preferred, *UNITS) if len(conditions[name].unique()) > 1)
     return next(several, preferred)
@@ -73,7 +73,7 @@ class Resampling:
     within: bool
 
     @classmethod
-    def of(cls, conditions: pd.DataFrame, *, resamples: int, seed: int, unit: str = UNITS[0]) -> "Resampling":
+    def of(cls, conditions: pd.DataFrame, *, resamples: int, seed: int, unit: str = "perturbation") -> "Resampling":
         """Draw the units of conditions (perturbation, cell_type, assay_batch); see `unit_of`."""
         unit = unit_of(conditions, unit)
         codes, labels = pd.factorize(conditions[unit])
@@ -154,7 +154,7 @@ class Scale:
 
 
 def summarise(
-    table: pd.DataFrame, scale: Scale, *, resamples: int = RESAMPLES, seed: int = 0, unit: str = UNITS[0]
+    table: pd.DataFrame, scale: Scale, *, resamples: int = RESAMPLES, seed: int = 0, unit: str = "perturbation"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means over the conditions of one suite, with their intervals, and what each metric can tell.
 
@@ -236,7 +236,7 @@ def _scaled(
     return unknown, span
 
 
-def gains(
+def paired_difference(
     table: pd.DataFrame,
     metric: str,
     method: str,
@@ -244,7 +244,7 @@ def gains(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    unit: str = UNITS[0],
+    unit: str = "perturbation",
 ) -> tuple[float, float, float]:
     """How far a method's mean is above a baseline's, where both are defined: the difference and its interval."""
     own = table[(table["metric"] == metric) & table["method"].isin([method, baseline])]

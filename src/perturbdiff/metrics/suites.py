@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from perturbdiff.metrics.ours import CONTEXT_METRICS, METRICS
-from perturbdiff.metrics.tables import OURS
+from perturbdiff.metrics.tables import OURS, SUITES
 
 PAPER, VCC = "paper", "vcc2026"
 
@@ -17,9 +17,6 @@ _PLACES = {
     VCC: ("perturbdiff.metrics.vcc", "cell_eval2", "VCC"),
 }
 """Of each suite the module, the library, and what names in the module begin with."""
-
-SUITES = (OURS, *_PLACES)
-"""All suites, by name."""
 
 PACKAGES = ("perturbdiff", "cell-eval", "cell-eval2", "pdex", "numpy", "scipy", "anndata", "umap-learn")
 """What numbers depend on."""

@@ -10,13 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from perturbdiff.metrics.conditions import LABELS, Condition
-from perturbdiff.metrics.ours import CONTEXT_METRICS, METRICS
 
 COLUMNS = ("method", *LABELS, "metric", "value")
 """The columns of the long table."""
 
 OURS = "ours"
 """The suite of this library's own metrics."""
+
+SUITES = {OURS: "perturbdiff's own", "paper": "the paper's, by cell-eval", "vcc2026": "vcc2026, by cell-eval2"}
+"""All suites of metrics, by name, and in words."""
 
 
 def long_table(scores: Iterable[tuple[str, Condition, Mapping[str, float]]]) -> pd.DataFrame:
@@ -48,6 +50,8 @@ def over_batches(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 def wide_table(overall: pd.DataFrame) -> pd.DataFrame:
     """Our own metrics as they are read: one row per method and one column per metric, in the order of the tables."""
+    from perturbdiff.metrics.ours import CONTEXT_METRICS, METRICS  # with tests of ranks, which tables do not need
+
     wide = overall.pivot_table(index="method", columns="metric", values="value", sort=False, dropna=False)
     names = [metric.name for metric in (*METRICS, *CONTEXT_METRICS)]
     found = set(overall["metric"])

@@ -13,14 +13,12 @@ They are read in an order: leaks first, then `FIRST`, then all others as they we
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from perturbdiff.metrics.intervals import UNITS, gains
-from perturbdiff.metrics.ours import METRICS, OF_ALL_GENES
+from perturbdiff.metrics.intervals import UNITS, paired_difference
 
 COLLAPSED = 0.5
 """Predicted conditions that spread by less than this share of what the ceiling spreads by have collapsed."""
@@ -43,12 +41,8 @@ OBSERVED_LIMIT, PREDICTED_LIMIT = 1.5 * PER, 50
 observed cannot be on their scale, where those of a poor model may be well off (log1p counts per 10^6 sum to 100 times
 as much)."""
 
-_PLURAL = {"assay batch": "assay batches"}
-_BETTER = {metric.name: metric.better for metric in METRICS}
 
-
-@dataclass(frozen=True)
-class Caution:
+class Warned(NamedTuple):
     """A warning: its kind, and a sentence."""
 
     kind: str
@@ -74,7 +68,7 @@ def check_total(name: str, total: float, observed: float | None = None) -> None:
         )
 
 
-def indistinct(ranges: pd.DataFrame, baseline: str, ceiling: str) -> list[Caution]:
+def indistinct(ranges: pd.DataFrame, baseline: str, ceiling: str) -> list[Warned]:
     """A warning for each suite of which metrics do not tell the ceiling from the baseline.
 
     Args:
@@ -84,7 +78,7 @@ def indistinct(ranges: pd.DataFrame, baseline: str, ceiling: str) -> list[Cautio
     """
     blind = ranges[~ranges["apart"].astype(bool) & ranges["low"].notna()]
     return [
-        Caution(
+        Warned(
             "metric",
             f"{', '.join(own['metric'])} ({suite}) {'does' if len(own) == 1 else 'do'} not show {ceiling!r} to be "
             f"better than {baseline!r} beyond the 95 % interval, so these scores say little of a model.",
@@ -93,7 +87,7 @@ def indistinct(ranges: pd.DataFrame, baseline: str, ceiling: str) -> list[Cautio
     ]
 
 
-def collapsed(spreads: Mapping[str, float], ceiling: float, predicted: Sequence[str]) -> list[Caution]:
+def collapsed(spreads: Mapping[str, float], ceiling: float, predicted: Sequence[str]) -> list[Warned]:
     """A warning for each predicted file whose conditions are nearly alike.
 
     Args:
@@ -102,7 +96,7 @@ def collapsed(spreads: Mapping[str, float], ceiling: float, predicted: Sequence[
         predicted: the predicted files.
     """
     return [
-        Caution(
+        Warned(
             "collapse",
             f"the perturbations predicted by {name!r} differ from each other by {spreads[name]:.2f} of what the "
             f"observed ones do (the ceiling: {ceiling:.2f}): it predicts nearly one response for all.",
@@ -112,7 +106,7 @@ def collapsed(spreads: Mapping[str, float], ceiling: float, predicted: Sequence[
     ]
 
 
-def scattered(spreads: Mapping[str, float], ceiling: float, predicted: Sequence[str]) -> list[Caution]:
+def scattered(spreads: Mapping[str, float], ceiling: float, predicted: Sequence[str]) -> list[Warned]:
     """A warning for each predicted file whose conditions differ far more from each other than the observed ones.
 
     Args:
@@ -123,7 +117,7 @@ def scattered(spreads: Mapping[str, float], ceiling: float, predicted: Sequence[
     most = SCATTERED * max(ceiling if np.isfinite(ceiling) else 1.0, 1.0)
     reached = f" (the ceiling: {ceiling:.2f})" if np.isfinite(ceiling) else ""
     return [
-        Caution(
+        Warned(
             "spread",
             f"the perturbations predicted by {name!r} differ from each other {spreads[name]:.1f} times as much as the "
             f"observed ones do{reached}: it overstates what is particular to each.",
@@ -134,8 +128,14 @@ def scattered(spreads: Mapping[str, float], ceiling: float, predicted: Sequence[
 
 
 def behind(
-    table: pd.DataFrame, predicted: Sequence[str], control: str, *, resamples: int, seed: int, unit: str = UNITS[0]
-) -> list[Caution]:
+    table: pd.DataFrame,
+    predicted: Sequence[str],
+    control: str,
+    *,
+    resamples: int,
+    seed: int,
+    unit: str = "perturbation",
+) -> list[Warned]:
     """A warning for each predicted file that is worse than unchanged control cells, by the energy distance.
 
     Beyond the interval where there is one; without, by the means, where no interval is spoken of.
@@ -150,13 +150,15 @@ def behind(
     """
     found = []
     for method in predicted:
-        lost, low, high = gains(table, "energy_distance", method, control, resamples=resamples, seed=seed, unit=unit)
+        lost, low, high = paired_difference(
+            table, "energy_distance", method, control, resamples=resamples, seed=seed, unit=unit
+        )
         sure = np.isfinite(low)
         if not (low if sure else lost) > 0:
             continue
         interval = f" (95 % interval {low:.3g} to {high:.3g})" if sure else ", in too few conditions for an interval"
         found.append(
-            Caution(
+            Warned(
                 "behind",
                 f"{method!r} is further from the observed cells than unchanged control cells are, {control!r}: its "
                 f"energy distance is larger by {lost:.3g}{interval}, so predicting no response would be better.",
@@ -165,7 +167,7 @@ def behind(
     return found
 
 
-def step_zero(run: Mapping[str, Any] | None) -> list[Caution]:
+def step_zero(run: Mapping[str, Any] | None) -> list[Warned]:
     """A warning where the weights that a run kept are those of step 0.
 
     Args:
@@ -182,17 +184,17 @@ def step_zero(run: Mapping[str, Any] | None) -> list[Caution]:
     if run.get("begun_from"):
         is_what = "this is what the pretrained model begins with, fine-tuning added nothing"
     return [
-        Caution(
+        Warned(
             "step0",
             f"the weights that the run kept are those of step 0, before any training: {is_what}.",
         )
     ]
 
 
-def in_order(cautions: Iterable[Caution]) -> tuple[Caution, ...]:
+def in_order(warnings: Iterable[Warned]) -> tuple[Warned, ...]:
     """Warnings as they are read: those of `FIRST`, then the others as they come."""
     place = {kind: i for i, kind in enumerate(FIRST)}
-    return tuple(sorted(cautions, key=lambda caution: place.get(caution.kind, len(FIRST))))
+    return tuple(sorted(warnings, key=lambda one: place.get(one.kind, len(FIRST))))
 
 
 def carried_by_targets(
@@ -203,8 +205,8 @@ def carried_by_targets(
     *,
     resamples: int,
     seed: int,
-    unit: str = UNITS[0],
-) -> list[Caution]:
+    unit: str = "perturbation",
+) -> list[Warned]:
     """A warning for each predicted file and metric whose gain over the baseline is gone without the target genes.
 
     Args:
@@ -216,20 +218,23 @@ def carried_by_targets(
         seed: of the draws.
         unit: what is drawn.
     """
+    from perturbdiff.metrics.ours import METRICS, OF_ALL_GENES  # with tests of ranks, which a warning does not need
+
     if all_genes.empty:
         return []
+    better = {metric.name: metric.better for metric in METRICS}
     keys = ["perturbation", "cell_type"]
     named = pd.MultiIndex.from_frame(all_genes[keys].drop_duplicates())
     table = table[pd.MultiIndex.from_frame(table[keys]).isin(named)]
     found = []
     for method in predicted:
         for metric in OF_ALL_GENES:
-            sign = -1.0 if _BETTER[metric] == "lower" else 1.0
+            sign = -1.0 if better[metric] == "lower" else 1.0
             gain, with_targets = _sure_gain(all_genes, metric, method, baseline, sign, resamples, seed, unit)
             left, without_targets = _sure_gain(table, metric, method, baseline, sign, resamples, seed, unit)
             if with_targets and not without_targets and np.isfinite(left):
                 found.append(
-                    Caution(
+                    Warned(
                         "targets",
                         f"{metric} of {method!r} is better than that of {baseline!r} by {gain:.3g} over all genes, but "
                         f"by {left:.3g} without those that the perturbations' labels name: they alone carry the score, "
@@ -239,7 +244,7 @@ def carried_by_targets(
     return found
 
 
-def off_scale(totals: Mapping[str, float], observed: float) -> list[Caution]:
+def off_scale(totals: Mapping[str, float], observed: float) -> list[Warned]:
     """A warning for each predicted file whose cells hold far more or fewer counts than the observed ones.
 
     Args:
@@ -247,7 +252,7 @@ def off_scale(totals: Mapping[str, float], observed: float) -> list[Caution]:
         observed: that of the observed file.
     """
     return [
-        Caution(
+        Warned(
             "scale",
             f"the cells of {name!r} sum to {total:.0f} counts per 10^4 over the judged genes and the observed ones to "
             f"{observed:.0f}: check that its values are on the scale that is declared.",
@@ -257,13 +262,13 @@ def off_scale(totals: Mapping[str, float], observed: float) -> list[Caution]:
     ]
 
 
-def few(labels: Iterable[str], unit: str = UNITS[0]) -> list[Caution]:
+def few(labels: Iterable[str], unit: str = "perturbation") -> list[Warned]:
     """A warning where there are few of what the intervals draw: the conditions' labels of a covariate."""
-    n, name = len(set(labels)), unit.replace("_", " ")
+    n = len(set(labels))
     if n >= FEW:
         return []
-    judged = f"1 {name} is judged" if n == 1 else f"{n} {_PLURAL.get(name, name + 's')} are judged"
-    return [Caution("few", f"only {judged}: intervals are too narrow, or absent, and a mean over them is an anecdote.")]
+    judged = f"1 {unit.replace('_', ' ')} is judged" if n == 1 else f"{n} {UNITS[unit]} are judged"
+    return [Warned("few", f"only {judged}: intervals are too narrow, or absent, and a mean over them is an anecdote.")]
 
 
 def _sure_gain(
@@ -271,7 +276,8 @@ def _sure_gain(
 ) -> tuple[float, bool]:
     """By how much a method is better, and whether the interval says so (the value alone, without an interval)."""
     gain, low, high = (
-        sign * value for value in gains(table, metric, method, baseline, resamples=resamples, seed=seed, unit=unit)
+        sign * value
+        for value in paired_difference(table, metric, method, baseline, resamples=resamples, seed=seed, unit=unit)
     )
     edge = min(low, high)
     return gain, bool(edge > 0 if np.isfinite(edge) else gain > 0)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perturbdiff.evaluation.folder import Evaluation
-from perturbdiff.evaluation.genes import SIGNIFICANT, Genes
+from perturbdiff.evaluation.parts import SIGNIFICANT, Genes
+from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.report.drawing import Drawing
 from perturbdiff.report.numbers import condition_name
 from perturbdiff.report.projection import condition_projection
@@ -74,7 +74,7 @@ def shown_conditions(evaluation: Evaluation, chosen: str | None) -> ShownConditi
         condition = genes.conditions[place]
         drawing, left_out = volcano(genes, place, f"volcano{number}")
         most = max(most, left_out)
-        cells = evaluation.cells
+        cells = evaluation.projection
         placed = None if cells is None else condition_projection(cells, condition, files, f"condition{number}")
         shown.append(ShownCondition(condition_name(condition), drawing, gene_tables(genes, place), placed))
     return ShownConditions(tuple(shown), tuple(_caption(genes, len(places), most)))

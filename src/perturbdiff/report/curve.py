@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from perturbdiff.evaluation.folder import Evaluation
+from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.report.drawing import Drawing, Drawn
 from perturbdiff.report.looks import FILES
 from perturbdiff.report.numbers import short

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from perturbdiff.evaluation.folder import Evaluation
-from perturbdiff.evaluation.genes import EVIDENCE, OBSERVED, SIGNIFICANT, THRESHOLD, Genes, Values
+from perturbdiff.evaluation.parts import EVIDENCE, OBSERVED, SIGNIFICANT, THRESHOLD, Genes, Values
+from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.report.drawing import Drawing, Drawn, line_key
 from perturbdiff.report.looks import COLOURS, FILES, Look
 from perturbdiff.report.svg import Panel

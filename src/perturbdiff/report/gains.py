@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perturbdiff.evaluation.folder import Evaluation, Metric
+from perturbdiff.evaluation.result import Evaluation, Metric
 from perturbdiff.report.numbers import decimals, fixed, signed
 from perturbdiff.report.standing import Comparer, directed, strongest
 

@@ -10,7 +10,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from perturbdiff.evaluation.folder import LEAST, SUITES, UNITS, Evaluation, Metric
+from perturbdiff.evaluation.result import Evaluation, Metric
+from perturbdiff.metrics.intervals import LEAST, UNITS
+from perturbdiff.metrics.tables import SUITES
 from perturbdiff.report.conditions import place_of, shown_conditions
 from perturbdiff.report.curve import curves
 from perturbdiff.report.density import densities
@@ -88,6 +90,7 @@ def report_of(evaluation: Evaluation, against: str | None) -> Report:
         raise ValueError(f"--against {against!r} is none of the {len(names)} methods; {nearest(against, names)}.")
     if against is not None and files == [against]:
         raise ValueError(f"--against {against!r} is the only predicted file; name a baseline or the ceiling.")
+    evaluation = evaluation.without_rash_intervals()
     comparer = Comparer(evaluation)
     chosen = against or strongest(evaluation, [method.name for method in evaluation.of_kind("baseline")])
     return Report(evaluation, comparer, verdict(evaluation, comparer), chosen)

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from perturbdiff.evaluation.cells import Cells, Plane
-from perturbdiff.evaluation.folder import Evaluation, Key
-from perturbdiff.evaluation.genes import OBSERVED
+from perturbdiff.evaluation.parts import OBSERVED, Plane, Projection
+from perturbdiff.evaluation.result import Evaluation
+from perturbdiff.metrics.conditions import Condition
 from perturbdiff.report.drawing import Drawing, Drawn, looks, mark_key
 from perturbdiff.report.looks import CONTROL, FILES, Look
 from perturbdiff.report.numbers import condition_name
@@ -34,7 +34,7 @@ _CAPTION_OF_UMAP = (
 
 def projection(evaluation: Evaluation) -> Drawing | str:
     """Draw cells on their components, a panel for control, observed and each file's cells; or say why not."""
-    cells = evaluation.cells
+    cells = evaluation.projection
     if cells is None:
         return evaluation.missing.get("cells", "There are no projected cells.")
     return _projection(evaluation, cells, cells.components, "projection", _CAPTION)
@@ -42,13 +42,15 @@ def projection(evaluation: Evaluation) -> Drawing | str:
 
 def umap(evaluation: Evaluation) -> Drawing | str:
     """The same by UMAP; or why not."""
-    cells = evaluation.cells
+    cells = evaluation.projection
     if cells is None or cells.umap is None:
         return "No cells were placed by UMAP; evaluate --umap places some."
     return _projection(evaluation, cells, cells.umap, "umap", _CAPTION_OF_UMAP)
 
 
-def _projection(evaluation: Evaluation, cells: Cells, plane: Plane, prefix: str, caption: tuple[str, ...]) -> Drawing:
+def _projection(
+    evaluation: Evaluation, cells: Projection, plane: Plane, prefix: str, caption: tuple[str, ...]
+) -> Drawing:
     table = cells.on(plane)
     files = looks(method.name for method in evaluation.of_kind("predicted"))
     sides = {CONTROLS: _CONTROL, OBSERVED: _OBSERVED, **files}
@@ -70,7 +72,7 @@ def _projection(evaluation: Evaluation, cells: Cells, plane: Plane, prefix: str,
     return Drawing(tuple(panels), (), caption)
 
 
-def condition_projection(cells: Cells, condition: Key, files: list[str], prefix: str) -> Drawing | None:
+def condition_projection(cells: Projection, condition: Condition, files: list[str], prefix: str) -> Drawing | None:
     """Draw one condition: the control cells of its type, the observed cells, and each predicted file over them.
 
     Control cells of its assay batch, where it has one that there are control cells of.

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from perturbdiff.evaluation.folder import Evaluation, Metric
+from perturbdiff.evaluation.result import Evaluation, Metric
 from perturbdiff.report.drawing import Drawing, Drawn, line_key, looks
 from perturbdiff.report.looks import CEILING, COLOURS, MUTED, REFERENCE, Look
 from perturbdiff.report.numbers import listed

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from perturbdiff.evaluation.folder import LAST, Evaluation, Metric
+from perturbdiff.evaluation.result import LAST, Evaluation, Metric
 from perturbdiff.report.drawing import Drawing, Drawn, looks, mark_key
 from perturbdiff.report.looks import COLOURS, Look
 from perturbdiff.report.numbers import condition_name

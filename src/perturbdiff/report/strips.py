@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from perturbdiff.evaluation.folder import Evaluation, Metric, Score
+from perturbdiff.evaluation.result import Evaluation, Metric, Score
 from perturbdiff.report.drawing import Drawing, Drawn, Key, look_of, mark_key
 from perturbdiff.report.looks import CEILING, REFERENCE, Look
 from perturbdiff.report.numbers import short
@@ -44,7 +44,7 @@ def _panel(evaluation: Evaluation, metric: Metric, number: int) -> Drawn | None:
     rows = [(method, score) for method, score in every if score is not None and np.isfinite(score.value)]
     if not rows:
         return None
-    table = evaluation.table
+    table = evaluation.scores
     table = table[(table["suite"] == metric.suite) & (table["metric"] == metric.name)]
     values = {
         method.name: _thinned(table.loc[table["method"] == method.name, "value"].to_numpy()) for method, _ in rows

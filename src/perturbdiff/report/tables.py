@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from perturbdiff.evaluation.folder import Evaluation, Method, Metric, Score, score_of
+from perturbdiff.evaluation.folder import Method
+from perturbdiff.evaluation.result import Evaluation, Metric, Score
 from perturbdiff.report.numbers import MINUS, NONE, decimals, fixed
 from perturbdiff.report.standing import AHEAD, BEHIND, LEVEL, UNKNOWN, Comparer, Standing, directed
 
@@ -136,7 +137,7 @@ def context_tables(evaluation: Evaluation, comparer: Comparer) -> list[Table] | 
     tables = []
     for metric in evaluation.headline:
         own = contexts[(contexts["suite"] == metric.suite) & (contexts["metric"] == metric.name)]
-        scores = {(str(row.cell_type), str(row.method)): score_of(row) for row in own.itertuples(index=False)}
+        scores = {(str(row.cell_type), str(row.method)): Score.of(row) for row in own.itertuples(index=False)}
         methods = [one for one in evaluation.methods if any(_known(scores.get((kind, one.name))) for kind in kinds)]
         if methods:
             rows = [_context_row(comparer, kind, metric, methods, scores) for kind in kinds[:MOST_CONTEXTS]]
@@ -165,8 +166,6 @@ def win_table(evaluation: Evaluation, comparer: Comparer, against: str) -> Table
 
 def range_rows(evaluation: Evaluation) -> list[Range]:
     """The dynamic range of every metric that has one; none where the evaluation has none."""
-    if evaluation.ranges is None:
-        return []
     rows = []
     titles = {(metric.suite, metric.name): _range_title(metric) for metric in evaluation.metrics}
     for row in evaluation.ranges.to_dict("records"):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perturbdiff.evaluation.folder import LEAST, UNITS, Evaluation, Metric
+from perturbdiff.evaluation.result import Evaluation, Metric
+from perturbdiff.metrics.intervals import LEAST, UNITS
 from perturbdiff.report.numbers import listed, quoted, short
 from perturbdiff.report.standing import AHEAD, BEHIND, LEVEL, UNKNOWN, Comparer, Standing, directed, strongest
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from perturbdiff.evaluation.genes import EVIDENCE, OBSERVED, SIGNIFICANT, THRESHOLD, Genes
+from perturbdiff.evaluation.parts import EVIDENCE, OBSERVED, SIGNIFICANT, THRESHOLD, Genes
 from perturbdiff.report.drawing import Drawing, Drawn, Key, mark_key
 from perturbdiff.report.looks import COLOURS, Look
 from perturbdiff.report.numbers import NONE, condition_name, fixed, power, signed

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from perturbdiff.evaluation.folder import Evaluation, Metric, read_evaluation
+from perturbdiff.evaluation.result import Evaluation, Metric
 from perturbdiff.io import check_writable, whole_file
 from perturbdiff.report.page import Report, check_condition, page, report_of
 from perturbdiff.report.standing import Standing, directed
@@ -17,12 +17,17 @@ _SUFFIXES = {".html", ".htm"}
 
 
 def write_report(
-    folder: Path, out: Path, *, against: str | None = None, condition: str | None = None, overwrite: bool = False
+    source: Path | Evaluation,
+    out: Path,
+    *,
+    against: str | None = None,
+    condition: str | None = None,
+    overwrite: bool = False,
 ) -> Report:
-    """Report on the folder of an evaluation: write `out`, and beside it the same name with .json and .csv.
+    """Report on an evaluation: write `out`, and beside it the same name with .json and .csv.
 
     Args:
-        folder: that `perturbdiff evaluate` wrote.
+        source: the evaluation, or the folder that `perturbdiff evaluate` wrote.
         out: the page (.html).
         against: the method that predicted files are compared with condition by condition; the strongest baseline
             when None.
@@ -38,7 +43,7 @@ def write_report(
         )
     for path in files_of(out):
         check_writable(path, overwrite=overwrite)
-    evaluation = read_evaluation(folder)
+    evaluation = Evaluation.load(source) if isinstance(source, Path) else source
     report = report_of(evaluation, against)
     check_condition(evaluation, condition)
     texts = (page(report, condition), _json(report), summary(report).to_csv(index=False, na_rep="nan"))
