@@ -1,4 +1,4 @@
-"""A comparison puts predictions beside baselines and a ceiling, and says what is missing."""
+"""An evaluation puts predictions beside baselines and a ceiling, and says what is missing."""
 
 import json
 import math
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import perturbdiff
 from perturbdiff.baselines.control import groups_of, predict_control
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
@@ -16,11 +17,13 @@ from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.evaluate import Depth, Scope, evaluate
 from perturbdiff.evaluation.methods import BASELINES, CONTROL, MEAN_SHIFT
+from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.evaluation.scores import CEILING
 from perturbdiff.metrics.conditions import TOGETHER, Condition, Context
 from perturbdiff.metrics.distances import within
 from perturbdiff.metrics.ours import CONTEXT_METRICS, METRICS, Population
 from perturbdiff.recipes.dataset import Columns, Expression, Match
+from perturbdiff.report.writing import write_report
 
 POOLED = Scope(TOGETHER)
 GENES = pd.Index([f"g{i}" for i in range(12)])
@@ -72,7 +75,7 @@ def test_the_order_of_the_methods_on_additive_data_is_the_true_one(compared):
     assert compared.summary().loc[MEAN_SHIFT, "pearson_of_change"] > 0.95
 
 
-def test_a_comparison_repeats_with_its_seed_and_its_draws_change_with_it(compared):
+def test_an_evaluation_repeats_with_its_seed_and_its_draws_change_with_it(compared):
     again = evaluate({"model": PREDICTED}, OBSERVED, training=TRAINING, seed=0)
     pd.testing.assert_frame_equal(again.table, compared.table)
     other = evaluate({"model": PREDICTED}, OBSERVED, training=TRAINING, seed=1).summary()
@@ -270,6 +273,27 @@ def test_the_folder_holds_tests_of_observed_and_predicted_genes_and_placed_cells
     assert content["settings"]["paper: fdr_threshold"] == "0.05"
     assert content["audit"] is None
     assert {row["metric"] for row in content["dynamic_range"]} >= {"energy_distance", "MAE"}
+
+
+def test_an_evaluation_that_is_loaded_is_saved_as_the_same_files_and_makes_the_same_page(deep, tmp_path):
+    deep.save(tmp_path / "made")
+    loaded = Evaluation.load(tmp_path / "made")
+    loaded.save(tmp_path / "again")
+    for name in ("metrics.csv", "overall.csv", "contexts.csv", "metrics.json", "genes.parquet"):
+        assert (tmp_path / "made" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+    made, again = (pd.read_parquet(tmp_path / folder / "cells.parquet") for folder in ("made", "again"))
+    pd.testing.assert_frame_equal(made, again, check_dtype=False)
+    assert (loaded.conditions, loaded.metrics, loaded.headline) == (deep.conditions, deep.metrics, deep.headline)
+    pd.testing.assert_frame_equal(loaded.summary(), deep.summary(), check_names=False)
+    write_report(deep, tmp_path / "made.html")
+    write_report(tmp_path / "made", tmp_path / "loaded.html")
+    for suffix in ("html", "json", "csv"):
+        assert (tmp_path / f"made.{suffix}").read_text() == (tmp_path / f"loaded.{suffix}").read_text(), suffix
+
+
+def test_names_of_before_are_still_found():
+    assert perturbdiff.Comparison is Evaluation
+    assert perturbdiff.compare is evaluate
 
 
 def test_every_mean_has_an_interval_and_a_scaled_score_that_is_0_at_the_baseline_and_1_at_the_ceiling():
