@@ -67,7 +67,7 @@ def test_a_donor_is_judged_against_its_own_cells_as_if_the_file_held_no_other(ob
     training = of_donors(observed, *DONORS[:4])
     whole = evaluate({"model": predicted}, observed, training=training, seed=0, depth=DEPTH)
     cut = evaluate({"model": predicted}, of_donors(observed, "donor_4"), training=training, seed=0, depth=DEPTH)
-    assert [tuple(one) for one in whole.conditions()] == [("a", "T", "donor_4"), ("b", "T", "donor_4")]
+    assert [tuple(one) for one in whole.conditions] == [("a", "T", "donor_4"), ("b", "T", "donor_4")]
     pd.testing.assert_frame_equal(whole.scores, cut.scores, check_exact=True)
     pd.testing.assert_frame_equal(whole.overall, cut.overall, check_exact=True)
     summary = whole.summary()
@@ -183,7 +183,7 @@ def test_cells_that_trained_are_never_among_the_judged_ones_unless_they_are_aske
     files, source = {"model": folder / "predicted.h5ad"}, TrainingData.of_run(folder / "run")
     assert find_leaks(source.split) == []
     found = evaluate_files(files, folder / "screen.h5ad", source=source)
-    (condition,) = found.conditions()
+    (condition,) = found.conditions
     assert condition.assay_batch == donor
     assert found.notes[0].startswith(
         "70 of the 80 observed cells of the predicted perturbations and cell types trained"

@@ -302,14 +302,14 @@ def test_labels_of_other_programs_that_mean_the_same_perturbation_are_judged_as_
     write_h5ad(predicted, tmp_path / "p.h5ad")
     counts = Expression(scale="counts")
     found = evaluate_files({"p": tmp_path / "p.h5ad"}, tmp_path / "observed.h5ad", predicted_expression=counts, **NAMED)
-    assert {one.perturbation for one in found.conditions()} == {"A+B", "C"}
+    assert {one.perturbation for one in found.conditions} == {"A+B", "C"}
     asked = json.dumps([{"perturbation": "B+A", "cell_type": "type_1", "assay_batch": ""}])
     predicted.uns["perturbdiff"]["conditions"] = asked
     write_h5ad(predicted, tmp_path / "p.h5ad")
     with_batches = NAMED | {"columns": NAMED["columns"].model_copy(update={"assay_batch": "assay_batch"})}
     apart = evaluate_files(
         {"p": tmp_path / "p.h5ad"}, tmp_path / "observed.h5ad", predicted_expression=counts, **with_batches
-    ).conditions()
+    ).conditions
     assert {one.assay_batch for one in apart if one.pair == ("A+B", "type_1")} == {""}
     assert all(one.assay_batch for one in apart if one.pair != ("A+B", "type_1"))
     for said in ("'ctrl+ctrl' (48 cells) as 'control'", "mean the same as others and are read as these"):

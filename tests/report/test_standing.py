@@ -8,6 +8,7 @@ import pytest
 
 from perturbdiff.evaluation.result import Evaluation, Metric
 from perturbdiff.metrics.conditions import Condition
+from perturbdiff.metrics.intervals import paired_difference
 from perturbdiff.report.standing import (
     AHEAD,
     BEHIND,
@@ -88,6 +89,24 @@ def test_cell_types_of_one_perturbation_are_not_counted_as_if_they_were_independ
     low, high = _interval(gain, np.repeat(np.arange(40), 25))
     half = 1.96 * per_perturbation.std() / np.sqrt(40)
     assert (high - low) / 2 == pytest.approx(half, rel=0.15)
+
+
+@pytest.mark.parametrize("unit", ["perturbation", "assay_batch"])
+def test_the_interval_of_the_page_is_that_of_the_tables_whatever_the_order_of_conditions(unit):
+    rng = np.random.default_rng(3)
+    conditions = [Condition(f"p{i}", kind, batch) for i in range(6) for kind in "AB" for batch in "xyz"]
+    values = rng.normal(0.3, 1.0, (2, len(conditions)))
+    rows = [
+        (method, *condition, "b", value)
+        for method, own in zip(("model", "x"), values, strict=True)
+        for condition, value in zip(conditions, own, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=["method", *Condition._fields, "metric", "value"])
+    _, low, high = paired_difference(table, "b", "model", "x", resamples=300, seed=7, unit=unit)
+    order = rng.permutation(len(conditions))
+    one, two = values[:, order]
+    pairs = Differences(one, two, tuple(conditions[place] for place in order), one - two)
+    assert pairs.interval(unit, resamples=300, seed=7) == (low, high)
 
 
 def test_ahead_means_ahead_of_every_baseline_and_behind_means_behind_one(evaluated):

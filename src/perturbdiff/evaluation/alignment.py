@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbdiff.evaluation.pairs import FEWEST, File, Pairs, Rows, control_rows, names_batches, perturbed_rows
+from perturbdiff.cells.controls import FEWEST
+from perturbdiff.evaluation.pairs import File, Pairs, Rows, control_rows, names_batches, perturbed_rows
 from perturbdiff.metrics.conditions import APART, Condition, Pooling, target_notes
 from perturbdiff.spelling import nearest
 

@@ -310,7 +310,7 @@ class Evaluation:
     @cached_property
     def missing(self) -> dict[str, str]:
         """What is not shown, as a sentence by part: contexts, genes, cells, history, audit, and the suites."""
-        parts = {"contexts": self.contexts, "genes": self.genes, "cells": self.projection}
+        parts: dict[str, object] = {"contexts": self.contexts, "genes": self.genes, "cells": self.projection}
         parts |= {"history": self.history, "audit": self.audit}
         absent = [name for name, found in parts.items() if found is None]
         absent += {*SUITES} - {metric.suite for metric in self.metrics}
