@@ -35,7 +35,8 @@ from perturbdiff.evaluation.evaluate import Depth, evaluate
 from perturbdiff.evaluation.methods import BASELINES
 from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.metrics.tables import SUITES
-from perturbdiff.recipes.dataset import Columns, Expression, Match, recipe_from_mapping, write_recipe
+from perturbdiff.recipes.dataset import Columns, Expression, recipe_from_mapping, write_recipe
+from perturbdiff.recipes.selection import Match
 
 HERE = Path(__file__).parent
 N_GENES, N_CELLS, DEPTH = 2000, 200, 2000.0

@@ -9,7 +9,8 @@ import pytest
 from perturbdiff.baselines.catalogue import NAMES
 from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.model import PerturbDiff
-from perturbdiff.recipes.dataset import hold_outs_from, read_recipe, write_recipe
+from perturbdiff.recipes.dataset import read_recipe, write_recipe
+from perturbdiff.recipes.selection import hold_outs_from
 from perturbdiff.training_data import TrainingData
 
 SHIFT = "control + mean shift"

@@ -22,7 +22,8 @@ from perturbdiff.evaluation.scores import CEILING
 from perturbdiff.metrics.conditions import TOGETHER, Condition, Context
 from perturbdiff.metrics.distances import within
 from perturbdiff.metrics.ours import CONTEXT_METRICS, METRICS, Population
-from perturbdiff.recipes.dataset import Columns, Expression, Match
+from perturbdiff.recipes.dataset import Columns, Expression
+from perturbdiff.recipes.selection import Match
 from perturbdiff.report.writing import write_report
 
 POOLED = Scope(TOGETHER)

@@ -13,7 +13,8 @@ from perturbdiff.evaluation.from_files import evaluate_files
 from perturbdiff.evaluation.methods import MEAN_SHIFT
 from perturbdiff.io import write_h5ad
 from perturbdiff.model import PerturbDiff
-from perturbdiff.recipes.dataset import Columns, Expression, Grammar, hold_outs_from, write_recipe
+from perturbdiff.recipes.dataset import Columns, Expression, Grammar, write_recipe
+from perturbdiff.recipes.selection import hold_outs_from
 from perturbdiff.split.audit import find_leaks
 from perturbdiff.training_data import TrainingData
 
