@@ -31,8 +31,10 @@ from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
 from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.cli import main as run
-from perturbdiff.comparison import BASELINES, Comparison, Depth, compare
-from perturbdiff.evaluation.suites import SUITES
+from perturbdiff.evaluation.evaluate import Depth, evaluate
+from perturbdiff.evaluation.methods import BASELINES
+from perturbdiff.evaluation.result import Evaluation
+from perturbdiff.metrics.tables import SUITES
 from perturbdiff.recipes.dataset import Columns, Expression, recipe_from_mapping, write_recipe
 from perturbdiff.recipes.selection import Match
 
@@ -172,7 +174,7 @@ def half(cells: Cells, keep: NDArray[np.bool_]) -> Cells:
     return cells.take(np.flatnonzero(keep))
 
 
-def real(data: Path) -> dict[str, Comparison]:
+def real(data: Path) -> dict[str, Evaluation]:
     """Every baseline and ceiling on the held-out conditions of two data sets; the observed cells stand for a model."""
     found = {}
     columns = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="batch")
@@ -197,12 +199,12 @@ def real(data: Path) -> dict[str, Comparison]:
     return found
 
 
-def judged(test: Cells, training: Cells) -> Comparison:
-    depth = Depth(suites=SUITES, forced=SUITES, baselines=tuple(BASELINES), replicates=True)
-    return compare({"observed cells": test}, test, training=training, seed=0, depth=depth)
+def judged(test: Cells, training: Cells) -> Evaluation:
+    depth = Depth(suites=tuple(SUITES), forced=tuple(SUITES), baselines=tuple(BASELINES), replicates=True)
+    return evaluate({"observed cells": test}, test, training=training, seed=0, depth=depth)
 
 
-def table(found: Comparison) -> list[str]:
+def table(found: Evaluation) -> list[str]:
     """What each metric says of every method but the stand-in."""
     methods = [method.name for method in found.methods if method.kind != "predicted"]
     wide = found.overall.pivot_table(index=["suite", "metric"], columns="method", values="value", sort=False)

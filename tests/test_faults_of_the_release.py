@@ -13,9 +13,9 @@ import perturbdiff
 from perturbdiff.building import build_objective, build_sampler
 from perturbdiff.checkpoint import load_checkpoint
 from perturbdiff.core.kernel import energy_distance
-from perturbdiff.evaluation.metrics import METRICS
-from perturbdiff.evaluation.pairs import Condition as Judged
-from perturbdiff.evaluation.tables import long_table, overall_table, undefined_notes
+from perturbdiff.metrics.conditions import Condition as Judged
+from perturbdiff.metrics.ours import METRICS
+from perturbdiff.metrics.tables import long_table, overall_table, undefined_notes
 from perturbdiff.model import PerturbDiff
 from perturbdiff.split.audit import find_leaks
 from perturbdiff.training.preparation import prepare

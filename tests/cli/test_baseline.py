@@ -9,9 +9,9 @@ import pytest
 from perturbdiff.baselines.catalogue import NAMES
 from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.model import PerturbDiff
-from perturbdiff.origin import Origin
 from perturbdiff.recipes.dataset import read_recipe, write_recipe
 from perturbdiff.recipes.selection import hold_outs_from
+from perturbdiff.training_data import TrainingData
 
 SHIFT = "control + mean shift"
 
@@ -72,11 +72,11 @@ def test_the_panel_and_the_features_that_a_recipe_names_are_used(screen, adata, 
         encoders={"perturbation": {"kind": "table", "file": str(tmp_path / "features.csv")}},
     )
     write_recipe(recipe, tmp_path / "recipe.toml")
-    origin = Origin.of_recipe(tmp_path / "recipe.toml")
+    origin = TrainingData.of_recipe(tmp_path / "recipe.toml")
     assert list(origin.features.labels) == agents
     model = PerturbDiff.from_recipe(tmp_path / "recipe.toml")
     model.train(run=tmp_path / "run", max_steps=1, device="cpu", show_progress=False)
-    assert origin.panel == model.trained.genes == Origin.of_run(tmp_path / "run").panel
+    assert origin.panel == model.trained.genes == TrainingData.of_run(tmp_path / "run").panel
     assert len(origin.panel) == 12
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from perturbdiff.evaluation.parts import Genes
 from perturbdiff.figures import density, numbers
 from perturbdiff.figures.looks import CEILING, COLOURS, FILES, REFERENCE, Look
 from perturbdiff.figures.svg import Panel, tick
-from perturbdiff.report.genes import read_genes
 
 OKABE_ITO = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"}
 
@@ -121,7 +121,7 @@ def test_genes_are_read_as_they_stand_in_whatever_order_and_rows_may_be_missing(
     table = table.assign(change=rng.normal(size=24), p_adjusted=rng.random(24) ** 8, p_value=0.0, mean=0.0)
     table = table.sample(frac=1, random_state=0).iloc[:-1]
     table.to_parquet(tmp_path / "genes.parquet", row_group_size=5)
-    genes = read_genes(tmp_path / "genes.parquet")
+    genes = Genes.read(tmp_path / "genes.parquet")
     assert np.isnan(list(genes.change.values())).sum() == 1
     for row in table.itertuples():
         place = genes.conditions.index((row.perturbation, row.cell_type, "")), genes.names.index(row.gene)

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.figures.radar import CENTRE, RIM
 from perturbdiff.report.drawings import radar_of
-from perturbdiff.report.reading import read_evaluation
 
 METRICS = ("R2", "PDCorr", "MAE", "MSE", "PDS_L1")
 CENTRE_OF_DRAWING = np.array([215.0, 168.0])
@@ -27,7 +27,7 @@ def drawn(make_folder):
         for metric, score in zip(METRICS, scores, strict=True):
             table.loc[(table["metric"] == metric) & (table["method"] == "model"), "scaled"] = score
         table.to_csv(folder / "overall.csv", index=False, na_rep="nan")
-        drawing = radar_of(read_evaluation(folder))
+        drawing = radar_of(Evaluation.load(folder))
         return drawing, ET.fromstring(str(drawing.panels[0].svg))  # noqa: S314
 
     return make

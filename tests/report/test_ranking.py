@@ -6,19 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from perturbdiff.evaluation.result import Evaluation, Metric
+from perturbdiff.metrics.conditions import Condition
+from perturbdiff.metrics.intervals import paired_difference
 from perturbdiff.report.ranking import (
     AHEAD,
     BEHIND,
     LEVEL,
     UNKNOWN,
     Comparer,
+    Differences,
     best,
     directed,
     goodness,
-    interval,
     strongest,
 )
-from perturbdiff.report.reading import Metric, read_evaluation
 from perturbdiff.report.summary import summarise
 
 LOWER, HIGHER = Metric("ours", "a", "lower", "", ""), Metric("ours", "b", "higher", "", "")
@@ -46,7 +48,7 @@ def evaluated(tmp_path):
         legend = {"ours": {"b": {"better": better}}}
         content = {"methods": methods, "headline": list(headline), "legend": legend}
         (tmp_path / "metrics.json").write_text(json.dumps(content))
-        return read_evaluation(tmp_path)
+        return Evaluation.load(tmp_path)
 
     return make
 
@@ -63,13 +65,19 @@ def test_goodness_grows_as_a_metric_improves():
     assert [directed(metric) for metric in (LOWER, HIGHER, NEAR, NONE)] == [True, True, True, False]
 
 
+def _interval(gain, perturbation):
+    """The interval of gains [conditions], each of a cell type of its own."""
+    conditions = tuple(Condition(f"p{p}", f"T{i}") for i, p in enumerate(perturbation))
+    return Differences(gain, 0 * gain, conditions, gain).interval("perturbation")
+
+
 def test_the_interval_of_a_constant_gain_is_that_gain():
-    assert interval(np.full(12, 0.25), np.arange(12) // 3, 4) == (0.25, 0.25)
+    assert _interval(np.full(12, 0.25), np.arange(12) // 3) == (0.25, 0.25)
 
 
 def test_the_interval_of_many_perturbations_is_that_of_the_normal_law():
     gain = np.random.default_rng(1).normal(0.3, 1.0, 900)
-    low, high = interval(gain, np.arange(900), 900)
+    low, high = _interval(gain, np.arange(900))
     half = 1.96 * gain.std() / np.sqrt(900)
     assert low == pytest.approx(gain.mean() - half, abs=0.15 * half)
     assert high == pytest.approx(gain.mean() + half, abs=0.15 * half)
@@ -78,9 +86,27 @@ def test_the_interval_of_many_perturbations_is_that_of_the_normal_law():
 def test_cell_types_of_one_perturbation_are_not_counted_as_if_they_were_independent():
     per_perturbation = np.random.default_rng(2).normal(0.0, 1.0, 40)
     gain = np.repeat(per_perturbation, 25)
-    low, high = interval(gain, np.repeat(np.arange(40), 25), 40)
+    low, high = _interval(gain, np.repeat(np.arange(40), 25))
     half = 1.96 * per_perturbation.std() / np.sqrt(40)
     assert (high - low) / 2 == pytest.approx(half, rel=0.15)
+
+
+@pytest.mark.parametrize("unit", ["perturbation", "assay_batch"])
+def test_the_interval_of_the_page_is_that_of_the_tables_whatever_the_order_of_conditions(unit):
+    rng = np.random.default_rng(3)
+    conditions = [Condition(f"p{i}", kind, batch) for i in range(6) for kind in "AB" for batch in "xyz"]
+    values = rng.normal(0.3, 1.0, (2, len(conditions)))
+    rows = [
+        (method, *condition, "b", value)
+        for method, own in zip(("model", "x"), values, strict=True)
+        for condition, value in zip(conditions, own, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=["method", *Condition._fields, "metric", "value"])
+    _, low, high = paired_difference(table, "b", "model", "x", resamples=300, seed=7, unit=unit)
+    order = rng.permutation(len(conditions))
+    one, two = values[:, order]
+    pairs = Differences(one, two, tuple(conditions[place] for place in order), one - two)
+    assert pairs.interval(unit, resamples=300, seed=7) == (low, high)
 
 
 def test_ahead_means_ahead_of_every_baseline_and_behind_means_behind_one(evaluated):

@@ -17,7 +17,7 @@ from perturbdiff.cli.options import INTERRUPTED, Device, Quiet, Seed
 from perturbdiff.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from perturbdiff.comparison import Comparison
+    from perturbdiff.evaluation.result import Evaluation
     from perturbdiff.recipes.dataset import Recipe
 
 _LOG = logging.getLogger(__name__)
@@ -40,11 +40,11 @@ def demo(
     """Simulate, train, predict held-out conditions, evaluate: with no data and no network."""
     screen = Screen(quiet=quiet)
     n_judged = 0
-    for setting, comparison in run_demo(out, seed=seed, device=device, show_progress=not quiet):
+    for setting, evaluation in run_demo(out, seed=seed, device=device, show_progress=not quiet):
         n_judged += 1
         screen.out.print(f"{setting}:", markup=False)
-        screen.table(comparison.summary().T.reset_index(), as_json=False)
-        for note in comparison.notes:
+        screen.table(evaluation.summary().T.reset_index(), as_json=False)
+        for note in evaluation.notes:
             screen.say(note)
     if n_judged < len(SETTINGS):
         raise typer.Exit(INTERRUPTED)
@@ -58,8 +58,8 @@ def run_demo(
     device: str = "auto",
     show_progress: bool = True,
     training: dict[str, Any] | None = None,
-) -> "Iterator[tuple[Setting, Comparison]]":
-    """Run both settings into `out`, one comparison each; an interrupted demo resumes with the same call.
+) -> "Iterator[tuple[Setting, Evaluation]]":
+    """Run both settings into `out`, one evaluation each; an interrupted demo resumes with the same call.
 
     Args:
         out: folder; each setting gets one of its own in it.
@@ -82,11 +82,11 @@ def run_demo(
         write_h5ad(simulate(setting, seed=seed), observed)
         recipe = demo_recipe(observed.name, {"seed": seed, **(training or TRAINING)})
         write_recipe(recipe, folder / "recipe.toml")
-        comparison = _train_and_judge(folder, observed, seed=seed, device=device, progress=show_progress)
-        if comparison is None:
+        evaluation = _train_and_judge(folder, observed, seed=seed, device=device, progress=show_progress)
+        if evaluation is None:
             _LOG.info("interrupted: the same call resumes.")
             return
-        yield setting, comparison
+        yield setting, evaluation
 
 
 def demo_recipe(file: str, training: dict[str, Any]) -> "Recipe":
@@ -113,16 +113,16 @@ def demo_recipe(file: str, training: dict[str, Any]) -> "Recipe":
     )
 
 
-def _train_and_judge(folder: Path, observed: Path, *, seed: int, device: str, progress: bool) -> "Comparison | None":
-    """The comparison of one setting; None where its training was interrupted."""
+def _train_and_judge(folder: Path, observed: Path, *, seed: int, device: str, progress: bool) -> "Evaluation | None":
+    """The evaluation of one setting; None where its training was interrupted."""
     from perturbdiff.cells.anndata import read_cells
+    from perturbdiff.evaluation.from_files import evaluate_files
     from perturbdiff.figures.dot_plot import figure, save_figure
     from perturbdiff.io import write_h5ad
-    from perturbdiff.judgement import compare_files
     from perturbdiff.model import PerturbDiff
-    from perturbdiff.origin import Origin
     from perturbdiff.prediction.conditions import held_out_conditions
     from perturbdiff.recipes.dataset import read_recipe
+    from perturbdiff.training_data import TrainingData
 
     recipe = read_recipe(folder / "recipe.toml")
     cells = read_cells(recipe, folder)
@@ -134,9 +134,9 @@ def _train_and_judge(folder: Path, observed: Path, *, seed: int, device: str, pr
     predicted = model.predict_cells(cells, conditions=held_out, seed=seed, device=device)
     write_h5ad(predicted, folder / "predicted.h5ad")
     _LOG.info("evaluating.")
-    comparison = compare_files(
-        {"perturbdiff": folder / "predicted.h5ad"}, observed, source=Origin.of_run(folder / "run"), seed=seed
+    evaluation = evaluate_files(
+        {"perturbdiff": folder / "predicted.h5ad"}, observed, source=TrainingData.of_run(folder / "run"), seed=seed
     )
-    comparison.save(folder)
-    save_figure(figure(comparison.table, title=f"simulated, {folder.name}"), folder / "figure.png")
-    return comparison
+    evaluation.save(folder)
+    save_figure(figure(evaluation.table, title=f"simulated, {folder.name}"), folder / "figure.png")
+    return evaluation

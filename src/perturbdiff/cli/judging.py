@@ -26,8 +26,8 @@ from perturbdiff.cli.options import (
 from perturbdiff.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from perturbdiff.evaluation.pairs import Condition
-    from perturbdiff.origin import Origin
+    from perturbdiff.metrics.conditions import Condition
+    from perturbdiff.training_data import TrainingData
 
 
 ONE_SOURCE = "conditions come from a CSV file, from --perturbation or from --part; give one of them."
@@ -192,10 +192,11 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge predicted files against observed cells, beside baselines and a ceiling."""
-    from perturbdiff.comparison import Depth
+    from perturbdiff.evaluation.audit import LEAK
+    from perturbdiff.evaluation.evaluate import Depth
+    from perturbdiff.evaluation.from_files import evaluate_files
     from perturbdiff.figures.dot_plot import figure, save_figure
     from perturbdiff.io import check_writable
-    from perturbdiff.judgement import LEAK, compare_files
     from perturbdiff.recipes.dataset import Columns, Expression
     from perturbdiff.recipes.tables import validated
 
@@ -206,7 +207,7 @@ def evaluate(
     *predicted, observed = files
     by_name = names(predicted)
     labels = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
-    source = _origin(run, recipe)
+    source = _training_data(run, recipe)
     named = _named(given(labels | {"total_counts": total_counts}), source)
     read = _read_as(given({"layer": layer, "gene_names": gene_names, "scale": scale, "target_sum": target_sum}), source)
     if predicted_layer is not None and predicted_scale is None:
@@ -230,7 +231,7 @@ def evaluate(
         track=track,
     )
     with by_options("evaluate"):
-        comparison = compare_files(
+        found = evaluate_files(
             by_name,
             observed,
             source=source,
@@ -246,32 +247,32 @@ def evaluate(
             cache=out / "cache" if cache is None else cache,
             clip=clip,
         )
-    comparison.save(out)
-    save_figure(figure(comparison.drawn()), out / "figure.png")
+    found.save(out)
+    save_figure(figure(found.drawn()), out / "figure.png")
     # what leads fits a terminal; a record a method with every metric fits a program
-    screen.table(comparison.summary().reset_index() if as_json else comparison.headlines(), as_json=as_json)
-    for caution in comparison.warnings:
-        if caution.kind == LEAK:  # said however quiet
-            screen.err.print(f"LEAK: {caution.text}", markup=False)
+    screen.table(found.summary().reset_index() if as_json else found.headlines(), as_json=as_json)
+    for one in found.warnings:
+        if one.kind == LEAK:  # said however quiet
+            screen.err.print(f"LEAK: {one.text}", markup=False)
         else:
-            screen.say(f"warning: {caution.text}")
-    for note in comparison.notes:
+            screen.say(f"warning: {one.text}")
+    for note in found.notes:
         screen.say(note)
     screen.say(f"{str(out)!r} holds the tables, metrics.json and figure.png; `perturbdiff report` makes a page of it.")
 
 
-def _origin(run: Path | None, recipe: Path | None) -> "Origin | None":
+def _training_data(run: Path | None, recipe: Path | None) -> "TrainingData | None":
     """What brings the training cells, if anything does."""
-    from perturbdiff.origin import Origin
+    from perturbdiff.training_data import TrainingData
 
     if run is not None and recipe is not None:
         raise ValueError("--run and --recipe both bring the training cells; give one of them.")
     if recipe is not None:
-        return Origin.of_recipe(recipe)
-    return None if run is None else Origin.of_run(run)
+        return TrainingData.of_recipe(recipe)
+    return None if run is None else TrainingData.of_run(run)
 
 
-def _named(columns: dict[str, Any], source: "Origin | None") -> dict[str, Any]:
+def _named(columns: dict[str, Any], source: "TrainingData | None") -> dict[str, Any]:
     """The columns that the options name: all, or total counts beside those of a run's or recipe's data."""
     if source is not None and set(columns) == {"total_counts"}:
         return source.recipe.columns.model_dump(exclude_none=True) | columns
@@ -280,7 +281,7 @@ def _named(columns: dict[str, Any], source: "Origin | None") -> dict[str, Any]:
     return columns
 
 
-def _read_as(read: dict[str, Any], source: "Origin | None") -> dict[str, Any]:
+def _read_as(read: dict[str, Any], source: "TrainingData | None") -> dict[str, Any]:
     """How the observed file is read: as the options say, and in what they do not as a run's or recipe's data are."""
     if source is not None and read and "scale" not in read:
         read = source.recipe.expression.model_dump(exclude_none=True) | read
@@ -292,7 +293,7 @@ def _read_as(read: dict[str, Any], source: "Origin | None") -> dict[str, Any]:
 
 def baselines_of(text: str) -> tuple[str, ...]:
     """The baselines of --baselines, by name."""
-    from perturbdiff.comparison import BASELINES
+    from perturbdiff.evaluation.methods import BASELINES
 
     if text in ("all", "none"):
         return tuple(BASELINES) if text == "all" else ()
@@ -301,8 +302,8 @@ def baselines_of(text: str) -> tuple[str, ...]:
 
 def suites_of(text: str | None) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """The suites to compute (ours is always one), those that were asked for by name, and a sentence that says so."""
-    from perturbdiff.evaluation.suites import PAPER, SUITES, check_suites, is_installed
-    from perturbdiff.evaluation.tables import OURS
+    from perturbdiff.metrics.suites import PAPER, check_suites, is_installed
+    from perturbdiff.metrics.tables import OURS, SUITES
 
     asked = tuple(name.strip() for name in text.split(",")) if text is not None else ()
     check_suites(asked)

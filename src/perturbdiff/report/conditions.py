@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from perturbdiff.evaluation.parts import OBSERVED, SIGNIFICANT, Genes, Projection
+from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.figures.drawing import Drawing
 from perturbdiff.figures.numbers import condition_name, fixed, power, signed
 from perturbdiff.figures.projection import condition_projection
 from perturbdiff.figures.sampling import evenly
 from perturbdiff.figures.volcano import MOST_GREY, MOST_MARKED, surest, volcano
-from perturbdiff.report.cells import Cells
+from perturbdiff.metrics.conditions import Condition
 from perturbdiff.report.drawings import absent, names_of
-from perturbdiff.report.genes import OBSERVED, SIGNIFICANT, Genes
-from perturbdiff.report.reading import Evaluation, Key
 from perturbdiff.report.tables import Cell, Row, Table
 from perturbdiff.spelling import nearest
 
@@ -78,7 +78,7 @@ def shown_conditions(evaluation: Evaluation, chosen: str | None) -> ShownConditi
             )
         return absent(evaluation, "genes")
     places = _places(genes, None if chosen is None else place_of(genes, chosen))
-    files, cells = names_of(evaluation, "predicted")[:FILES_SHOWN], evaluation.cells
+    files, cells = names_of(evaluation, "predicted")[:FILES_SHOWN], evaluation.projection
     sides = [OBSERVED, *genes.predicted[:FILES_SHOWN]]
     shown, most = [], 0
     for number, place in enumerate(places):
@@ -103,7 +103,7 @@ def _places(genes: Genes, chosen: int | None) -> list[int]:
     return [chosen, *(place for place in order if place != chosen)][:MOST]
 
 
-def _projection(cells: Cells, condition: Key, files: Sequence[str], prefix: str) -> Drawing | None:
+def _projection(cells: Projection, condition: Condition, files: Sequence[str], prefix: str) -> Drawing | None:
     """The cells of one condition, beside the control cells of its type; None where either side has none.
 
     Control cells of its assay batch, where it has one that there are control cells of.

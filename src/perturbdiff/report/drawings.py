@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from perturbdiff.evaluation.parts import OBSERVED, SIGNIFICANT
+from perturbdiff.evaluation.result import LAST, Evaluation, Metric
 from perturbdiff.figures.curve import curves
 from perturbdiff.figures.density import densities
 from perturbdiff.figures.drawing import Drawing, mark_key
@@ -12,9 +14,7 @@ from perturbdiff.figures.projection import COMPONENTS, UMAP, projection
 from perturbdiff.figures.radar import radar
 from perturbdiff.figures.scatter import scatter
 from perturbdiff.figures.strip_plot import MOST, Strip, strip_plot
-from perturbdiff.report.genes import OBSERVED, SIGNIFICANT
 from perturbdiff.report.ranking import Comparer, directed, score_by
-from perturbdiff.report.reading import LAST, Evaluation, Metric
 
 MOST_PANELS = 6
 """So many metrics are drawn condition by condition."""
@@ -83,7 +83,7 @@ def distances_of(evaluation: Evaluation) -> Drawing | str:
     panels = []
     metrics = [one for one in evaluation.of_suite("ours") if "energy" in one.name or "mmd" in one.name.lower()]
     for number, metric in enumerate(metrics[:2]):
-        table = evaluation.table
+        table = evaluation.scores
         table = table[(table["suite"] == metric.suite) & (table["metric"] == metric.name)]
         rows = []
         for method in evaluation.methods:
@@ -118,7 +118,7 @@ def densities_of(evaluation: Evaluation) -> Drawing | str:
 
 def projection_of(evaluation: Evaluation) -> Drawing | str:
     """All cells on two principal components."""
-    cells = evaluation.cells
+    cells = evaluation.projection
     if cells is None:
         return absent(evaluation, "cells")
     files, (_, axes) = names_of(evaluation, "predicted"), cells.components
@@ -127,7 +127,7 @@ def projection_of(evaluation: Evaluation) -> Drawing | str:
 
 def umap_of(evaluation: Evaluation) -> Drawing | str:
     """The same by UMAP."""
-    cells = evaluation.cells
+    cells = evaluation.projection
     if cells is None or cells.umap is None:
         return "No cells were placed by UMAP; evaluate --umap places some."
     files = names_of(evaluation, "predicted")

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 import jinja2
 from markupsafe import Markup
 
+from perturbdiff.evaluation.folder import KINDS
+from perturbdiff.evaluation.parts import SIGNIFICANT
+from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.figures.volcano import volcano_keys
+from perturbdiff.metrics.intervals import LEAST, UNITS
+from perturbdiff.metrics.tables import SUITES
 from perturbdiff.report import drawings
 from perturbdiff.report.conditions import shown_conditions
 from perturbdiff.report.drawings import names_of
-from perturbdiff.report.genes import SIGNIFICANT
 from perturbdiff.report.paired_differences import gain_tables
 from perturbdiff.report.ranking import Comparer, strongest
-from perturbdiff.report.reading import KINDS, LEAST, SUITES, UNITS, Evaluation
 from perturbdiff.report.summary import Summary, summarise
 from perturbdiff.report.tables import context_tables, direction, facts, glance, range_table, suite_table, win_table
 from perturbdiff.spelling import nearest
@@ -74,6 +77,7 @@ def report_of(evaluation: Evaluation, against: str | None) -> Report:
         raise ValueError(f"--against {against!r} is none of the {len(names)} methods; {nearest(against, names)}.")
     if against is not None and files == [against]:
         raise ValueError(f"--against {against!r} is the only predicted file; name a baseline or the ceiling.")
+    evaluation = evaluation.without_rash_intervals()
     comparer = Comparer(evaluation)
     chosen = against or strongest(evaluation, names_of(evaluation, "baseline"))
     return Report(evaluation, comparer, summarise(evaluation, comparer), chosen)

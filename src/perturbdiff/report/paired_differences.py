@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from perturbdiff.evaluation.result import Evaluation, Metric
 from perturbdiff.figures.numbers import decimals, fixed, signed
 from perturbdiff.report.drawings import names_of
 from perturbdiff.report.ranking import Comparer, directed, strongest
-from perturbdiff.report.reading import Evaluation, Metric
 from perturbdiff.report.tables import Cell, Row, Table
 
 ENDS = 8

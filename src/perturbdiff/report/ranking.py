@@ -15,16 +15,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from perturbdiff.report.reading import LEAST, Evaluation, Key, Metric, Score
-
-DRAWS = 2_000
-"""So often are units drawn again."""
+from perturbdiff.evaluation.result import Evaluation, Metric, Score
+from perturbdiff.metrics.conditions import LABELS, Condition
+from perturbdiff.metrics.intervals import LEAST, RESAMPLES, Resampling
 
 AHEAD, BEHIND, LEVEL, UNKNOWN = "ahead", "behind", "not told apart", "no interval"
 """How a model stands to a baseline; the last where there is nothing to draw from."""
@@ -99,7 +97,7 @@ class Differences:
 
     model: Values
     other: Values
-    conditions: tuple[Key, ...]
+    conditions: tuple[Condition, ...]
     gain: Values
 
     @property
@@ -117,22 +115,16 @@ class Differences:
         """The share of conditions in which it is better; NaN where there are none."""
         return self.wins / self.n if self.n else float("nan")
 
-    def interval(self, unit: str) -> tuple[float, float] | None:
-        """The 95 % interval of the mean gain, drawing units again; None where there are fewer than `LEAST`."""
-        perturbation, cell_type, batch = (np.array(labels) for labels in zip(*self.conditions, strict=True))
-        if (perturbation == "").all():
+    def interval(self, unit: str, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float] | None:
+        """The 95 % interval of the mean gain, as the tables draw units; None where there are fewer than `LEAST`."""
+        if not any(one.perturbation for one in self.conditions):
             unit = "cell_type"
-        labels = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": batch}[unit]
-        units, place = np.unique(labels, return_inverse=True)
-        if len(units) < LEAST:
+        if len({getattr(one, unit) for one in self.conditions}) < LEAST:
             return None
-        pairs = {pair: i for i, pair in enumerate(dict.fromkeys(zip(perturbation, cell_type, strict=True)))}
-        of = np.array([pairs[pair] for pair in zip(perturbation, cell_type, strict=True)])
-        if unit == "assay_batch":
-            return interval_of_batches(self.gain, of, len(pairs), place, len(units))
-        means = np.bincount(of, weights=self.gain) / np.bincount(of)
-        _, first = np.unique(of, return_index=True)
-        return interval(means, place[first], len(units))
+        order = sorted(range(self.n), key=self.conditions.__getitem__)  # that of the tables, so that draws are theirs
+        resampling = _resampling(tuple(self.conditions[place] for place in order), unit, resamples, seed)
+        low, high = resampling.interval(resampling.means(self.gain[order, None]))
+        return float(low[0]), float(high[0])
 
 
 @dataclass(frozen=True)
@@ -154,12 +146,12 @@ class Comparer:
 
     def __init__(self, evaluation: Evaluation) -> None:
         self._evaluation = evaluation
-        keys = ["perturbation", "cell_type", "assay_batch"]
+        keys = list(LABELS)
         self._wide = {
             (str(suite), str(metric)): rows.pivot_table(
                 index=keys, columns="method", values="value", sort=False, dropna=False, observed=True
             )
-            for (suite, metric), rows in evaluation.table.groupby(["suite", "metric"], sort=False)
+            for (suite, metric), rows in evaluation.scores.groupby(["suite", "metric"], sort=False)
         }
 
     def differences(self, metric: Metric, model: str, other: str, cell_type: str | None = None) -> Differences | None:
@@ -174,14 +166,14 @@ class Comparer:
             return None
         one, two = both[model].to_numpy(dtype=np.float64), both[other].to_numpy(dtype=np.float64)
         gain = goodness(one, metric) - goodness(two, metric)
-        return Differences(one, two, tuple((str(p), str(c), str(b)) for p, c, b in both.index), gain)
+        return Differences(one, two, tuple(Condition(str(p), str(c), str(b)) for p, c, b in both.index), gain)
 
     def outcome(self, metric: Metric, model: str, other: str, cell_type: str | None = None) -> str:
         """Ahead, behind, or not told apart, by the paired interval."""
         pairs = self.differences(metric, model, other, cell_type)
         if pairs is None or not directed(metric):
             return UNKNOWN
-        ends = pairs.interval(self._evaluation.unit)
+        ends = pairs.interval(self._evaluation.unit, resamples=self._evaluation.resamples, seed=self._evaluation.seed)
         if ends is None:
             return UNKNOWN
         return AHEAD if ends[0] > 0 else BEHIND if ends[1] < 0 else LEVEL
@@ -216,44 +208,6 @@ class Comparer:
 
 
 @lru_cache(maxsize=8)
-def _draws(n_clusters: int) -> Values:
-    """How often each cluster is drawn [draws, clusters]: the same for every pair, so that a report repeats."""
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=DRAWS)
-    return np.asarray(drawn, dtype=np.float64)
-
-
-def interval(gain: Values, cluster: NDArray[Any], n_clusters: int) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean gain [pairs], drawing clusters again with a fixed seed."""
-    sums = np.bincount(cluster, weights=gain, minlength=n_clusters)
-    counts = np.bincount(cluster, minlength=n_clusters)
-    drawn = _draws(n_clusters)
-    return _ends((drawn @ sums) / (drawn @ counts))
-
-
-def interval_of_batches(
-    gain: Values, pair: NDArray[Any], n_pairs: int, batch: NDArray[Any], n_batches: int
-) -> tuple[float, float]:
-    """The same, drawing assay batches: of a draw the mean of each pair over its drawn batches, then over the pairs.
-
-    Args:
-        gain: of each condition [conditions].
-        pair: which perturbation and cell type it is of.
-        n_pairs: how many of these there are.
-        batch: its assay batch.
-        n_batches: how many of these there are.
-    """
-    sums, counts = np.zeros((2, n_batches, n_pairs))
-    np.add.at(sums, (batch, pair), gain)
-    np.add.at(counts, (batch, pair), 1.0)
-    means = []
-    for drawn in np.array_split(_draws(n_batches), 20):
-        n = drawn @ counts
-        values = np.where(n > 0, (drawn @ sums) / np.maximum(n, 1.0), 0.0)
-        means.append(values.sum(axis=1) / (n > 0).sum(axis=1))
-    return _ends(np.concatenate(means))
-
-
-def _ends(draws: Values) -> tuple[float, float]:
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return float(low), float(high)
+def _resampling(conditions: tuple[Condition, ...], unit: str, resamples: int, seed: int) -> Resampling:
+    """The draws of conditions: made once for all pairs of methods that have the same ones."""
+    return Resampling.of(pd.DataFrame(conditions), resamples=resamples, seed=seed, unit=unit)

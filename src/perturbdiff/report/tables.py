@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from perturbdiff.evaluation.folder import Method
+from perturbdiff.evaluation.result import Evaluation, Metric, Score
 from perturbdiff.figures.numbers import MINUS, NONE, decimals, fixed
 from perturbdiff.report.drawings import absent
 from perturbdiff.report.ranking import AHEAD, BEHIND, LEVEL, NO_SCORE, UNKNOWN, Comparer, Standing, directed, score_by
-from perturbdiff.report.reading import Evaluation, Method, Metric, Score, score_of
 
 MOST_CONTEXTS = 40
 """So many cell types have a row."""
@@ -123,7 +124,7 @@ def context_tables(evaluation: Evaluation, comparer: Comparer) -> list[Table] | 
     tables = []
     for metric in evaluation.headline:
         own = contexts[(contexts["suite"] == metric.suite) & (contexts["metric"] == metric.name)]
-        scores = {(str(row.cell_type), str(row.method)): score_of(row) for row in own.itertuples(index=False)}
+        scores = {(str(row.cell_type), str(row.method)): Score.of(row) for row in own.itertuples(index=False)}
         named_in = {name for (_, name), score in scores.items() if _known(score)}
         methods = [one for one in evaluation.methods if one.name in named_in]
         if methods:

@@ -9,22 +9,27 @@ from typing import Any
 
 import pandas as pd
 
+from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.io import check_writable, whole_file
 from perturbdiff.report.drawings import names_of
 from perturbdiff.report.page import Report, page, report_of
 from perturbdiff.report.ranking import Standing, directed, score_by
-from perturbdiff.report.reading import read_evaluation
 
 _SUFFIXES = {".html", ".htm"}
 
 
 def write_report(
-    folder: Path, out: Path, *, against: str | None = None, condition: str | None = None, overwrite: bool = False
+    source: Path | Evaluation,
+    out: Path,
+    *,
+    against: str | None = None,
+    condition: str | None = None,
+    overwrite: bool = False,
 ) -> Report:
-    """Report on the folder of an evaluation: write `out`, and beside it the same name with .json and .csv.
+    """Report on an evaluation: write `out`, and beside it the same name with .json and .csv.
 
     Args:
-        folder: that `perturbdiff evaluate` wrote.
+        source: the evaluation, or the folder that `perturbdiff evaluate` wrote.
         out: the page (.html).
         against: the method that predicted files are compared with condition by condition; the strongest baseline
             when None.
@@ -40,7 +45,7 @@ def write_report(
         )
     for path in files_of(out):
         check_writable(path, overwrite=overwrite)
-    evaluation = read_evaluation(folder)
+    evaluation = Evaluation.load(source) if isinstance(source, Path) else source
     report = report_of(evaluation, against)
     texts = (page(report, condition), _json(report), score_table(report).to_csv(index=False, na_rep="nan"))
     for path, text in zip(files_of(out), texts, strict=True):
