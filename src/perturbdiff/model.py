@@ -13,11 +13,11 @@ import anndata
 
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.source import Source
-from perturbdiff.config import settings_of
 from perturbdiff.features.files import Features, tables_of
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.labels.members import grammar_of
-from perturbdiff.recipes.dataset import HoldOut, Recipe, hold_outs_of, recipe_from_mapping
+from perturbdiff.recipes.dataset import Recipe, hold_outs_of, recipe_from_mapping
+from perturbdiff.recipes.selection import HoldOut
 from perturbdiff.split.rules import Split, split_cells
 from perturbdiff.store.open import open_source, recipe_at
 from perturbdiff.trained import TrainedModel
@@ -25,7 +25,7 @@ from perturbdiff.training.processes import one_at_a_time
 
 if TYPE_CHECKING:
     from perturbdiff.checkpoint import Checkpoint
-    from perturbdiff.training.fitting import Outcome
+    from perturbdiff.training.fitting import TrainingResult
 
 
 class PerturbDiff(TrainedModel):
@@ -50,7 +50,7 @@ class PerturbDiff(TrainedModel):
     ) -> None:
         """Hold a recipe with its cells, or with a trained model; use `from_anndata`, `from_recipe` or `load`."""
         super().__init__(recipe, checkpoint=checkpoint)
-        self.outcome: Outcome | None = None
+        self.outcome: TrainingResult | None = None
         self._source = source
         self._folder = folder
         self._features = dict(features or {})
@@ -134,7 +134,7 @@ class PerturbDiff(TrainedModel):
             "sampling": dict(sampling or {}),
         }
         recipe = recipe_from_mapping(mapping, "the arguments")
-        settings_of(recipe)
+        recipe.settings_with()
         cells = cells_from_anndata(
             adata,
             columns=recipe.columns,
@@ -167,7 +167,7 @@ class PerturbDiff(TrainedModel):
         if not isinstance(recipe, Recipe):
             recipe, beside = recipe_at(Path(recipe))
             folder = folder or beside
-        settings_of(recipe)
+        recipe.settings_with()
         place, tables = Path(folder or ".").resolve(), tables_of(features)
         source = open_source(recipe, place)
         return cls(_as_read(recipe, source), source=source, folder=place, features=tables)
@@ -186,7 +186,7 @@ class PerturbDiff(TrainedModel):
     def split(self, hold_out: Sequence[Mapping[str, Any] | HoldOut] | None = None, *, seed: int | None = None) -> Split:
         """The split that `train` would use."""
         rules = self.recipe.hold_out if hold_out is None else hold_outs_of(hold_out, self.recipe)
-        training = settings_of(self.recipe).training
+        training = self.recipe.settings.training
         m = training.cells_per_population
         return split_cells(self.source, rules, seed=training.seed if seed is None else seed, cells_per_population=m)
 
@@ -231,7 +231,7 @@ class PerturbDiff(TrainedModel):
             start = load_checkpoint(Path(pretrained))
         changed = {"max_steps": max_steps, "seed": seed}
         if start is None:
-            settings = settings_of(recipe, training=changed)
+            settings = recipe.settings_with(training=changed)
         else:
             from perturbdiff.training.transfer import fine_tuned
 
@@ -239,19 +239,17 @@ class PerturbDiff(TrainedModel):
         m = settings.training.cells_per_population
         split = split_cells(self.source, recipe.hold_out, seed=settings.training.seed, cells_per_population=m)
         # not before the input has proved sound: Lightning takes seconds
+        from perturbdiff.training.run import Run
         from perturbdiff.training.trainer import train
 
         self.outcome = train(
             split,
             recipe,
             settings,
-            run=None if run is None else Path(run),
+            run=Run(None if run is None else Path(run), overwrite, device, show_progress),
             data_folder=self._folder,
-            overwrite=overwrite,
-            device=device,
             features=self._features,
             pretrained=start,
-            show_progress=show_progress,
         )
         self.recipe, self.checkpoint = recipe, self.outcome.checkpoint
         return self

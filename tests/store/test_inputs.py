@@ -6,7 +6,8 @@ import pytest
 import scipy.sparse as sp
 
 from perturbdiff.cells.anndata import cells_from_anndata, read_cells
-from perturbdiff.recipes.dataset import Match, recipe_from_mapping
+from perturbdiff.recipes.dataset import recipe_from_mapping
+from perturbdiff.recipes.selection import Match
 from perturbdiff.store import scan
 from perturbdiff.store.inputs import opened, stat_of
 from perturbdiff.store.prepare import prepare_store

@@ -15,7 +15,8 @@ import scipy.sparse as sp
 
 from perturbdiff.cells.container import read_anndata as read_anndata
 from perturbdiff.cells.container import read_h5ad as read_h5ad
-from perturbdiff.recipes.dataset import Expression, control_character
+from perturbdiff.recipes.dataset import Expression
+from perturbdiff.recipes.selection import control_character
 from perturbdiff.spelling import nearest
 
 type Matrix = sp.csr_matrix[Any] | sp.csr_array[Any, Any] | npt.NDArray[Any]

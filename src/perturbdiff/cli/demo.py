@@ -17,7 +17,7 @@ from perturbdiff.cli.options import INTERRUPTED, Device, Quiet, Seed
 from perturbdiff.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from perturbdiff.comparison import Comparison
+    import perturbdiff.comparison
     from perturbdiff.recipes.dataset import Recipe
 
 _LOG = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def run_demo(
     device: str = "auto",
     show_progress: bool = True,
     training: dict[str, Any] | None = None,
-) -> "Iterator[tuple[Setting, Comparison]]":
+) -> "Iterator[tuple[Setting, perturbdiff.comparison.Comparison]]":
     """Run both settings into `out`, one comparison each; an interrupted demo resumes with the same call.
 
     Args:
@@ -113,7 +113,9 @@ def demo_recipe(file: str, training: dict[str, Any]) -> "Recipe":
     )
 
 
-def _train_and_judge(folder: Path, observed: Path, *, seed: int, device: str, progress: bool) -> "Comparison | None":
+def _train_and_judge(
+    folder: Path, observed: Path, *, seed: int, device: str, progress: bool
+) -> "perturbdiff.comparison.Comparison | None":
     """The comparison of one setting; None where its training was interrupted."""
     from perturbdiff.cells.anndata import read_cells
     from perturbdiff.io import write_h5ad

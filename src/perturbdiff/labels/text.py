@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.members import same_as
-from perturbdiff.recipes.dataset import COVARIATES, Columns, Grammar
+from perturbdiff.recipes.dataset import Columns, Grammar
 from perturbdiff.spelling import spelling
 
 NO_LABEL = ""

@@ -13,9 +13,10 @@ from perturbdiff.cells.joining import GeneTable, file_suffixes, join_genes, join
 from perturbdiff.cells.memory import matches
 from perturbdiff.cells.order import Hashes, Integers
 from perturbdiff.cells.reading import check_control_label, check_control_labels, missing_labels
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.labels.text import NO_LABEL, counted, known_as, one_name, remarks, renamed, renaming_note
-from perturbdiff.recipes.dataset import COVARIATES, Recipe
+from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.store.columns import Texts
 from perturbdiff.store.inputs import opened
 from perturbdiff.store.scan import HASHES, Scan

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from perturbdiff.cells.joining import GeneTable, gene_table_of
-from perturbdiff.recipes.dataset import COVARIATES, Recipe
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.recipes.files import is_store, resolve_files
 from perturbdiff.store.buckets import Buckets
 from perturbdiff.store.gather import recorded

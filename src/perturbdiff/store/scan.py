@@ -17,9 +17,10 @@ from perturbdiff.cells.memory import matches
 from perturbdiff.cells.order import Flags, Hashes, Integers, mixed, name_hashes
 from perturbdiff.cells.reading import check_label_texts, column_of
 from perturbdiff.cells.totals import check_totals_fit
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.members import grammar_of, labels_from
 from perturbdiff.labels.text import NO_LABEL, texts_of
-from perturbdiff.recipes.dataset import COVARIATES, Recipe
+from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.store.checks import check_integers, checked_rows
 from perturbdiff.store.inputs import Input, opened
 from perturbdiff.store.work import unit
