@@ -1,10 +1,15 @@
-"""A file of cells on disk, .h5ad or .zarr, read some cells at a time; only its list of genes is ever held whole."""
+"""An AnnData that stays on disk, .h5ad, .zarr or the RNA of an .h5mu, read some cells at a time.
+
+Only the list of its genes is ever held whole. `cells.container` reads all of it.
+"""
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from copy import copy
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import anndata
@@ -14,86 +19,156 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 import zarr
+from anndata.io import read_elem, sparse_dataset
+from h5py.h5t import check_string_dtype
 
-from perturbdiff.cells.reading import expression_of, is_raw
+from perturbdiff.cells.container import UNREADABLE, refuse_hole
+from perturbdiff.cells.reading import is_raw, stored_expression
 from perturbdiff.recipes.dataset import Expression
 from perturbdiff.recipes.files import find_hole, rna_of
-from perturbdiff.store.columns import Obs, Stored, Texts, slice_of, texts_of
 
 type Rows = sp.csr_matrix[Any]
+type Texts = npt.NDArray[np.object_]
 type Form = Literal["csr", "csc", "dense", "columns"]
 
-_SPARSE: dict[str, Form] = {"csr_matrix": "csr", "csc_matrix": "csc", "csr": "csr", "csc": "csc"}
-_PER_ENTRY = 12
-"""Bytes that making rows of a dense matrix sparse takes for each entry, besides the entry."""
+type Stored = Any
+"""A group or an array of h5py or of zarr, which have the same interface."""
 
-_SEARCHED = 1 << 24
-"""A .zarr of more cells is not searched for missing files, since that takes the ends of all rows at once."""
+_NULLABLE = {"nullable-integer": pd.arrays.IntegerArray, "nullable-boolean": pd.arrays.BooleanArray}
 
 
-class Input:
-    """An open file.
+class Table:
+    """A table on disk: obs, or one in obsm.
+
+    Attributes:
+        name: where it is in its file.
+        columns: their names.
+        shape: rows and columns.
+    """
+
+    def __init__(self, stored: Stored, held: pd.DataFrame | None = None) -> None:
+        """Open a stored table; `held` is what it holds, where only anndata can tell."""
+        self.name, self._stored, self._categories = stored.name, stored, dict[str, pd.Index]()
+        attrs = stored.attrs
+        plain = (attrs.get("encoding-type"), attrs.get("encoding-version")) == ("dataframe", "0.2.0")
+        self._held: Any = read_elem(stored) if held is None and not plain else held
+        if self._held is None:
+            index = stored[attrs["_index"]]
+            codes = index if hasattr(index, "shape") else index["codes" if "codes" in index else "values"]
+            self.columns, n_rows = pd.Index(attrs["column-order"], dtype=object), int(codes.shape[0])
+        else:
+            self.columns, n_rows = self._held.columns, len(self._held)
+        self.shape = (n_rows, len(self.columns))
+
+    def whole(self) -> pd.DataFrame:
+        """All of it."""
+        found: pd.DataFrame = read_elem(self._stored) if self._held is None else self._held
+        return found
+
+    def names(self, start: int, stop: int) -> Texts:
+        """The names of the rows start to stop, as text."""
+        if self._held is None:
+            names = self._read(str(self._stored.attrs["_index"]), start, stop)
+        else:
+            names = self._held.index[start:stop].to_series()
+        as_text = list(map(str, names)) if names.dtype == object else names.astype(str)
+        return np.asarray(as_text, dtype=object)
+
+    def column(self, name: str, start: int, stop: int) -> "pd.Series[Any]":
+        """The rows start to stop of a column, as pandas would hold them."""
+        if self._held is None:
+            return self._read(name, start, stop)
+        found: pd.Series[Any] = self._held[name].iloc[start:stop].reset_index(drop=True)
+        return found
+
+    def _read(self, name: str, start: int, stop: int) -> "pd.Series[Any]":
+        stored = self._stored[name]
+        kind = str(stored.attrs.get("encoding-type", "array"))
+        if kind == "categorical":
+            if name not in self._categories:
+                self._categories[name] = pd.Index(read_elem(stored["categories"]))
+            return pd.Series(pd.Categorical.from_codes(stored["codes"][start:stop], self._categories[name]))
+        if not kind.startswith("nullable-"):
+            return pd.Series(_slice_of(stored, start, stop))
+        values, mask = _slice_of(stored["values"], start, stop), np.asarray(stored["mask"][start:stop], dtype=bool)
+        if kind in _NULLABLE:
+            return pd.Series(_NULLABLE[kind](values, mask))
+        values[mask] = None
+        return pd.Series(values, dtype=object)
+
+
+class OnDisk:
+    """An AnnData that stays on disk, of whose matrices one is read; see `opened`.
 
     Attributes:
         path: where it is; `source` is its name.
         obs: the table of its cells.
-        form: how its matrix is stored; "columns" is a table in obsm.
+        matrix: a matrix of anndata's on disk, a table or an array.
+        form: how it is stored; "columns" is a table in obsm.
         shape: cells and genes of its matrix.
         genes: unique names, the columns of its matrix that are genes.
         note: a sentence on the columns that are not.
     """
 
     def __init__(self, root: Stored, expression: Expression, path: Path) -> None:
-        self.path = path
-        self.source = path.name
+        self.path, self.source, layer = path, path.name, expression.layer or ""
         with readable(path):
+            if "obs" not in root or "var" not in root:
+                raise ValueError("it has no obs or no var")
             obs, var = _old_tables(root, path)
-            self.obs = Obs(root["obs"], obs)
-            self._matrix = _matrix(root, expression.layer)
-            table = _stand_in(root, self._matrix, expression.layer, min(1, self.obs.n_cells), var)
-        read = expression_of(table, expression, self.source)
-        self.genes, self.note = read.genes, read.note
-        self._kept = None if read.kept is None else np.flatnonzero(read.kept)
-        self._width = len(self.genes) if read.kept is None else len(read.kept)
-        kind = str(self._matrix.attrs.get("encoding-type", self._matrix.attrs.get("h5sparse_format", "array")))
-        self.form: Form = _SPARSE.get(kind, "columns" if kind == "dataframe" else "dense")
-        self.shape = (self.obs.n_cells, len(self.genes))
+            self.obs = Table(root["obs"], obs)
+            raw = root["raw"] if is_raw(layer, root.get("layers", ())) and "raw" in root else None
+            stored = SimpleNamespace(
+                X=_element(root.get("X")),
+                layers=_elements(root.get("layers", {}), layer),
+                obsm=_elements(root.get("obsm", {}), layer.removeprefix("obsm:")),
+                raw=None if raw is None else SimpleNamespace(X=_element(raw.get("X")), var=read_elem(raw["var"])),
+                var=read_elem(root["var"]) if var is None else var,
+            )
+        self.matrix, self.genes, self._kept, self.note = stored_expression(stored, expression, self.source)
+        self._width = int(self.matrix.shape[1])
+        self._place = getattr(self.matrix, "group", self.matrix).name
+        self.form: Form = "columns" if isinstance(self.matrix, Table) else getattr(self.matrix, "format", "dense")
+        self.shape = (self.obs.shape[0], len(self.genes))
+        self._pointers = self.matrix.group["indptr"] if self.form == "csr" else None
+
+    @contextmanager
+    def again(self) -> Iterator["OnDisk"]:
+        """Open the file once more, after it was closed, without a look at its genes."""
+        with _root(self.path) as root:
+            found = copy(self)
+            found.matrix = _element(root[self._place])
+            yield found
+
+    def hold_pointers(self) -> None:
+        """Hold in memory where each row of a CSR matrix begins, for many readings of a few rows."""
+        if self.form == "csr":
+            self._pointers = np.asarray(self._pointers[:], dtype=np.int64)
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of the matrix's values."""
         if self.form == "columns":
-            return np.result_type(*(column.dtype for column in self._columns))
-        kept: np.dtype[Any] = (self._matrix if self.form == "dense" else self._matrix["data"]).dtype
+            return np.result_type(*(self.matrix.column(name, 0, 0).dtype for name in self.matrix.columns))
+        kept: np.dtype[Any] = self.matrix.dtype
         return kept
 
     @property
     def n_stored(self) -> int | None:
         """How many values a sparse matrix stores; None where it is dense."""
-        return None if self.form in ("dense", "columns") else int(self._matrix["data"].shape[0])
+        return None if self.form in ("dense", "columns") else int(self.matrix.group["data"].shape[0])
 
     @property
     def bytes_per_value(self) -> int:
-        """What a value of a sparse matrix takes."""
-        return int(np.dtype(self._matrix["data"].dtype).itemsize + np.dtype(self._matrix["indices"].dtype).itemsize)
+        """What a value of the matrix takes, with its place where it is sparse."""
+        place = 0 if self.n_stored is None else self.matrix.group["indices"].dtype.itemsize
+        return int(self.dtype.itemsize + place)
 
-    def lengths(self, start: int, stop: int) -> npt.NDArray[np.int64] | None:
-        """How many values each of the cells start to stop stores; None where only reading them tells."""
-        if self.form != "csr":
-            return None
-        with readable(self.path):
-            return np.diff(np.asarray(self._matrix["indptr"][start : stop + 1], dtype=np.int64))
-
-    def cost(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Bytes of memory that reading each of the cells start to stop takes."""
-        lengths = self.lengths(start, stop)
-        if lengths is not None:
-            return lengths * self.bytes_per_value
-        if self.form == "csc":
-            per_cell = self.bytes_per_value * (self.n_stored or 0) // max(1, self.shape[0])
-        else:
-            per_cell = self._width * (self.dtype.itemsize + _PER_ENTRY)
-        return np.full(stop - start, per_cell, dtype=np.int64)
+    @property
+    def n_bytes(self) -> int:
+        """What the values of the matrix take in memory."""
+        n_values = self.shape[0] * self._width if self.n_stored is None else self.n_stored
+        return n_values * self.bytes_per_value
 
     def check_room(self, room: int) -> None:
         """Refuse a matrix stored by genes that does not fit into a third of the room.
@@ -101,39 +176,26 @@ class Input:
         Raises:
             ValueError: it does not.
         """
-        needed = self.bytes_per_value * (self.n_stored or 0) if self.form == "csc" else 0
-        if needed > room // 3:
+        if self.form == "csc" and self.n_bytes > room // 3:
             raise ValueError(
-                f"{self.source} stores its {self.n_stored} values by genes (CSC), which takes {needed / 2**30:.1f} GiB "
-                f"to turn into cells, more than a third of the {room / 2**30:.1f} GiB of memory there is; write it by "
-                "cells (CSR) first, or allow more memory."
+                f"{self.source} stores its {self.n_stored} values by genes (CSC), which takes "
+                f"{self.n_bytes / 2**30:.1f} GiB to turn into cells, more than a third of the {room / 2**30:.1f} GiB "
+                "of memory there is; write it by cells (CSR) first, or allow more memory."
             )
 
-    def check_whole(self) -> None:
-        """Refuse a folder from which files are missing, which would be read as zeros.
-
-        Raises:
-            ValueError: naming the array.
-        """
-        if not self.path.is_dir() or self.shape[0] > _SEARCHED:
-            return
-        with readable(self.path):
-            hole = find_hole(self.path)
-        if hole is not None:
-            raise ValueError(
-                f"{str(self.path)!r} is not whole: parts of its array {hole!r} are missing, which would be read as "
-                "zeros; copy or download it again."
-            )
+    def lengths(self, start: int, stop: int) -> npt.NDArray[np.int64] | None:
+        """How many values each of the cells start to stop stores; None where only reading them tells."""
+        return None if self.form != "csr" else np.diff(self._ends(start, stop))
 
     def column(self, name: str, start: int, stop: int) -> "pd.Series[Any]":
         """A column of obs, cells start to stop."""
         with readable(self.path):
-            return self.obs.column(name).read(start, stop)
+            return self.obs.column(name, start, stop)
 
     def names(self, start: int, stop: int) -> Texts:
         """The names of the cells start to stop."""
         with readable(self.path):
-            return texts_of(self.obs.names.read(start, stop))
+            return self.obs.names(start, stop)
 
     def rows(self, start: int, stop: int) -> Rows:
         """The matrix's rows start to stop, with each gene of a cell once and ascending; explicit zeros stay."""
@@ -145,55 +207,53 @@ class Input:
         if self.form == "csc":
             return sp.csr_matrix(self._turned[start:stop])
         if self.form == "dense":
-            return sp.csr_matrix(np.asarray(self._matrix[start:stop]))
+            return sp.csr_matrix(np.asarray(self.matrix[start:stop]))
         if self.form == "columns":
-            return sp.csr_matrix(np.stack([slice_of(column, start, stop) for column in self._columns], axis=1))
-        ends = np.asarray(self._matrix["indptr"][start : stop + 1], dtype=np.int64)
+            columns = [self.matrix.column(name, start, stop).to_numpy() for name in self.matrix.columns]
+            return sp.csr_matrix(np.stack(columns, axis=1))
+        # a slice of anndata's would be a copy of the rows
+        ends, stored = self._ends(start, stop), self.matrix.group
         first, last = int(ends[0]), int(ends[-1])
-        data, indices = self._matrix["data"][first:last], self._matrix["indices"][first:last]
         indptr = (ends - first).astype(np.int32 if last - first < 2**31 else np.int64)
-        arrays: Any = (np.asarray(data), np.asarray(indices).astype(indptr.dtype, copy=False), indptr)
+        indices = np.asarray(stored["indices"][first:last]).astype(indptr.dtype, copy=False)
+        arrays: Any = (np.asarray(stored["data"][first:last]), indices, indptr)
         found: Rows = sp.csr_matrix(arrays, shape=(stop - start, self._width), copy=False)
         if not found.has_canonical_format:
             found.sum_duplicates()
         return found
 
+    def _ends(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        with readable(self.path):
+            return np.asarray(self._pointers[start : stop + 1], dtype=np.int64)
+
     @cached_property
     def _turned(self) -> Rows:
-        by_genes: Any = anndata.io.read_elem(self._matrix)
-        found: Rows = sp.csr_matrix(by_genes)
+        found: Rows = sp.csr_matrix(read_elem(self.matrix.group))
         found.sum_duplicates()
         return found
 
-    @cached_property
-    def _columns(self) -> list[Stored]:
-        return [self._matrix[str(name)] for name in self._matrix.attrs["column-order"]]
-
 
 @contextmanager
-def opened(path: Path, expression: Expression) -> Iterator[Input]:
+def opened(path: Path, expression: Expression) -> Iterator[OnDisk]:
     """Open a file for reading.
 
     Raises:
         FileNotFoundError: it is not there.
         ValueError: it is damaged or not an AnnData; or as in `reading.expression_of`.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {str(path)!r}; put it back, or mend the recipe.")
-    if path.is_dir():
-        with readable(path):
-            root = zarr.open_group(path, mode="r")
-            _check_root(root)
-        yield Input(root, expression, path)
-        return
+    with _root(path) as root:
+        yield OnDisk(root, expression, path)
+
+
+def check_whole(path: Path) -> None:
+    """Refuse a folder from which files are missing, which would be read as zeros.
+
+    Raises:
+        ValueError: naming the array.
+    """
     with readable(path):
-        library: Any = h5py
-        file = library.File(path, mode="r")
-    with file:
-        root = rna_of(file, path)
-        with readable(path):
-            _check_root(root)
-        yield Input(root, expression, path)
+        hole = find_hole(path)
+    refuse_hole(path, hole)
 
 
 @contextmanager
@@ -206,7 +266,7 @@ def readable(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, KeyError, TypeError, RuntimeError, IndexError, ValueError, zarr.errors.BaseZarrError) as error:
+    except UNREADABLE as error:
         if not path.exists():
             raise FileNotFoundError(f"file {str(path)!r} is gone; put it back and run this again.") from error
         reason = str(error).replace("\n", " ")
@@ -221,33 +281,31 @@ def readable(path: Path) -> Iterator[None]:
         raise ValueError(f"{str(path)!r} {why}; copy or write it again, then run this again.") from error
 
 
-def stat_of(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of the last change in nanoseconds; of a folder, of all that is in it.
-
-    Raises:
-        FileNotFoundError: it is not there.
-    """
-    try:
-        if not path.is_dir():
-            return path.stat().st_size, path.stat().st_mtime_ns
-        stats = [one.stat() for one in path.rglob("*") if one.is_file()]
-    except FileNotFoundError:
-        raise FileNotFoundError(f"file {str(path)!r} is gone; put it back and run this again.") from None
-    return sum(one.st_size for one in stats), max((one.st_mtime_ns for one in stats), default=0)
+@contextmanager
+def _root(path: Path) -> Iterator[Stored]:
+    """The group of a file that is an AnnData, while it is open."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {str(path)!r}; put it back, or mend the recipe.")
+    library: Any = h5py
+    with readable(path):
+        file: Any = nullcontext(zarr.open_group(path, mode="r")) if path.is_dir() else library.File(path)
+    with file as root:
+        yield rna_of(root, path)
 
 
-def _check_root(root: Stored) -> None:
-    if "obs" not in root or "var" not in root:
-        raise ValueError("it has no obs or no var")
+def _element(stored: Stored) -> Any:  # noqa: ANN401 - a matrix of anndata's, a table or an array
+    """A stored matrix with its shape; None where there is none."""
+    kind = "null" if stored is None else stored.attrs.get("encoding-type")
+    if kind == "null":
+        return None
+    if kind == "dataframe":
+        return Table(stored)
+    return stored if hasattr(stored, "shape") else sparse_dataset(stored, should_cache_indptr=False)
 
 
-def _matrix(root: Stored, layer: str | None) -> Stored:
-    if layer is None:
-        return root.get("X")
-    if is_raw(layer, root.get("layers", ())) and "raw" in root:
-        return root["raw"].get("X")
-    where, key = ("obsm", layer.removeprefix("obsm:")) if layer.startswith("obsm:") else ("layers", layer)
-    return root[where].get(key) if where in root else None
+def _elements(group: Stored, wanted: str) -> dict[str, Any]:
+    """The matrices of a group, of which only the one that is wanted is opened."""
+    return {str(key): _element(group[key]) if key == wanted else None for key in group}
 
 
 def _old_tables(root: Stored, path: Path) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
@@ -263,38 +321,9 @@ def _old_tables(root: Stored, path: Path) -> tuple[pd.DataFrame | None, pd.DataF
         whole.file.close()
 
 
-def _stand_in(
-    root: Stored, matrix: Stored, layer: str | None, n_rows: int, table: pd.DataFrame | None = None
-) -> anndata.AnnData:
-    """An AnnData of a row at most, with the genes and the names of layers and obsm of the file, all values 0."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        var: Any = anndata.io.read_elem(root["var"]) if table is None else table
-        adata = anndata.AnnData(obs=pd.DataFrame(index=["cell"][:n_rows]), var=var)
-        for where, width in (("layers", len(var)), ("obsm", 1)):
-            for key in root.get(where, ()):
-                getattr(adata, where)[key] = sp.csr_matrix((n_rows, width), dtype=np.float32)
-        if matrix is None:
-            return adata
-        zeros = _zeros(matrix, n_rows)
-        if layer is None:
-            adata.X = zeros
-        elif is_raw(layer, adata.layers):
-            genes: Any = anndata.io.read_elem(root["raw"]["var"])
-            adata.raw = anndata.AnnData(zeros, obs=pd.DataFrame(index=["cell"][:n_rows]), var=genes)
-        elif layer.startswith("obsm:"):
-            adata.obsm[layer.removeprefix("obsm:")] = (
-                zeros.set_axis(adata.obs_names) if isinstance(zeros, pd.DataFrame) else zeros
-            )
-        else:
-            adata.layers[layer] = zeros
-    return adata
-
-
-def _zeros(matrix: Stored, n_rows: int) -> Any:  # noqa: ANN401 - a table, a sparse matrix or an array
-    if matrix.attrs.get("encoding-type") == "dataframe":
-        columns = [str(name) for name in matrix.attrs["column-order"]]
-        return pd.DataFrame(0.0, index=pd.RangeIndex(n_rows), columns=columns)
-    shape = matrix.attrs.get("shape", matrix.attrs.get("h5sparse_shape"))
-    width = int((matrix.shape if shape is None else shape)[1])
-    return sp.csr_matrix((n_rows, width), dtype=np.float32)
+def _slice_of(array: Stored, start: int, stop: int) -> npt.NDArray[Any]:
+    """Values of an array; text has dtype object."""
+    if hasattr(array, "asstr") and check_string_dtype(array.dtype) is not None:
+        return np.asarray(array.asstr()[start:stop], dtype=object)
+    values = np.asarray(array[start:stop])
+    return values.astype(object) if values.dtype.kind in "TUO" else values

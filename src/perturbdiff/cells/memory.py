@@ -22,10 +22,10 @@ from perturbdiff.cells.order import (
     Segments,
     arrange,
     digested,
+    mixed,
     name_hashes,
     thinned_note,
 )
-from perturbdiff.cells.profiles import profile_hashes
 from perturbdiff.cells.reading import (
     Matrix,
     Scale,
@@ -37,6 +37,9 @@ from perturbdiff.recipes.dataset import COVARIATES, PER, PLAIN, Grammar, Match
 from perturbdiff.spelling import nearest
 
 type Rows = npt.NDArray[np.integer[Any]]
+
+_PROFILED = 4096
+"""Profiles of so many cells are hashed together."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -239,6 +242,25 @@ def matches(
             named += one
         found &= np.isin(labels[covariate].cat.codes, categories.get_indexer(pd.Index(named, dtype=str)))
     return found
+
+
+def profile_hashes(values: Matrix) -> tuple[Hashes, Integers]:
+    """A 64-bit hash of every row of [n, genes], equal for equal rows, and its number of expressed genes [n].
+
+    The hash is a sum over expressed genes of a mixed (gene, value), so it needs no sorting and one pass in chunks.
+    """
+    keys = mixed(np.arange(1, values.shape[1] + 1, dtype=np.uint64))
+    hashes = np.zeros(values.shape[0], dtype=np.uint64)
+    expressed = np.zeros(values.shape[0], dtype=np.int64)
+    for start in range(0, values.shape[0], _PROFILED):
+        block = sp.csr_matrix(values[start : start + _PROFILED], dtype=np.float64)
+        block.eliminate_zeros()
+        terms = mixed(block.data.view(np.uint64) ^ keys[block.indices])
+        filled = np.flatnonzero(np.diff(block.indptr))
+        if len(filled):
+            hashes[start + filled] = np.add.reduceat(terms, block.indptr[filled])
+        expressed[start : start + _PROFILED] = np.diff(block.indptr)
+    return hashes, expressed
 
 
 def _float32_csr(values: Matrix, *, fresh: bool) -> "sp.csr_matrix[np.float32]":

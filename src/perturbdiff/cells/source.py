@@ -61,7 +61,7 @@ class Source(Protocol):
         ...
 
     def profiles(self, start: int, stop: int) -> tuple[Hashes, Integers]:
-        """The hash of each cell's values, and its number of expressed genes; see `cells.profiles`."""
+        """The hash of each cell's values, and its number of expressed genes; see `memory.profile_hashes`."""
         ...
 
     def name(self, position: int) -> str:

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 import zarr
 
+from perturbdiff.cells.disk import Texts
 from perturbdiff.cells.order import Integers, stretched
 from perturbdiff.cells.reading import Scale
-from perturbdiff.store.columns import Texts
 from perturbdiff.store.layout import CELL_VALUES, OBS, PARTS, content_hash, part_name, write_array
 from perturbdiff.store.manifest import Part
 from perturbdiff.store.spill import Chunk, Spill, smallest

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from perturbdiff.cells.disk import Texts, opened
 from perturbdiff.cells.joining import GeneTable, file_suffixes, join_genes, join_note, labels_below
 from perturbdiff.cells.memory import matches
 from perturbdiff.cells.order import Hashes, Integers
@@ -16,8 +17,6 @@ from perturbdiff.cells.reading import check_control_label, check_control_labels,
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.labels.text import NO_LABEL, counted, known_as, one_name, remarks, renamed, renaming_note
 from perturbdiff.recipes.dataset import COVARIATES, Recipe
-from perturbdiff.store.columns import Texts
-from perturbdiff.store.inputs import opened
 from perturbdiff.store.scan import HASHES, Scan
 from perturbdiff.store.work import read_values
 

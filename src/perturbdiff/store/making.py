@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from perturbdiff.cells.disk import OnDisk, opened
 from perturbdiff.cells.joining import GeneTable, file_suffixes
+from perturbdiff.cells.order import Integers
+from perturbdiff.cells.reading import check_integers
 from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.store.buckets import Buckets, cut, n_parts
-from perturbdiff.store.checks import check_integers
 from perturbdiff.store.gather import Bucket, gather, recorded
-from perturbdiff.store.inputs import Input, opened, stat_of
 from perturbdiff.store.joined import Joined, check_names, join
 from perturbdiff.store.layout import GENES, RUNS, file_hash
 from perturbdiff.store.manifest import File, Manifest, write_manifest
 from perturbdiff.store.scan import HASHES, Scan, scan
 from perturbdiff.store.scan import RUNS as CONDITIONS
 from perturbdiff.store.spill import Chunk, Spill, Target, spill
-from perturbdiff.store.work import SCANS, SPILLS, STORE, read_values, unchanged, unit
+from perturbdiff.store.work import SCANS, SPILLS, STORE, read_values, stat_of, unchanged, unit
 
 type Track = Callable[[Sequence[Any]], Iterable[Any]]
 
@@ -33,6 +34,9 @@ _CELLS = 1 << 18
 
 _PER_CELL = 256
 """Bytes that a cell takes besides its values while it is spilled."""
+
+_PER_ENTRY = 12
+"""Bytes that making rows of a dense matrix sparse takes for each entry, besides the entry."""
 
 _CHUNKS, _CSC_CHUNKS = 8, 32
 """A chunk takes this share of the room when it is read; where the whole matrix is in memory already, a smaller one."""
@@ -168,15 +172,15 @@ class Making:
                 for start in range(first, last, _CELLS):
                     yield from self._cut_stretch(found, number, start, min(start + _CELLS, last))
 
-    def _cut_stretch(self, found: Input, number: int, start: int, stop: int) -> Iterator[Chunk]:
+    def _cut_stretch(self, found: OnDisk, number: int, start: int, stop: int) -> Iterator[Chunk]:
         budget = self.room // (_CSC_CHUNKS if found.form == "csc" else _CHUNKS)
-        cost = np.cumsum(found.cost(start, stop) + _PER_CELL)
+        cost = np.cumsum(_cost(found, start, stop) + _PER_CELL)
         n_chunks = -(-int(cost[-1]) // budget)
         edges = start + np.searchsorted(cost, cost[-1] * np.arange(1, n_chunks) // n_chunks)
         edges = np.unique([start, *edges.tolist(), stop])
         yield from (Chunk(number, a, b) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
 
-    def _spill(self, found: Input, chunk: Chunk, one: Scan, run_of: Any, target: Target) -> None:  # noqa: ANN401
+    def _spill(self, found: OnDisk, chunk: Chunk, one: Scan, run_of: Any, target: Target) -> None:  # noqa: ANN401
         condition = read_values(one.folder / CONDITIONS, np.int32, chunk.start, chunk.stop)
         hashes = read_values(one.folder / HASHES, np.uint64, chunk.start, chunk.stop)
         # that all of a folder is unchanged takes long to see, and is seen at its end
@@ -192,6 +196,17 @@ class Making:
             File(path.name, stat_of(path)[0], int(one.cells[run >= 0].sum()), int(joined.genes.isin(genes).sum()))
             for path, one, run, genes in zip(self.paths, scans, joined.run_of, joined.file_genes, strict=True)
         )
+
+
+def _cost(found: OnDisk, start: int, stop: int) -> Integers:
+    """Bytes of memory that reading each of the cells start to stop takes."""
+    lengths = found.lengths(start, stop)
+    if lengths is not None:
+        return lengths * found.bytes_per_value
+    per_cell = found.n_bytes // max(1, found.shape[0])
+    if found.n_stored is None:
+        per_cell += per_cell // found.bytes_per_value * _PER_ENTRY
+    return np.full(stop - start, per_cell, dtype=np.int64)
 
 
 def bucket_plan(spills: Sequence[Spill], n_buckets: int) -> list[Bucket]:

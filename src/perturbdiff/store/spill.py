@@ -5,7 +5,7 @@ names), the genes, and the values. A table at its end says where each begins.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -18,14 +18,14 @@ import pandas as pd
 import scipy.sparse as sp
 from numcodecs.blosc import Blosc
 
+from perturbdiff.cells.disk import OnDisk, Rows
 from perturbdiff.cells.joining import aligned
+from perturbdiff.cells.memory import profile_hashes
 from perturbdiff.cells.order import Hashes, Integers
-from perturbdiff.cells.profiles import profile_hashes
 from perturbdiff.cells.reading import Scale
 from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.store.buckets import Buckets
-from perturbdiff.store.checks import checked_rows
-from perturbdiff.store.inputs import Input, Rows
+from perturbdiff.store.scan import checked_rows
 from perturbdiff.store.work import unit
 
 TABLE = np.dtype(
@@ -94,7 +94,7 @@ class Target:
 
 
 def spill(
-    found: Input,
+    found: OnDisk,
     chunk: Chunk,
     run: npt.NDArray[np.int32],
     hashes: Hashes,
@@ -114,13 +114,13 @@ def spill(
         check: is called before the spill is kept, and raises where it is not to be.
 
     Raises:
-        ValueError: as in `checks.checked_rows`.
+        ValueError: as in `scan.checked_rows`.
     """
     kept = run >= 0
-    rows, totals, integers, highest = checked_rows(found, target.recipe, chunk.start, chunk.stop, kept)
+    values, totals, _, *foot = checked_rows(found, target.recipe, chunk.start, chunk.stop, kept)
     run, hashes, names = run[kept], hashes[kept], found.names(chunk.start, chunk.stop)[kept]
     order = np.lexsort((hashes, run))
-    rows = sp.csr_matrix(aligned(rows, target.file_genes, target.genes))
+    rows = sp.csr_matrix(aligned(values, target.file_genes, target.genes))
     rows.eliminate_zeros()
     profiles = _profiles(rows)
     rows = _narrow(rows, target.recipe.expression.scale)[order]
@@ -132,7 +132,7 @@ def spill(
         facts["total"] = totals[order]
     bucket = target.buckets.of(facts["run"], facts["hash"])
     with unit(folder / chunk.name) as partial:
-        _write(partial, facts, encoded, rows, bucket, len(target.buckets), (integers, highest))
+        _write(partial, facts, encoded, rows, bucket, len(target.buckets), foot)
         check()
 
 
@@ -191,7 +191,7 @@ def _write(
     rows: Rows,
     bucket: Integers,
     n_buckets: int,
-    foot: tuple[bool, float],
+    foot: Sequence[float],
 ) -> None:
     table = np.zeros(n_buckets, dtype=TABLE)
     indices = rows.indices.astype(np.uint16 if rows.shape[1] <= 1 << 16 else np.uint32)
@@ -208,7 +208,7 @@ def _write(
             one["indices"] = file.write(_codec(indices.itemsize).encode(indices[place]))
             one["data"] = file.write(_codec(data.itemsize).encode(data))
         file.write(table.tobytes())
-        file.write(np.array([foot], dtype=FOOT).tobytes())
+        file.write(np.array([tuple(foot)], dtype=FOOT).tobytes())
 
 
 def _profiles(rows: Rows) -> Hashes:

@@ -19,7 +19,6 @@ import numpy.typing as npt
 from perturbdiff.io import locked
 from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.recipes.files import is_store
-from perturbdiff.store.inputs import stat_of
 from perturbdiff.store.layout import CELL_VALUES, FORMAT, PART_VALUES, partial_folder
 
 SCANS, SPILLS, RECORDS, STORE = "scans", "spills", "records", "store"
@@ -90,6 +89,21 @@ def begin(folder: Path, recipe: Recipe, paths: list[Path]) -> bool:
             "give --overwrite to begin anew."
         )
     return True
+
+
+def stat_of(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change in nanoseconds; of a folder, of all that is in it.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    try:
+        if not path.is_dir():
+            return path.stat().st_size, path.stat().st_mtime_ns
+        stats = [one.stat() for one in path.rglob("*") if one.is_file()]
+    except FileNotFoundError:
+        raise FileNotFoundError(f"file {str(path)!r} is gone; put it back and run this again.") from None
+    return sum(one.st_size for one in stats), max((one.st_mtime_ns for one in stats), default=0)
 
 
 def unchanged(folder: Path, path: Path) -> None:
