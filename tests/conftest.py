@@ -1,11 +1,13 @@
 """Fixtures shared by all tests: real data and golden tensors, random generators, a tiny screen and its trained run."""
 
+import logging
 import os
 import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,6 +62,34 @@ def generator() -> torch.Generator:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@contextmanager
+def _listening() -> Iterator[list[str]]:
+    said: list[str] = []
+    log, handler = logging.getLogger("perturbdiff"), logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield said
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def listening() -> Callable[[], Any]:
+    """A context whose list holds the sentences that the package logs in it."""
+    return _listening
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """The sentences that the package logs during a test."""
+    with _listening() as sentences:
+        yield sentences
 
 
 @pytest.fixture(scope="session", autouse=True)

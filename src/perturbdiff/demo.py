@@ -6,6 +6,7 @@ can only come near it. In both, two perturbations are held out in the last cell 
 it for validation.
 """
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +19,11 @@ from perturbdiff.model import PerturbDiff
 from perturbdiff.origin import Origin
 from perturbdiff.prediction.conditions import held_out_conditions
 from perturbdiff.prediction.inputs import torch_device
-from perturbdiff.prediction.predict import Say
 from perturbdiff.recipes.dataset import Recipe, read_recipe, recipe_from_mapping, write_recipe
 from perturbdiff.report.figure import figure, save_figure
 from perturbdiff.simulation.screen import simulate
+
+_LOG = logging.getLogger(__name__)
 
 Setting = Literal["interaction", "additive"]
 
@@ -36,7 +38,6 @@ def run_demo(
     *,
     seed: int = 0,
     device: str = "auto",
-    say: Say,
     show_progress: bool = True,
     training: dict[str, Any] | None = None,
 ) -> Iterator[tuple[Setting, Comparison]]:
@@ -46,7 +47,6 @@ def run_demo(
         out: folder; each setting gets one of its own in it.
         seed: of the simulation, the training and the prediction.
         device: "auto", "cpu", "cuda".
-        say: receives sentences for the user.
         show_progress: whether to draw progress bars.
         training: settings in place of `TRAINING`.
     """
@@ -54,14 +54,14 @@ def run_demo(
     for setting in SETTINGS:
         folder = out / setting
         folder.mkdir(parents=True, exist_ok=True)
-        say(f"{setting}: simulating.")
+        _LOG.info(f"{setting}: simulating.")
         observed = folder / "observed.h5ad"
         write_h5ad(simulate(setting, seed=seed), observed)
         recipe = demo_recipe(observed.name, {"seed": seed, **(training or TRAINING)})
         write_recipe(recipe, folder / "recipe.toml")
-        comparison = _train_and_judge(folder, observed, seed=seed, device=device, say=say, progress=show_progress)
+        comparison = _train_and_judge(folder, observed, seed=seed, device=device, progress=show_progress)
         if comparison is None:
-            say("interrupted: the same call resumes.")
+            _LOG.info("interrupted: the same call resumes.")
             return
         yield setting, comparison
 
@@ -88,20 +88,18 @@ def demo_recipe(file: str, training: dict[str, Any]) -> Recipe:
     )
 
 
-def _train_and_judge(
-    folder: Path, observed: Path, *, seed: int, device: str, say: Say, progress: bool
-) -> Comparison | None:
+def _train_and_judge(folder: Path, observed: Path, *, seed: int, device: str, progress: bool) -> Comparison | None:
     """The comparison of one setting; None where its training was interrupted."""
     recipe = read_recipe(folder / "recipe.toml")
     cells = read_cells(recipe, folder)
     model = PerturbDiff(recipe, source=cells, folder=folder)
-    model.train(run=folder / "run", device=device, show_progress=progress, say=say)
+    model.train(run=folder / "run", device=device, show_progress=progress)
     if model.outcome is None or model.outcome.interrupted:
         return None
     held_out = held_out_conditions(model.trained)
-    predicted = model.predict_cells(cells, conditions=held_out, seed=seed, device=device, say=say)
+    predicted = model.predict_cells(cells, conditions=held_out, seed=seed, device=device)
     write_h5ad(predicted, folder / "predicted.h5ad")
-    say("evaluating.")
+    _LOG.info("evaluating.")
     comparison = compare_files(
         {"perturbdiff": folder / "predicted.h5ad"}, observed, source=Origin.of_run(folder / "run"), seed=seed
     )

@@ -28,7 +28,7 @@ from perturbdiff.training.processes import one_at_a_time
 
 if TYPE_CHECKING:
     from perturbdiff.checkpoint import Checkpoint
-    from perturbdiff.prediction.predict import Say, Track
+    from perturbdiff.prediction.predict import Track
     from perturbdiff.training.fitting import Outcome
 
 _LOG = logging.getLogger(__name__)
@@ -235,7 +235,6 @@ class PerturbDiff:
         overwrite: bool = False,
         device: str = "auto",
         show_progress: bool = True,
-        say: "Say" = _LOG.info,
     ) -> Self:
         """Train, keeping the weights with the best validation energy; Ctrl-C ends it early and keeps the model.
 
@@ -248,7 +247,6 @@ class PerturbDiff:
             overwrite: whether to begin anew where `run` holds a run.
             device: "auto", "cpu", "cuda".
             show_progress: whether to draw a bar.
-            say: receives sentences.
 
         Raises:
             ValueError: a rule or a setting does not fit, `run` holds another run, or the pretrained model has seen
@@ -286,7 +284,6 @@ class PerturbDiff:
             device=device,
             features=self._features,
             pretrained=start,
-            say=say,
             show_progress=show_progress,
         )
         self.recipe, self.checkpoint = recipe, self.outcome.checkpoint
@@ -313,7 +310,6 @@ class PerturbDiff:
         expression: Mapping[str, Any] | None = None,
         min_overlap: float = 0.9,
         n_cells: int | None = None,
-        say: "Say" = _LOG.info,
     ) -> anndata.AnnData:
         """Predict one cell for each control cell of each condition.
 
@@ -339,7 +335,6 @@ class PerturbDiff:
                 say, as in the table [expression] of a recipe.
             min_overlap: least share of the panel's genes that `controls` must have; missing ones count as 0.
             n_cells: predicted cells of each condition and draw; one for each of its control cells when absent.
-            say: receives sentences.
 
         Returns:
             Control and predicted cells: log1p counts per 10^4 in X; `population` is -1 for control cells.
@@ -379,7 +374,6 @@ class PerturbDiff:
             sampling=sampling,
             min_overlap=min_overlap,
             n_cells=n_cells,
-            say=say,
         )
         return predicted if controls is not None else predicted[drawn(predicted) >= 0].copy()
 
@@ -416,7 +410,6 @@ class PerturbDiff:
         sampling: Mapping[str, Any] | None = None,
         min_overlap: float = 0.9,
         n_cells: int | None = None,
-        say: "Say" = _LOG.info,
         track: "Track" = iter,
     ) -> anndata.AnnData:
         """As `predict`, from cells that are read already; `track` wraps the list of minibatches, to show progress."""
@@ -434,7 +427,6 @@ class PerturbDiff:
             settings=with_sampling(checkpoint.settings, sampling),
             min_overlap=min_overlap,
             n_cells=n_cells,
-            say=say,
             track=track,
         )
 
@@ -448,7 +440,6 @@ class PerturbDiff:
         cell_type: str | None = None,
         assay_batch: str | None = None,
         modality: str | None = None,
-        say: "Say" = _LOG.warning,
         **options: Any,  # noqa: ANN401 - those of `predict`
     ) -> pd.DataFrame:
         """The predicted response over doses, trained or not; see `prediction.dose_response` for the columns.
@@ -461,7 +452,6 @@ class PerturbDiff:
             cell_type: of the condition.
             assay_batch: of the condition.
             modality: of the perturbation.
-            say: receives the sentence on doses at which the response falls.
             options: of `predict`.
 
         Raises:
@@ -475,7 +465,7 @@ class PerturbDiff:
         table = dose_table(predicted, doses, unit or str(self.trained.recipe.columns.dose_unit))
         falling = falls_sentence(table, perturbation)
         if falling is not None:
-            say(falling)
+            _LOG.warning(falling)
         return table
 
     def with_features(self, features: Mapping[str, Features]) -> "PerturbDiff":

@@ -16,7 +16,6 @@ from perturbdiff.features.files import Features, tables_of
 from perturbdiff.model import PerturbDiff
 from perturbdiff.populations.mixing import Member, Mixture, SourceRule, read_mixture
 from perturbdiff.prediction.inputs import torch_device
-from perturbdiff.prediction.predict import Say
 from perturbdiff.recipes.dataset import HoldOut, hold_outs_of
 from perturbdiff.recipes.tables import validated
 from perturbdiff.spelling import nearest
@@ -50,7 +49,6 @@ def pretrain(
     overwrite: bool = False,
     device: str = "auto",
     show_progress: bool = True,
-    say: Say = _LOG.info,
 ) -> PerturbDiff:
     """Pretrain a model on unlabelled cells; the same call on the same folder resumes.
 
@@ -75,7 +73,6 @@ def pretrain(
         overwrite: whether to begin anew where `run` holds a run.
         device: "auto", "cpu", "cuda".
         show_progress: whether to draw a bar.
-        say: receives sentences.
 
     Returns:
         A model that predicts the cells of a cell type and assay batch, and that `PerturbDiff.train` can begin from.
@@ -113,7 +110,6 @@ def pretrain(
         device=device,
         features=tables_of(features),
         folder=folder,
-        say=say,
         show_progress=show_progress,
     )
     trained = PerturbDiff(outcome.checkpoint.recipe, checkpoint=outcome.checkpoint)

@@ -1,5 +1,6 @@
 """What a user sees of a command: results on standard output, notes, progress and errors on standard error."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,15 @@ if TYPE_CHECKING:
 
 
 class Screen:
-    """Standard output for results, standard error for everything else."""
+    """Standard output for results, standard error for everything else, what the package logs among it."""
 
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
         self.out = Console(highlight=False, soft_wrap=True)
         self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+        log = logging.getLogger("perturbdiff")
+        log.handlers = [_Notes(self)]
+        log.setLevel(logging.INFO)
 
     def say(self, sentence: str) -> None:
         """A note, unless quiet."""
@@ -43,6 +47,18 @@ class Screen:
     def track[T](self, items: Sequence[T], description: str = "working") -> Iterator[T]:
         """A progress bar over items."""
         return iter(track(items, description=description, console=self.err, disable=self.quiet, transient=True))
+
+
+class _Notes(logging.Handler):
+    """What the package logs, as notes."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__()
+        self.screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a sentence."""
+        self.screen.say(record.getMessage())
 
 
 def sentence(error: ValueError | OSError) -> str:

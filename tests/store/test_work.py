@@ -101,8 +101,7 @@ def test_whenever_it_is_interrupted_it_goes_on_to_the_same_store(data, expected,
                 with pytest.raises(ValueError, match=sentence):
                     prepare_store(RECIPE, data, out)
         assert not out.exists()
-        said = []
-        prepare_store(RECIPE, data, out, say=said.append)
+        prepare_store(RECIPE, data, out)
         assert tree(out) == expected
         assert hidden(data) == []
 
@@ -156,7 +155,7 @@ def test_another_recipe_or_file_is_refused_until_told_to_begin_anew(data, expect
 
 
 @pytest.mark.parametrize("fault", ["gone", "cut short", "changed"])
-def test_a_file_that_fails_midway_is_named_and_what_is_done_stays(data, expected, fault):
+def test_a_file_that_fails_midway_is_named_and_what_is_done_stays(data, expected, fault, said):
     out, path = data / "x.store", data / "1.h5ad"
     shutil.copy2(path, data / "kept")
 
@@ -175,8 +174,8 @@ def test_a_file_that_fails_midway_is_named_and_what_is_done_stays(data, expected
         prepare_store(RECIPE, data, out, track=spoiled)
     assert not out.exists()
     shutil.copy2(data / "kept", path)
-    said = []
-    prepare_store(RECIPE, data, out, say=said.append)
+    said.clear()
+    prepare_store(RECIPE, data, out)
     assert "Going on with 'x.store'" in said[0]
     assert tree(out) == expected
 

@@ -45,11 +45,11 @@ def run(sources, tiny, **options):
 
 
 @pytest.fixture(scope="module")
-def pretrained(make_model, atlas, tiny, tmp_path_factory):
+def pretrained(make_model, atlas, tiny, tmp_path_factory, listening):
     folder = tmp_path_factory.mktemp("pretrained") / "run"
     sources = {"screen": make_model(), "atlas": make_model(of=atlas, **UNPERTURBED)}
-    said = []
-    model = run(sources, tiny, run=folder, n_genes=30, weights={"atlas": 2}, say=said.append)
+    with listening() as said:
+        model = run(sources, tiny, run=folder, n_genes=30, weights={"atlas": 2})
     return model, folder, said
 
 
@@ -135,9 +135,8 @@ def test_sources_may_read_cells_by_their_own_maps(sources, tiny):
     assert trained.denoiser() is not None
 
 
-def test_a_population_is_predicted_from_a_cell_type_alone_and_reported_as_zero_shot(pretrained):
-    said = []
-    made = PerturbDiff.load(pretrained[1]).predict(cell_type="type_9", cells=13, device="cpu", say=said.append)
+def test_a_population_is_predicted_from_a_cell_type_alone_and_reported_as_zero_shot(pretrained, said):
+    made = PerturbDiff.load(pretrained[1]).predict(cell_type="type_9", cells=13, device="cpu")
     assert made.shape == (13, len(pretrained[0].trained.genes))
     assert set(made.obs["cell_type"]) == {"type_9"}
     assert made.uns["perturbdiff"]["zero_shot"]
@@ -151,7 +150,7 @@ def test_control_cells_say_how_many_and_nothing_else(pretrained, adata):
     panel = list(model.trained.genes)
     wide = controls.to_df().reindex(columns=panel, fill_value=0).astype(np.float32)
     one, other = (type(controls)(wide * k, obs=controls.obs) for k in (1, 3))
-    made = [model.predict(cells, cell_type="type_1", device="cpu", say=list) for cells in (one, other)]
+    made = [model.predict(cells, cell_type="type_1", device="cpu") for cells in (one, other)]
     assert made[0].n_obs == 2 * int((controls.obs["cell_type"] == "type_1").sum())
     predicted = [cells[cells.obs["population"] >= 0].X.toarray() for cells in made]
     assert np.array_equal(*predicted)
@@ -231,8 +230,5 @@ def test_a_cell_type_that_pretraining_has_not_seen_means_something_where_feature
     known = make_model(of=adata[adata.obs["cell_type"] != "type_3"].copy(), hold_out=[])
     options = tiny(training={"max_steps": 30, "learning_rate": 0.02})
     model = run({"screen": known}, lambda **_: options, features={"cell_type": table})
-    made = {
-        label: model.predict(cell_type=label, cells=6, device="cpu", say=list).X.toarray()
-        for label in ("type_3", "none")
-    }
+    made = {label: model.predict(cell_type=label, cells=6, device="cpu").X.toarray() for label in ("type_3", "none")}
     assert not np.array_equal(*made.values())

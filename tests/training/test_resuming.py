@@ -52,7 +52,9 @@ def test_an_interrupted_and_resumed_run_equals_an_undisturbed_one(make_model, tm
 @pytest.mark.parametrize(
     "hold_out", [[], [{"part": "test", "perturbation": ["stimulus_1", "stimulus_2"], "keep_cells": 1}]]
 )
-def test_a_run_killed_between_two_states_is_taken_up_from_the_last_one(make_model, tmp_path, monkeypatch, hold_out):
+def test_a_run_killed_between_two_states_is_taken_up_from_the_last_one(
+    make_model, tmp_path, monkeypatch, hold_out, said
+):
     changes = {"hold_out": hold_out, "training": {"max_steps": 6, "validate_every": 2}}
     train(make_model(**changes), tmp_path / "whole")
     original = DenoiserModule.training_step
@@ -67,8 +69,8 @@ def test_a_run_killed_between_two_states_is_taken_up_from_the_last_one(make_mode
         train(make_model(**changes), tmp_path / "parts")
     monkeypatch.undo()
     assert state_of(tmp_path / "parts")["global_step"] == 2
-    said = []
-    train(make_model(**changes), tmp_path / "parts", say=said.append)
+    said.clear()
+    train(make_model(**changes), tmp_path / "parts")
     assert f"resuming from {str(tmp_path / 'parts' / RESUME)!r}." in said
     assert any("for 4 steps" in sentence for sentence in said)
     assert_equal_states(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))

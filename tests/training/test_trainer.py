@@ -53,9 +53,8 @@ def test_training_draws_nothing_from_the_global_generators(make_model):
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
 
 
-def test_one_line_says_what_the_training_will_cost(make_model):
-    said = []
-    model = train(make_model(), say=said.append)
+def test_one_line_says_what_the_training_will_cost(make_model, said):
+    model = train(make_model())
     (line,) = [sentence for sentence in said if "parameters" in sentence]
     found = re.fullmatch(
         r"([\d,]+) parameters, about [\d.]+ GiB beside the data, about \d+ (s|min) for 4 steps on cpu, "

@@ -7,7 +7,7 @@ where its label is empty), each moved, in the order of the file. Columns, `popul
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,9 @@ def write_prediction(
     *,
     columns: Columns,
     split_hash: str | None = None,
-    say: Callable[[str], None] = _LOG.info,
 ) -> None:
     """Write `predicted_file`, whole or not at all; its arguments and errors."""
-    write_h5ad(predicted_file(predictor, cells, conditions, columns=columns, split_hash=split_hash, say=say), path)
+    write_h5ad(predicted_file(predictor, cells, conditions, columns=columns, split_hash=split_hash), path)
 
 
 def predicted_file(
@@ -50,7 +49,6 @@ def predicted_file(
     *,
     columns: Columns,
     split_hash: str | None = None,
-    say: Callable[[str], None] = _LOG.info,
 ) -> anndata.AnnData:
     """Predict conditions from control cells.
 
@@ -60,7 +58,6 @@ def predicted_file(
         conditions: a row for each (perturbation, cell_type, assay_batch), "" for any cell type or assay batch.
         columns: of the data, under which the labels are written.
         split_hash: of the split that the training cells came from.
-        say: receives sentences on control cells that are borrowed and on conditions that are left out.
 
     Returns:
         The control cells and the predicted cells [cells, genes], log1p counts per 10^4. Conditions that the baseline
@@ -73,7 +70,7 @@ def predicted_file(
     given = [_labels(row) for row in conditions[list(GROUP)].to_dict("records")]
     matched, borrowing = controls_of(cells, given)
     for note in borrowing_note(given, borrowing):
-        say(note)
+        _LOG.info(note)
     parts: list[tuple[int, Places, sp.csr_matrix[np.float32]]] = []
     left_out = []
     for number, (labels, rows) in enumerate(zip(given, matched, strict=True)):
@@ -87,7 +84,7 @@ def predicted_file(
             f"{left_out[0]['reason']}; name others, or give more training cells."
         )
     if left_out:
-        say(
+        _LOG.info(
             f"{len(left_out)} of {len(given)} conditions are left out, such as {left_out[0]['perturbation']!r}: "
             f"{left_out[0]['reason']}."
         )

@@ -51,7 +51,7 @@ def baseline(
         origin = Origin.of_recipe(recipe)
     else:
         raise ValueError("a baseline is fitted to the training cells of --run or of --recipe; give one of the two.")
-    rows = None if conditions is None else read_rows(conditions, screen.say)
+    rows = None if conditions is None else read_rows(conditions)
     with by_options():
         cells = control_cells(
             read_h5ad(controls),
@@ -76,7 +76,5 @@ def baseline(
     predictor = origin.baseline(name, asked)
     for note in predictor.notes:
         screen.say(note)
-    write_prediction(
-        predictor, cells, table, out, columns=origin.recipe.columns, split_hash=origin.split.hash, say=screen.say
-    )
+    write_prediction(predictor, cells, table, out, columns=origin.recipe.columns, split_hash=origin.split.hash)
     screen.say(f"{str(out)!r} holds what {name!r} predicts of {len(table)} conditions, and their control cells.")

@@ -71,7 +71,7 @@ def prepare(
         return
     if as_json:
         raise ValueError("--json prints the plan of --dry-run; give both, or neither.")
-    prepare_store(known, folder, out, memory=most, overwrite=overwrite, say=screen.say, track=screen.track)
+    prepare_store(known, folder, out, memory=most, overwrite=overwrite, track=screen.track)
     screen.say(f'train on it with files = ["{out.name}"] in a recipe beside it, or by its name in place of a recipe.')
 
 

@@ -99,7 +99,6 @@ def language(
         batch_size=batch_size,
         device=torch_device(device),
         track=screen.track,
-        say=screen.say,
     )
     _write(table, out, screen)
 

@@ -104,9 +104,9 @@ def predict(
         raise ValueError("conditions come from a CSV file, from --perturbation or from --part; give one of them.")
     with_sampling(checkpoint.settings, sampling)
     if conditions is not None:
-        table = read_conditions(conditions, checkpoint.conditions, checkpoint.recipe.columns, screen.say)
+        table = read_conditions(conditions, checkpoint.conditions, checkpoint.recipe.columns)
     elif part is not None:
-        table = held_out_conditions(checkpoint, part, screen.say)
+        table = held_out_conditions(checkpoint, part)
     else:
         row = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
         row |= {"dose": dose, "dose_unit": dose_unit, "modality": modality}
@@ -129,7 +129,6 @@ def predict(
             sampling=sampling,
             min_overlap=min_overlap,
             n_cells=cells_per_condition,
-            say=screen.say,
             track=screen.track,
         )
     predicted = (drawn(adata) >= 0).to_numpy()

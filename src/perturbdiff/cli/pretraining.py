@@ -38,7 +38,6 @@ def pretrain(
         overwrite=overwrite,
         device=device,
         show_progress=not screen.quiet,
-        say=screen.say,
     )
     finish(model, out, screen)
 
@@ -78,7 +77,6 @@ def finetune(
             overwrite=overwrite,
             device=device,
             show_progress=not screen.quiet,
-            say=screen.say,
         )
         if first:
             keep_recipe(model.recipe, folder, out)

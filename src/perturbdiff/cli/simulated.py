@@ -21,7 +21,7 @@ def demo(
 
     screen = Screen(quiet=quiet)
     n_judged = 0
-    for setting, comparison in run_demo(out, seed=seed, device=device, say=screen.say, show_progress=not quiet):
+    for setting, comparison in run_demo(out, seed=seed, device=device, show_progress=not quiet):
         n_judged += 1
         screen.out.print(f"{setting}:", markup=False)
         screen.table(comparison.summary().T.reset_index(), as_json=False)

@@ -118,7 +118,7 @@ def train(
     with by_options(REMEDIES, instead=data.suffix in CELLS), run_lock(out, first=first):
         check_writable(out / "model.json", overwrite=True)
         model = PerturbDiff.from_recipe(recipe, folder=folder)
-        model.train(run=out, overwrite=overwrite, device=device, show_progress=not screen.quiet, say=screen.say)
+        model.train(run=out, overwrite=overwrite, device=device, show_progress=not screen.quiet)
         if first:
             keep_recipe(model.recipe, folder, out)
     finish(model, out, screen)

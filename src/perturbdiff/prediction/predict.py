@@ -7,6 +7,7 @@ chunks are batched.
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -36,6 +37,8 @@ from perturbdiff.labels.conditions import Conditions
 from perturbdiff.labels.members import beside, grammar_of, parts_of
 from perturbdiff.spelling import nearest
 
+_LOG = logging.getLogger(__name__)
+
 NUMBERS_AT_ONCE = 8 * 256 * 2000
 """Expression values in one minibatch, which bounds the memory of a prediction."""
 
@@ -43,7 +46,6 @@ UNSPECIFIED = "unspecified"
 """The label of predicted cells whose condition leaves the perturbation open."""
 
 type Rows = npt.NDArray[np.int64]
-type Say = Callable[[str], None]
 type Track = Callable[[Sequence[list["Chunk"]]], Iterator[list["Chunk"]]]
 
 
@@ -77,7 +79,6 @@ def predict(
     settings: Settings | None = None,
     min_overlap: float = 0.9,
     n_cells: int | None = None,
-    say: Say,
     track: Track = iter,
 ) -> anndata.AnnData:
     """Predict conditions from control cells.
@@ -92,7 +93,6 @@ def predict(
         settings: those of the checkpoint, with another sampling perhaps.
         min_overlap: least share of the panel's genes that the control cells must have; missing ones count as 0.
         n_cells: predicted cells of each condition and draw; one for each of its control cells when None.
-        say: receives sentences for the user.
         track: wraps the list of minibatches, to show progress.
 
     Returns:
@@ -107,26 +107,26 @@ def predict(
         raise ValueError(f"n_cells={n_cells} must be at least 1; leave it out for one cell for each control cell.")
     settings = settings or checkpoint.settings
     for note in cells.notes:
-        say(note)
+        _LOG.info(note)
     genes = list(checkpoint.genes)
     missing = align_genes(genes, [str(gene) for gene in cells.genes], min_overlap=min_overlap)
     if missing:
-        say(
+        _LOG.info(
             f"{len(missing)} of the panel's {len(genes)} genes are not in the control cells and count as 0: "
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
         )
     known = checkpoint.conditions.asking(conditions["perturbation"])
     if checkpoint.pretraining is not None:
-        say(
+        _LOG.info(
             "zero-shot: this model was pretrained on cells without their perturbation, so it predicts the cells of "
             "each cell type and assay batch; control cells say which and how many, and nothing else."
         )
-    _say_nulls(conditions, known, settings, say)
-    _say_absent_columns(cells, conditions, checkpoint, say)
+    _say_nulls(conditions, known, settings)
+    _say_absent_columns(cells, conditions, checkpoint)
     rows = [{str(key): str(label) for key, label in row.items()} for row in conditions.to_dict("records")]
     matched, borrowing = controls_of(cells, rows)
     for note in borrowing_note(rows, borrowing):
-        say(note)
+        _LOG.info(note)
     chunks = _chunks(matched, settings.training.cells_per_population, populations, seed, n_cells)
     used = np.unique(np.concatenate([chunk.rows for chunk in chunks]))
     control = (used, _panel(cells, genes, missing, used))
@@ -148,7 +148,7 @@ def predict(
     return _described(checkpoint, cells, conditions, control, (chunks, predicted), facts)
 
 
-def _say_nulls(conditions: pd.DataFrame, known: Conditions, settings: Settings, say: Say) -> None:
+def _say_nulls(conditions: pd.DataFrame, known: Conditions, settings: Settings) -> None:
     """What is predicted with a trained null, once for each covariate.
 
     Raises:
@@ -168,27 +168,29 @@ def _say_nulls(conditions: pd.DataFrame, known: Conditions, settings: Settings, 
                 f"dropped one by one in training; name one of {', '.join(map(repr, vocabulary.labels[:5]))}."
             )
         if "" in null:
-            say(f"conditions without {covariate} are predicted with its trained null.")
+            _LOG.info(f"conditions without {covariate} are predicted with its trained null.")
         if new:
             named = ", ".join(map(repr, new[:3])) + (", ..." if len(new) > 3 else "")
-            say(
+            _LOG.info(
                 f"{covariate} {named}: not seen in training and without features, so predicted with the trained null "
                 f"(of {new[0]!r} {nearest(new[0], vocabulary.labels)})."
             )
 
 
-def _say_absent_columns(cells: Cells, conditions: pd.DataFrame, checkpoint: Checkpoint, say: Say) -> None:
+def _say_absent_columns(cells: Cells, conditions: pd.DataFrame, checkpoint: Checkpoint) -> None:
     """What is taken for granted of control cells whose file lacks a column."""
     columns = checkpoint.recipe.columns
     if cells.control is None and columns.perturbation is not None:
-        say(f"there is no column {columns.perturbation!r}, so all {cells.n_cells} cells are taken as control cells.")
+        _LOG.info(
+            f"there is no column {columns.perturbation!r}, so all {cells.n_cells} cells are taken as control cells."
+        )
     for name in ("cell_type", "assay_batch"):
         if getattr(columns, name) is None and (conditions[name] != "").any():
-            say(
+            _LOG.info(
                 f"the model was trained without {name.replace('_', ' ')}, so that of the conditions says nothing to it."
             )
         elif list(cells.labels[name].cat.categories) == [""] and (conditions[name] != "").any():
-            say(
+            _LOG.info(
                 f"the control cells have no column {getattr(columns, name)!r}, so all of them serve every "
                 f"{name.replace('_', ' ')}."
             )

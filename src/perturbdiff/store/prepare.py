@@ -6,11 +6,12 @@ written whole, so that whoever is interrupted goes on where it stopped, and the 
 happened: it depends on the cells alone.
 """
 
+import logging
 import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from perturbdiff.store.manifest import Manifest, read_manifest
 from perturbdiff.store.measuring import keep_moments
 from perturbdiff.store.spill import Chunk
 from perturbdiff.store.work import STORE, begin, publish, room_on_disk, stat_of, work_folder
+
+_LOG = logging.getLogger(__name__)
 
 MEMORY = 2 << 30
 """Bytes of memory that making a store takes at most."""
@@ -82,7 +85,6 @@ def prepare_store(
     *,
     memory: int = MEMORY,
     overwrite: bool = False,
-    say: Callable[[str], None] = lambda _: None,
     track: Track = iter,
 ) -> None:
     """Make the store `out` of a recipe's files, or go on making it.
@@ -93,7 +95,6 @@ def prepare_store(
         out: the folder of the store, which appears when it is finished.
         memory: bytes that the process takes at most.
         overwrite: replace a store that is there, and forget what was begun.
-        say: takes sentences on what is done.
         track: goes over the units of a step, and may draw how far it is.
 
     Raises:
@@ -105,14 +106,14 @@ def prepare_store(
     paths, table, read = _sources(recipe, folder)
     with room_on_disk(out), work_folder(out, overwrite=overwrite) as work:
         if begin(work, recipe, read):
-            say(f"Going on with {out.name!r}, which was begun before.")
+            _LOG.info(f"Going on with {out.name!r}, which was begun before.")
         if not (work / STORE / MANIFEST).is_file():
-            _make(Making(recipe, paths, table, work, room), say, track)
+            _make(Making(recipe, paths, table, work, room), track)
         if read_manifest(work / STORE).moments is None:
-            keep_moments(work / STORE, recipe, say, track)
+            keep_moments(work / STORE, recipe, track)
         manifest = read_manifest(work / STORE)
         publish(work, out)
-    say(_summary(manifest, out))
+    _LOG.info(_summary(manifest, out))
 
 
 def plan_store(recipe: Recipe, folder: Path, out: Path, *, memory: int = MEMORY) -> Plan:
@@ -163,22 +164,22 @@ def plan_store(recipe: Recipe, folder: Path, out: Path, *, memory: int = MEMORY)
     )
 
 
-def _make(making: Making, say: Callable[[str], None], track: Track) -> None:
+def _make(making: Making, track: Track) -> None:
     scans, joined = making.scan(track)
     buckets = buckets_of(joined)
     for note in joined.notes:
-        say(note)
+        _LOG.info(note)
     chunks = making.chunks(scans)
     sizes = (chunk.stop - chunk.start for chunk in chunks)
-    _drain(making.spill(track(chunks), scans, joined, buckets), sizes, "Read", say)
+    _drain(making.spill(track(chunks), scans, joined, buckets), sizes, "Read")
     spills = making.spills(buckets)
     plan = bucket_plan(spills, len(buckets))
     left = [bucket for bucket in plan if None in recorded(bucket, making.folder)]
-    _drain(making.gather(track(left), spills, joined.genes), (bucket.n_cells for bucket in left), "Wrote", say)
+    _drain(making.gather(track(left), spills, joined.genes), (bucket.n_cells for bucket in left), "Wrote")
     making.finish(plan, scans, joined)
 
 
-def _drain(done: Iterator[Any], sizes: Iterable[int], verb: str, say: Callable[[str], None]) -> None:
+def _drain(done: Iterator[Any], sizes: Iterable[int], verb: str) -> None:
     """Do all units of a step, and say now and then how far it is."""
     counts = list(sizes)
     total, n_cells = sum(counts), 0
@@ -189,11 +190,13 @@ def _drain(done: Iterator[Any], sizes: Iterable[int], verb: str, say: Callable[[
         if now - last >= _SILENT and n_cells < total:
             speed = n_cells / (now - began)
             minutes = (total - n_cells) / speed / 60
-            say(f"{verb} {n_cells:,} of {total:,} cells, {speed:,.0f} a second; about {minutes:.1f} minutes to go.")
+            _LOG.info(
+                f"{verb} {n_cells:,} of {total:,} cells, {speed:,.0f} a second; about {minutes:.1f} minutes to go."
+            )
             last = now
     seconds = time.monotonic() - began
     if total:
-        say(f"{verb} {total:,} cells, {total / max(seconds, 1e-3):,.0f} a second.")
+        _LOG.info(f"{verb} {total:,} cells, {total / max(seconds, 1e-3):,.0f} a second.")
 
 
 def _sources(recipe: Recipe, folder: Path) -> tuple[list[Path], GeneTable | None, list[Path]]:

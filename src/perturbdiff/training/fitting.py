@@ -27,7 +27,6 @@ from perturbdiff.training.callbacks import (
     Interruption,
     Progress,
     RunFolder,
-    Say,
     Start,
     returning_to_the_caller,
 )
@@ -37,6 +36,8 @@ from perturbdiff.training.patience import Patience
 from perturbdiff.training.processes import Processes, processes
 from perturbdiff.training.resuming import State, clear, identity, resumable
 from perturbdiff.training.streams import Epochs, FixedPopulations, PopulationStream, Share, check_share
+
+_LOG = logging.getLogger(__name__)
 
 LOG_EVERY = 10
 
@@ -82,7 +83,6 @@ def fit(
     run: Path | None,
     overwrite: bool,
     device: str,
-    say: Say,
     show_progress: bool,
 ) -> Outcome:
     """Train a denoiser; several processes, where torchrun or SLURM started them.
@@ -95,7 +95,6 @@ def fit(
         run: folder to write to and resume from; None keeps the model in memory only.
         overwrite: whether to begin anew where `run` holds a run.
         device: "auto", "cpu", "cuda" or another of Lightning's accelerators.
-        say: receives sentences for the user.
         show_progress: whether to draw a progress bar.
 
     Raises:
@@ -106,7 +105,7 @@ def fit(
     if run is not None and overwrite and launched.rank == 0:
         clear(run)
     # nothing is taken up that the first process is removing
-    resume = None if run is None or overwrite else resumable(run, described, say)
+    resume = None if run is None or overwrite else resumable(run, described)
     begun = begin()
     kept: list[Checkpoint] = []
 
@@ -139,7 +138,7 @@ def fit(
             folder,
             *([Start(held_out.batches, folder)] if held_out is not None and settings.training.validate_start else []),
             interruption,
-            Announcement(training.batch(plan, None), say),
+            Announcement(training.batch(plan, None)),
             *([Progress.of(settings.training.max_steps)] if show_progress else []),
         ],
         launched,
@@ -150,21 +149,22 @@ def fit(
     )
     _fit(trainer, module, training, held_out, resume, share)
     if folder.patience.is_over and trainer.global_step < settings.training.max_steps:
-        say(folder.patience.sentence(settings.training.max_steps))
+        _LOG.info(folder.patience.sentence(settings.training.max_steps))
     # nothing better may have been found after resuming: then the run folder has the kept weights
     checkpoint = kept[0] if kept or run is None else load_checkpoint(run)
     return Outcome(checkpoint, interruption.received is not None, trainer.global_step)
 
 
-def check_processes(settings: TrainingSettings, say: Say) -> Say:
-    """Who may speak among the processes of a training: the first.
+def check_processes(settings: TrainingSettings) -> None:
+    """See that the populations of a step can be shared out; of several processes the first alone speaks.
 
     Raises:
         ValueError: the populations of a step cannot be shared out among them.
     """
     launched = processes()
     check_share(settings.populations_per_batch, Share(launched.rank, launched.world))
-    return say if launched.rank == 0 else logging.getLogger(__name__).debug
+    if launched.rank:
+        logging.getLogger("perturbdiff").setLevel(logging.WARNING)
 
 
 def initial(described: Checkpoint, conditions: Conditions) -> Denoiser:

@@ -37,7 +37,6 @@ from perturbdiff.populations.mixture import Mixture as Drawn
 from perturbdiff.split.audit import find_leaks
 from perturbdiff.split.fingerprints import Seen
 from perturbdiff.split.rules import HELD_OUT, Split
-from perturbdiff.training.callbacks import Say
 from perturbdiff.training.encoders import check_features, features_named
 from perturbdiff.training.fitting import Beginning, Outcome, check_processes, fit, initial
 from perturbdiff.training.processes import one_at_a_time
@@ -77,7 +76,6 @@ def pretrain(
     device: str = "auto",
     features: Mapping[str, FeatureTable] | None = None,
     folder: Path | None = None,
-    say: Say = _LOG.info,
     show_progress: bool = True,
 ) -> Outcome:
     """Pretrain a model on the training cells of some sources.
@@ -91,27 +89,26 @@ def pretrain(
         device: "auto", "cpu", "cuda" or another of Lightning's accelerators.
         features: of cell types or assay batches, in place of those that the settings name.
         folder: that files of features are relative to.
-        say: receives sentences for the user.
         show_progress: whether to draw a progress bar.
 
     Raises:
         ValueError: the audit finds held-out cells in training, a source has none of the panel's genes, or as in
             `training.trainer.train`.
     """
-    say = check_processes(settings.training, say)
+    check_processes(settings.training)
     check_names([one.member.name for one in given])
     seen = [Seen.of(one.member.name, one.split.source, one.training) for one in given]
     audit(given, seen)
-    say(f"the audit of {len(given)} sources found no held-out cell among the training cells.")
+    _LOG.info(f"the audit of {len(given)} sources found no held-out cell among the training cells.")
     for one in given:
         for note in one.split.source.notes:
-            say(f"{one.member.name}: {note}")
+            _LOG.info(f"{one.member.name}: {note}")
     measured = [_measured(one, mixture) for one in given]
     genes, lists = _panel(mixture, given, measured)
     weights = np.array([one.member.weight for one in given])
     known = [np.asarray(genes)[np.isin(genes, moments.genes)].tolist() for moments in measured]
     for one, own, chosen in zip(given, known, lists, strict=True):
-        say(
+        _LOG.info(
             f"{one.member.name}: {one.training.n_cells:,} cells, weight {one.member.weight:g}; {len(own)} of the "
             f"panel's {len(genes)} genes are measured, {len(chosen)} were chosen on it."
         )
@@ -121,7 +118,7 @@ def pretrain(
     conditions = _conditions(given, called, settings, folder, features)
     populations, validation = _populations(given, called, genes, scale, conditions, settings, weights)
     for note in populations.notes:
-        say(note)
+        _LOG.info(note)
     described = Checkpoint(
         weights={},
         settings=settings,
@@ -152,7 +149,6 @@ def pretrain(
         run=run,
         overwrite=overwrite,
         device=device,
-        say=say,
         show_progress=show_progress,
     )
 

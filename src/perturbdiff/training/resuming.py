@@ -6,6 +6,7 @@ settings, columns and labels, gene panel, scale and split.
 
 import hashlib
 import json
+import logging
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -18,7 +19,9 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from perturbdiff.checkpoint import DESCRIPTION, LOGS, WEIGHTS, Checkpoint, load_checkpoint
 from perturbdiff.features.tables import FeatureTable
-from perturbdiff.training.callbacks import RESUME, RunFolder, Say
+from perturbdiff.training.callbacks import RESUME, RunFolder
+
+_LOG = logging.getLogger(__name__)
 
 
 class State(NamedTuple):
@@ -28,7 +31,7 @@ class State(NamedTuple):
     step: int
 
 
-def resumable(run: Path, described: Checkpoint, say: Say) -> State | None:
+def resumable(run: Path, described: Checkpoint) -> State | None:
     """The state to resume from, where the folder holds this same run; None where it holds none.
 
     Raises:
@@ -44,7 +47,7 @@ def resumable(run: Path, described: Checkpoint, say: Say) -> State | None:
     state = _load(resume)
     if state.get("callbacks", {}).get(RunFolder.__qualname__, {}).get("identity") != identity(described):
         _refuse_another(run, {}, {"settings or data": ""})
-    say(f"resuming from {str(resume)!r}.")
+    _LOG.info(f"resuming from {str(resume)!r}.")
     return State(resume, int(state["global_step"]))
 
 

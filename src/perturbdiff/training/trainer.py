@@ -15,7 +15,6 @@ from perturbdiff.features.tables import FeatureTable
 from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.split.audit import repeated_names
 from perturbdiff.split.rules import HELD_OUT, Split
-from perturbdiff.training.callbacks import Say
 from perturbdiff.training.fitting import Beginning, Outcome, check_processes, fit, initial
 from perturbdiff.training.preparation import mean_shifts, prepare
 from perturbdiff.training.processes import one_at_a_time
@@ -39,7 +38,6 @@ def train(
     device: str = "auto",
     features: Mapping[str, FeatureTable] | None = None,
     pretrained: Checkpoint | None = None,
-    say: Say = _LOG.info,
     show_progress: bool = True,
 ) -> Outcome:
     """Train a model on the training part of a split; several processes, where torchrun or SLURM started them.
@@ -54,7 +52,6 @@ def train(
         device: "auto", "cpu", "cuda" or another of Lightning's accelerators.
         features: of labels, in place of those that the settings name, by covariate.
         pretrained: to begin from, see `training.transfer`.
-        say: receives sentences for the user.
         show_progress: whether to draw a progress bar.
 
     Raises:
@@ -65,17 +62,17 @@ def train(
         raise ValueError(
             f"the cells of {recipe.name!r} have no perturbation, so there is no response to train on; pretrain on them."
         )
-    say = check_processes(settings.training, say)
+    check_processes(settings.training)
     for leak in repeated_names(split.source):
         raise ValueError(leak)
     if pretrained is not None:
         check_unseen(pretrained, split)
     n_cells = split.of("train").n_cells
     if n_cells > MANY and split.source.moments(split.hash) is None:
-        say(f"measuring the genes of {n_cells:,} training cells; this is one pass over them.")
+        _LOG.info(f"measuring the genes of {n_cells:,} training cells; this is one pass over them.")
     prepared = prepare(split, recipe, settings, folder=data_folder, features=features)
     for note in (*split.source.notes, *split.notes, *prepared.notes):
-        say(note)
+        _LOG.info(note)
     described = Checkpoint(
         weights={},
         settings=settings,
@@ -101,7 +98,7 @@ def train(
             denoiser.shift.weight.data.copy_(shifts)
         if pretrained is None:
             return Beginning(fitted, denoiser)
-        return transferred(pretrained, fitted, denoiser, say)
+        return transferred(pretrained, fitted, denoiser)
 
     return fit(
         described,
@@ -111,7 +108,6 @@ def train(
         run=run,
         overwrite=overwrite,
         device=device,
-        say=say,
         show_progress=show_progress,
     )
 

@@ -13,6 +13,7 @@ these. With a learning rate of eta, layer decay d and L blocks, block l = 1 .. L
 comes before the blocks at ``eta d^(L + 1)``, and what comes after them, or is fresh, at eta.
 """
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -28,9 +29,10 @@ from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.spelling import nearest
 from perturbdiff.split.rules import Split
 from perturbdiff.training.adapters import adapted, merged
-from perturbdiff.training.callbacks import Say
 from perturbdiff.training.fitting import Beginning
 from perturbdiff.training.resuming import weights_hash
+
+_LOG = logging.getLogger(__name__)
 
 BOUND = (
     *("width", "depth", "heads", "embedding_width", "joint", "null", "modulate_by"),
@@ -106,14 +108,13 @@ class _Part(NamedTuple):
     fresh: int
 
 
-def transferred(pretrained: Checkpoint, described: Checkpoint, denoiser: Denoiser, say: Say) -> Beginning:
+def transferred(pretrained: Checkpoint, described: Checkpoint, denoiser: Denoiser) -> Beginning:
     """The network at step 0 of a fine-tuning; `say` is told what was kept.
 
     Args:
         pretrained: the model to begin from.
         described: the model to come.
         denoiser: its network with fresh weights.
-        say: receives sentences.
 
     Raises:
         ValueError: no gene is in both panels, or `finetuning.source` is none of the pretraining's.
@@ -142,8 +143,8 @@ def transferred(pretrained: Checkpoint, described: Checkpoint, denoiser: Denoise
         _copy_stream(new)
     denoiser.load_state_dict(new)
     for sentence in _summary(parts, pretrained, described, len(shared), source):
-        say(sentence)
-    return _frozen(denoiser, described, say)
+        _LOG.info(sentence)
+    return _frozen(denoiser, described)
 
 
 def _kept(
@@ -242,7 +243,7 @@ def _copy_stream(weights: dict[str, Tensor]) -> None:
             own.copy_(other[:, : own.shape[1]])
 
 
-def _frozen(denoiser: Denoiser, described: Checkpoint, say: Say) -> Beginning:
+def _frozen(denoiser: Denoiser, described: Checkpoint) -> Beginning:
     settings = described.settings.finetuning
     if settings.freezes:
         for name, parameter in denoiser.named_parameters():
@@ -250,7 +251,7 @@ def _frozen(denoiser: Denoiser, described: Checkpoint, say: Say) -> Beginning:
     if not settings.adapter_rank:
         return Beginning(described, denoiser)
     n_adapted = adapted(denoiser, settings.adapter_rank, described.settings.training.seed)
-    say(f"{n_adapted} linear maps of the blocks learn by adapters of rank {settings.adapter_rank}.")
+    _LOG.info(f"{n_adapted} linear maps of the blocks learn by adapters of rank {settings.adapter_rank}.")
     return Beginning(described, denoiser, merged)
 
 
