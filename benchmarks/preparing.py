@@ -80,7 +80,7 @@ def _write_tables(file: h5py.File, rng: np.random.Generator, first: int, n_cells
 def worker(folder: Path, memory: int) -> dict[str, Any]:
     """Make the store in this process."""
     from perturbdiff.recipes.dataset import recipe_from_mapping
-    from perturbdiff.store.prepare import prepare_store
+    from perturbdiff.store.plan import prepare_store
 
     libraries = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     mapping = {

@@ -27,7 +27,7 @@ from perturbdiff.recipes.dataset import recipe_from_mapping, write_recipe
 
 HERE = Path(__file__).parent
 COLUMNS = ("perturbation", "cell_type", "assay_batch")
-SLOW = "from perturbdiff.store import making, spill; making._CELLS = 40"
+SLOW = "from perturbdiff.store import build, spill; build._CELLS = 40"
 
 
 def cells(seed: int, edit: Callable[[AnnData], None] | None = None) -> AnnData:

@@ -22,7 +22,7 @@ from perturbdiff.core.population import PopulationBatch
 from perturbdiff.recipes.dataset import recipe_from_mapping
 from perturbdiff.split.rules import split_cells
 from perturbdiff.store.open import open_source
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.plan import prepare_store
 from perturbdiff.training.preparation import Prepared, prepare
 from perturbdiff.training.streams import PopulationStream
 

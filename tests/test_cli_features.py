@@ -11,7 +11,7 @@ from perturbdiff.cells.memory import Cells
 from perturbdiff.features.files import read_features
 from perturbdiff.features.molecules import fingerprints
 from perturbdiff.recipes.dataset import write_recipe
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.plan import prepare_store
 
 COUNTS = ["--scale", "counts"]
 CONTROLS = ["--perturbation", "perturbation", "--control", "control"]

@@ -12,7 +12,7 @@ from anndata.io import write_elem
 
 from perturbdiff.cells.container import read_anndata
 from perturbdiff.io import free_name, write_h5ad
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.plan import prepare_store
 from perturbdiff.store.stored import Store
 
 

@@ -9,9 +9,9 @@ from perturbdiff.cells.anndata import cells_from_anndata, read_cells
 from perturbdiff.cells.disk import opened
 from perturbdiff.recipes.dataset import Match, recipe_from_mapping
 from perturbdiff.store import scan
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.plan import prepare_store
 from perturbdiff.store.stored import Store
-from perturbdiff.store.work import stat_of
+from perturbdiff.store.workdir import stat_of
 
 COLUMNS = {"perturbation": "guide", "cell_type": "line", "assay_batch": "plate"}
 

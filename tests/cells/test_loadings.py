@@ -10,7 +10,7 @@ from perturbdiff.cells.anndata import cells_from_anndata, read_cells
 from perturbdiff.cells.loadings import expression_loadings
 from perturbdiff.cells.order import Segments
 from perturbdiff.recipes.dataset import recipe_from_mapping
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.plan import prepare_store
 from perturbdiff.store.stored import Store
 
 RECIPE = recipe_from_mapping(

@@ -11,7 +11,7 @@ from anndata import AnnData
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.totals import check_normalised, sums_of_expm1
 from perturbdiff.recipes.dataset import Columns, Expression, recipe_from_mapping
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.plan import prepare_store
 from perturbdiff.store.stored import Store
 
 N_CELLS, N_GENES = 40, 60

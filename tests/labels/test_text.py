@@ -19,7 +19,7 @@ from perturbdiff.recipes.dataset import (
     write_recipe,
 )
 from perturbdiff.split.rules import split_cells
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.plan import prepare_store
 from perturbdiff.store.stored import Store
 
 COLUMNS = {"perturbation": "guide", "cell_type": "line", "assay_batch": "plate"}

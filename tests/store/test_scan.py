@@ -10,7 +10,7 @@ from perturbdiff.cells.anndata import read_cells
 from perturbdiff.recipes.dataset import COVARIATES, recipe_from_mapping
 from perturbdiff.split.rules import split_cells
 from perturbdiff.store import scan
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.plan import prepare_store
 from perturbdiff.store.stored import Store
 
 DOSED = {"perturbation": "drug", "cell_type": "line", "dose": "dose", "dose_unit": "unit", "modality": "kind"}

@@ -21,7 +21,7 @@ from perturbdiff.recipes.dataset import COVARIATES, recipe_from_mapping
 from perturbdiff.split.rules import split_cells
 from perturbdiff.store import buckets, parts
 from perturbdiff.store.layout import CHUNK, file_hash
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.plan import prepare_store
 from perturbdiff.store.stored import Store
 
 COLUMNS = {"perturbation": "guide", "cell_type": "line", "assay_batch": "plate"}

@@ -13,7 +13,7 @@ from perturbdiff.checkpoint import load_checkpoint
 from perturbdiff.model import PerturbDiff
 from perturbdiff.pretraining import pretrain
 from perturbdiff.recipes.dataset import read_recipe, write_recipe
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.plan import prepare_store
 from perturbdiff.training.callbacks import RESUME
 
 UNPERTURBED = {"kind": "rna-seq", "control": None, "hold_out": [], "columns": {"cell_type": "cell_type"}}

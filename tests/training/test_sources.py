@@ -11,7 +11,7 @@ from perturbdiff.model import PerturbDiff
 from perturbdiff.recipes.dataset import read_recipe, recipe_from_mapping, write_recipe
 from perturbdiff.split.rules import split_cells
 from perturbdiff.store.open import open_source, recipe_at
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.plan import prepare_store
 from perturbdiff.store.stored import Store
 from perturbdiff.training.preparation import mean_shifts, prepare
 from perturbdiff.training.streams import PopulationStream

@@ -13,7 +13,7 @@ from perturbdiff.screen import Screen
 
 if TYPE_CHECKING:
     from perturbdiff.split.rules import Split
-    from perturbdiff.store.prepare import Plan
+    from perturbdiff.store.plan import Plan
 
 
 def recipes(
@@ -58,7 +58,7 @@ def prepare(
 ) -> None:
     """Make one store of all files of a recipe, to train on data larger than memory."""
     from perturbdiff.recipes.dataset import read_recipe
-    from perturbdiff.store.prepare import plan_store, prepare_store
+    from perturbdiff.store.plan import plan_store, prepare_store
 
     screen = Screen(quiet=quiet)
     known, folder, most = read_recipe(recipe), recipe.resolve().parent, int(memory * 2**30)
@@ -151,7 +151,7 @@ def _found(leaks: list[str]) -> str:
 
 
 def _facts(plan: "Plan") -> dict[str, str]:
-    from perturbdiff.store.prepare import sized
+    from perturbdiff.store.plan import sized
 
     labels = ", ".join(f"{count:,} of {name}" for name, count in plan.n_labels.items())
     return {

@@ -18,7 +18,7 @@ from perturbdiff.cells.reading import Scale
 from perturbdiff.store.layout import CELL_VALUES, OBS, PARTS, content_hash, part_name, write_array
 from perturbdiff.store.manifest import Part
 from perturbdiff.store.spill import Chunk, Spill, smallest
-from perturbdiff.store.work import RECORDS, STORE, unit, write_json
+from perturbdiff.store.workdir import RECORDS, STORE, unit, write_json
 
 _SCATTERED = 1 << 20
 """About so many values are put into their places together."""

@@ -18,7 +18,7 @@ from perturbdiff.labels.members import grammar_of
 from perturbdiff.labels.text import NO_LABEL, counted, known_as, one_name, remarks, renamed, renaming_note
 from perturbdiff.recipes.dataset import COVARIATES, Recipe
 from perturbdiff.store.scan import HASHES, Scan
-from perturbdiff.store.work import read_values
+from perturbdiff.store.workdir import read_values
 
 
 @dataclass(frozen=True, eq=False)

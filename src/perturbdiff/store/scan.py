@@ -21,7 +21,7 @@ from perturbdiff.cells.totals import Checked, check_totals_fit, checked
 from perturbdiff.labels.members import grammar_of, labels_from
 from perturbdiff.labels.text import NO_LABEL, texts_of
 from perturbdiff.recipes.dataset import COVARIATES, Recipe
-from perturbdiff.store.work import unit
+from perturbdiff.store.workdir import unit
 
 _CELLS = 1 << 18
 """So many cells are looked at together."""

@@ -26,7 +26,7 @@ from perturbdiff.cells.reading import Scale
 from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.store.buckets import Buckets
 from perturbdiff.store.scan import checked_rows
-from perturbdiff.store.work import unit
+from perturbdiff.store.workdir import unit
 
 TABLE = np.dtype(
     [

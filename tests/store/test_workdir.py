@@ -13,10 +13,10 @@ import pytest
 
 from perturbdiff.recipes.dataset import recipe_from_mapping
 from perturbdiff.simulation.screen import simulate
-from perturbdiff.store import buckets, making
+from perturbdiff.store import buckets, build
 from perturbdiff.store.layout import file_hash
-from perturbdiff.store.prepare import prepare_store
-from perturbdiff.store.work import remove, unit, work_folder
+from perturbdiff.store.plan import prepare_store
+from perturbdiff.store.workdir import remove, unit, work_folder
 
 MAPPING = {
     "name": "x",
@@ -57,7 +57,7 @@ def data(tmp_path, monkeypatch):
     for i in range(2):
         adata[32 * i : 32 * (i + 1)].copy().write_h5ad(tmp_path / f"{i}.h5ad")
     monkeypatch.setattr(buckets, "PART_VALUES", 2200)
-    monkeypatch.setattr(making, "_CELLS", 14)
+    monkeypatch.setattr(build, "_CELLS", 14)
     return tmp_path
 
 
@@ -269,9 +269,9 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from perturbdiff.recipes.dataset import recipe_from_mapping
-from perturbdiff.store import buckets, making
-from perturbdiff.store.prepare import prepare_store
-buckets.PART_VALUES, making._CELLS = 200_000, 1000
+from perturbdiff.store import buckets, build
+from perturbdiff.store.plan import prepare_store
+buckets.PART_VALUES, build._CELLS = 200_000, 1000
 folder = Path(sys.argv[1])
 recipe = recipe_from_mapping(json.loads(sys.argv[2]), "x")
 print("ready", flush=True)

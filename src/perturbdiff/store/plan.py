@@ -22,13 +22,13 @@ from perturbdiff.cells.joining import GeneTable, gene_table_of
 from perturbdiff.recipes.dataset import COVARIATES, Recipe
 from perturbdiff.recipes.files import is_store, resolve_files
 from perturbdiff.store.buckets import Buckets
+from perturbdiff.store.build import Making, Track, bucket_plan, buckets_of
 from perturbdiff.store.gather import recorded
 from perturbdiff.store.layout import MANIFEST
-from perturbdiff.store.making import Making, Track, bucket_plan, buckets_of
 from perturbdiff.store.manifest import Manifest, read_manifest
 from perturbdiff.store.measuring import keep_moments
 from perturbdiff.store.spill import Chunk
-from perturbdiff.store.work import STORE, begin, publish, room_on_disk, stat_of, work_folder
+from perturbdiff.store.workdir import STORE, begin, publish, room_on_disk, stat_of, work_folder
 
 _LOG = logging.getLogger(__name__)
 

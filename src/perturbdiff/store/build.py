@@ -25,7 +25,7 @@ from perturbdiff.store.manifest import File, Manifest, write_manifest
 from perturbdiff.store.scan import HASHES, Scan, scan
 from perturbdiff.store.scan import RUNS as CONDITIONS
 from perturbdiff.store.spill import Chunk, Spill, Target, spill
-from perturbdiff.store.work import SCANS, SPILLS, STORE, read_values, stat_of, unchanged, unit
+from perturbdiff.store.workdir import SCANS, SPILLS, STORE, read_values, stat_of, unchanged, unit
 
 type Track = Callable[[Sequence[Any]], Iterable[Any]]
 
