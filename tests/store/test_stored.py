@@ -19,9 +19,9 @@ from perturbdiff.labels.vocabulary import Vocabulary
 from perturbdiff.populations.epochs import Populations
 from perturbdiff.recipes.dataset import COVARIATES, recipe_from_mapping
 from perturbdiff.split.rules import split_cells
-from perturbdiff.store import buckets, parts
+from perturbdiff.store import parts, spill
+from perturbdiff.store.build import build_store
 from perturbdiff.store.layout import CHUNK, file_hash
-from perturbdiff.store.plan import prepare_store
 from perturbdiff.store.stored import Store
 
 COLUMNS = {"perturbation": "guide", "cell_type": "line", "assay_batch": "plate"}
@@ -63,10 +63,10 @@ def folder(tmp_path_factory, by_hand):
     folder = tmp_path_factory.mktemp("stores")
     make().write_h5ad(folder / "a.h5ad")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(buckets, "PART_VALUES", 8000)
+        patch.setattr(spill, "PART_VALUES", 8000)
         for scale in SCALES:
             by_hand(read_cells(recipe(scale), folder), recipe(scale), folder / f"{scale}.by_hand")
-            prepare_store(recipe(scale), folder, folder / f"{scale}.prepared")
+            build_store(recipe(scale), folder, folder / f"{scale}.prepared")
     return folder
 
 

@@ -4,7 +4,7 @@ Only the list of its genes is ever held whole. `cells.container` reads all of it
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from functools import cached_property
@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 import zarr
-from anndata.io import read_elem, sparse_dataset
+from anndata.io import sparse_dataset
 from h5py.h5t import check_string_dtype
 
 from perturbdiff.cells.container import UNREADABLE, refuse_hole
@@ -33,6 +33,8 @@ type Form = Literal["csr", "csc", "dense", "columns"]
 
 type Stored = Any
 """A group or an array of h5py or of zarr, which have the same interface."""
+
+_read_elem: Callable[[Stored], Any] = anndata.io.read_elem
 
 _NULLABLE = {"nullable-integer": pd.arrays.IntegerArray, "nullable-boolean": pd.arrays.BooleanArray}
 
@@ -51,7 +53,7 @@ class Table:
         self.name, self._stored, self._categories = stored.name, stored, dict[str, pd.Index]()
         attrs = stored.attrs
         plain = (attrs.get("encoding-type"), attrs.get("encoding-version")) == ("dataframe", "0.2.0")
-        self._held: Any = read_elem(stored) if held is None and not plain else held
+        self._held: Any = _read_elem(stored) if held is None and not plain else held
         if self._held is None:
             index = stored[attrs["_index"]]
             codes = index if hasattr(index, "shape") else index["codes" if "codes" in index else "values"]
@@ -62,7 +64,7 @@ class Table:
 
     def whole(self) -> pd.DataFrame:
         """All of it."""
-        found: pd.DataFrame = read_elem(self._stored) if self._held is None else self._held
+        found: pd.DataFrame = _read_elem(self._stored) if self._held is None else self._held
         return found
 
     def names(self, start: int, stop: int) -> Texts:
@@ -86,7 +88,7 @@ class Table:
         kind = str(stored.attrs.get("encoding-type", "array"))
         if kind == "categorical":
             if name not in self._categories:
-                self._categories[name] = pd.Index(read_elem(stored["categories"]))
+                self._categories[name] = pd.Index(_read_elem(stored["categories"]))
             return pd.Series(pd.Categorical.from_codes(stored["codes"][start:stop], self._categories[name]))
         if not kind.startswith("nullable-"):
             return pd.Series(_slice_of(stored, start, stop))
@@ -122,15 +124,15 @@ class OnDisk:
                 X=_element(root.get("X")),
                 layers=_elements(root.get("layers", {}), layer),
                 obsm=_elements(root.get("obsm", {}), layer.removeprefix("obsm:")),
-                raw=None if raw is None else SimpleNamespace(X=_element(raw.get("X")), var=read_elem(raw["var"])),
-                var=read_elem(root["var"]) if var is None else var,
+                raw=None if raw is None else SimpleNamespace(X=_element(raw.get("X")), var=_read_elem(raw["var"])),
+                var=_read_elem(root["var"]) if var is None else var,
             )
         self.matrix, self.genes, self._kept, self.note = stored_expression(stored, expression, self.source)
         self._width = int(self.matrix.shape[1])
         self._place = getattr(self.matrix, "group", self.matrix).name
         self.form: Form = "columns" if isinstance(self.matrix, Table) else getattr(self.matrix, "format", "dense")
         self.shape = (self.obs.shape[0], len(self.genes))
-        self._pointers = self.matrix.group["indptr"] if self.form == "csr" else None
+        self._pointers: Any = self.matrix.group["indptr"] if self.form == "csr" else None
 
     @contextmanager
     def again(self) -> Iterator["OnDisk"]:
@@ -228,7 +230,7 @@ class OnDisk:
 
     @cached_property
     def _turned(self) -> Rows:
-        found: Rows = sp.csr_matrix(read_elem(self.matrix.group))
+        found: Rows = sp.csr_matrix(_read_elem(self.matrix.group))
         found.sum_duplicates()
         return found
 

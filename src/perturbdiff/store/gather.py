@@ -17,7 +17,7 @@ from perturbdiff.cells.order import Integers, stretched
 from perturbdiff.cells.reading import Scale
 from perturbdiff.store.layout import CELL_VALUES, OBS, PARTS, content_hash, part_name, write_array
 from perturbdiff.store.manifest import Part
-from perturbdiff.store.spill import Chunk, Spill, smallest
+from perturbdiff.store.spill import Chunk, Spill, n_parts, smallest
 from perturbdiff.store.workdir import RECORDS, STORE, unit, write_json
 
 _SCATTERED = 1 << 20
@@ -87,6 +87,19 @@ def gather(
                 found = _write(partial, merged, merged.order[first:last], rows, genes, scale)
             part = Part(name, bucket.start + first, bucket.start + last, int(rows.indptr[-1]), found)
             write_json(record, asdict(part))
+
+
+def bucket_plan(spills: Sequence[Spill], n_buckets: int) -> list[Bucket]:
+    """Where the cells of each bucket stand, and which parts it makes; buckets without cells make none."""
+    cells, values = np.zeros(n_buckets, dtype=np.int64), np.zeros(n_buckets, dtype=np.int64)
+    for one in spills:
+        table = one.table()
+        cells += table["cells"]
+        values += table["values"]
+    parts = n_parts(cells, values)
+    starts, firsts = np.cumsum(cells) - cells, np.cumsum(parts) - parts
+    numbers = np.flatnonzero(parts).tolist()
+    return [Bucket(i, int(starts[i]), int(firsts[i]), int(parts[i]), int(cells[i])) for i in numbers]
 
 
 def recorded(bucket: Bucket, folder: Path) -> Iterator[Part | None]:

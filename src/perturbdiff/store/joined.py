@@ -54,6 +54,19 @@ class Joined:
         """The cells that the store holds."""
         return int(self.cells.sum())
 
+    def runs_table(self) -> pd.DataFrame:
+        """A row a run, as the store has it."""
+        starts = np.cumsum(self.cells) - self.cells
+        table = self.labels.assign(start=starts, cells=self.cells)
+        for i in range(self.digests.shape[1]):
+            table[f"digest_{i}"] = self.digests[:, i]
+        return table
+
+    def genes_table(self) -> pd.DataFrame:
+        """A row a gene, as the store has it."""
+        present = {f"in:{i}": self.genes.isin(genes) for i, genes in enumerate(self.file_genes)}
+        return pd.DataFrame({"name": self.genes.to_numpy(dtype=object), "identifier": self.identifiers, **present})
+
 
 def join(scans: Sequence[Scan], paths: Sequence[Path], recipe: Recipe, table: GeneTable | None) -> Joined:
     """Join what was found in the files; `scans` are in the order of `paths`.

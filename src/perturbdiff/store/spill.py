@@ -1,5 +1,9 @@
 """Some cells of a file, sorted and cut by bucket, in one file of the working folder.
 
+The canonical order is cut into buckets of about equal weight before any cell has been moved. A bucket is a few whole
+runs, or those cells of a larger run whose names' hashes lie between two numbers: hashes are spread evenly, so equal
+widths hold about equally many cells. The cut depends on the cells alone, not on the files or the memory there is.
+
 A spill holds for each bucket, one after the other and compressed: the cells' keys (run, hash of the name, facts and
 names), the genes, and the values. A table at its end says where each begins.
 """
@@ -24,7 +28,7 @@ from perturbdiff.cells.memory import profile_hashes
 from perturbdiff.cells.order import Hashes, Integers
 from perturbdiff.cells.reading import Scale
 from perturbdiff.recipes.dataset import Recipe
-from perturbdiff.store.buckets import Buckets
+from perturbdiff.store.layout import CELL_VALUES, PART_VALUES
 from perturbdiff.store.scan import checked_rows
 from perturbdiff.store.workdir import unit
 
@@ -48,6 +52,45 @@ FOOT = np.dtype([("integers", "?"), ("highest", "<f8")])
 
 _HASHED = 1 << 20
 """Profiles of about so many values are hashed together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Buckets:
+    """Run r lies in the buckets ``first[r]`` to ``first[r] + pieces[r]``."""
+
+    first: Integers
+    pieces: Integers
+
+    def __len__(self) -> int:
+        """Count the buckets."""
+        return int((self.first + self.pieces).max(initial=0))
+
+    def of(self, run: npt.NDArray[np.int32], hashes: Hashes) -> Integers:
+        """The bucket of each cell; ascends with (run, hash)."""
+        pieces = self.pieces[run].astype(np.uint64)
+        return self.first[run] + (((hashes >> np.uint64(32)) * pieces) >> np.uint64(32)).astype(np.int64)
+
+
+def cut(cells: Integers, values: Integers) -> Buckets:
+    """Cut runs of so many cells and values into buckets of about `PART_VALUES`."""
+    weight = values + CELL_VALUES * cells
+    pieces = np.maximum(1, -(-weight // PART_VALUES))
+    first = np.zeros(len(weight), dtype=np.int64)
+    bucket, filled = -1, 0
+    for run, (heavy, n_pieces) in enumerate(zip(weight.tolist(), pieces.tolist(), strict=True)):
+        if n_pieces > 1 or bucket < 0 or filled + heavy > PART_VALUES:
+            bucket, filled = bucket + 1, 0
+        first[run] = bucket
+        filled += heavy
+        if n_pieces > 1:
+            bucket, filled = bucket + n_pieces - 1, PART_VALUES
+    return Buckets(first, pieces)
+
+
+def n_parts(cells: Integers, values: Integers) -> Integers:
+    """How many parts a bucket makes: one, but where it turned out to be heavier than was thought."""
+    weight = values + CELL_VALUES * cells
+    return np.where(weight > PART_VALUES + PART_VALUES // 2, -(-weight // PART_VALUES), 1) * (cells > 0)
 
 
 class Chunk(NamedTuple):

@@ -7,6 +7,7 @@ resumes does what is absent. `plan.json` says what the units were made from; not
 import errno
 import json
 import os
+import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ from perturbdiff.store.layout import CELL_VALUES, FORMAT, PART_VALUES, partial_f
 
 SCANS, SPILLS, RECORDS, STORE = "scans", "spills", "records", "store"
 """The folders of what was scanned, of spills, of what is known of finished parts, and the store as far as it is."""
+
+_LEAST = 1 << 30
+"""A part and the libraries take nearly so much."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -223,3 +227,32 @@ def _to_disk(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def room_of(memory: int) -> int:
+    """Bytes that chunks and parts may take, of those that the process may."""
+    if memory < _LEAST:
+        raise ValueError(
+            f"{memory / 2**30:.2f} GiB of memory is too little to make a store, which takes {_LEAST / 2**30:.0f} GiB; "
+            "allow more."
+        )
+    # what the libraries take already; where it is all, the rest cannot be kept
+    return max(memory - _resident(), memory // 4)
+
+
+def _resident() -> int:
+    """Bytes of memory that this process has."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, IndexError, ValueError):
+        return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
+    return pages * resource.getpagesize()
+
+
+def sized(n_bytes: float) -> str:
+    """A number of bytes for a sentence: "1.4 GiB"."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024 or unit == "GiB":
+            break
+        n_bytes /= 1024
+    return f"{n_bytes:.3g} {unit}"
