@@ -192,7 +192,7 @@ def test_log1p_does_not_depend_on_where_in_a_reading_a_value_stands(tmp_path, by
 def test_near_cells_are_read_as_one_range_and_far_ones_are_not_read_between(folder):
     store = Store.open(folder / "counts.by_hand")
     positions = np.array([3, 4, 8, 9, 30, 31, *range(95, 140)])
-    found = replace(store.parts, gap=4).stretches(positions)
+    found = replace(store.parts, gap=4).ranges(positions)
     # parts of 100 cells; ranges of at most 16
     assert list(zip(*(one.tolist() for one in found[:3]), strict=True)) == [
         (0, 3, 10),

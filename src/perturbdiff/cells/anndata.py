@@ -22,21 +22,22 @@ from perturbdiff.cells.joining import (
 from perturbdiff.cells.memory import Cells, matches
 from perturbdiff.cells.order import Flags
 from perturbdiff.cells.reading import (
-    check_control_label,
-    check_control_labels,
-    check_label_texts,
     clipped,
     column_of,
     expression_of,
-    missing_labels,
     read_anndata,
 )
 from perturbdiff.cells.totals import check_totals_fit, checked, genes_summed
 from perturbdiff.labels.members import grammar_of, labels_from
 from perturbdiff.labels.text import (
     NO_LABEL,
+    check_control_label,
+    check_control_labels,
+    check_label_texts,
     counted,
+    exclusion_notes,
     known_as,
+    missing_labels,
     one_name,
     remarks,
     renamed,
@@ -231,10 +232,8 @@ def _kept(cells: Cells, seen: Sequence[Seen], rules: Rules) -> tuple[Cells, list
     for i, rule in enumerate(rules.exclude):
         matches(labels, rule, f"exclude[{i}]", rules.grammar, rules.control)
     left, n_all = _excluded(cells.labels, rules), sum(one.n_cells for one in seen)
-    if left.all():
-        raise ValueError(f"exclude leaves none of {n_all} cells, and some must remain; take a rule out of exclude.")
-    cells = cells.take(~left) if left.any() else cells
-    return cells, [f"exclude leaves out {n_all - cells.n_cells} of {n_all} cells."] if cells.n_cells < n_all else []
+    notes = exclusion_notes(int((~left).sum()), n_all)
+    return cells.take(~left) if left.any() else cells, notes
 
 
 def _excluded(labels: pd.DataFrame, rules: Rules) -> Flags:

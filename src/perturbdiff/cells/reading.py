@@ -4,7 +4,7 @@ Every check passes over the stored values in chunks, so that a matrix is never c
 refuses, it names: the value, the rule and the remedy.
 """
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator
 from typing import Any, Literal, NamedTuple
 
 import anndata
@@ -15,7 +15,7 @@ import scipy.sparse as sp
 
 from perturbdiff.cells.container import read_anndata as read_anndata
 from perturbdiff.cells.container import read_h5ad as read_h5ad
-from perturbdiff.recipes.dataset import Expression, control_character
+from perturbdiff.recipes.dataset import Expression
 from perturbdiff.spelling import nearest
 
 type Matrix = sp.csr_matrix[Any] | sp.csr_array[Any, Any] | npt.NDArray[Any]
@@ -46,21 +46,6 @@ _OTHER_KINDS = (
 
 _LOG1P_LIMIT = 9.3
 """No log1p count per 10^4 exceeds log1p(10^4) = 9.21."""
-
-
-def check_label_texts(labels: Iterable[str], column: str, source: str) -> None:
-    """Refuse a label with a newline, a tab or another control character: a label is one line of text.
-
-    Raises:
-        ValueError: naming the first such label.
-    """
-    for label in labels:
-        sign = control_character(label)
-        if sign is not None:
-            raise ValueError(
-                f"column {column!r} of {source} has the label {label!r} with the control character {sign!r}, and a "
-                "label is one line of text; rename it."
-            )
 
 
 class Read(NamedTuple):
@@ -170,7 +155,7 @@ def check_values(values: Matrix, scale: Scale, source: str, *, whole: bool = Tru
             chunk,
             chunk < 0,
             f"{source} holds",
-            "expression is never negative; give counts or log1p values, or clip predicted ones",
+            _NEGATIVE,
         )
         is_integer = chunk == np.rint(chunk) if chunk.dtype.kind == "f" else np.ones_like(chunk, dtype=bool)
         if scale == "counts":
@@ -212,38 +197,6 @@ def clipped(values: Matrix, source: str) -> tuple[Matrix, str | None]:
     kept: Any = values.copy()
     kept.data = np.maximum(kept.data, 0)
     return kept, note + "and are judged as 0."
-
-
-def check_control_label(control: str | None, known: pd.Index, column: str | None) -> None:
-    """Refuse a label of control cells that no cell has; None is no label.
-
-    Raises:
-        ValueError: naming the nearest label.
-    """
-    if control is not None and control not in known:
-        raise ValueError(
-            f"no cell has the control label {control!r} in column {column!r}; "
-            f"{nearest(control, known)}; set control to the label of the control cells."
-        )
-
-
-def check_control_labels(controls: Iterable[str], known: Sequence[str], column: str | None) -> None:
-    """Refuse a further label of control cells that no cell has.
-
-    Raises:
-        ValueError: naming the nearest label.
-    """
-    for label in controls:
-        check_control_label(label, pd.Index(known, dtype=str), column)
-
-
-def missing_labels(column: str, source: str, n_cells: int, example: str | None) -> ValueError:
-    """The error of a column that has no label for some cells, one of which is named where it is known."""
-    such = "" if example is None else f", such as {example!r}"
-    return ValueError(
-        f"column {column!r} of {source} has no label for {n_cells} cells{such}, and every cell needs one; fill in the "
-        'labels, remove these cells, or exclude them in a recipe by the label "".'
-    )
 
 
 def column_of(table: pd.DataFrame, column: str, key: str, source: str) -> "pd.Series[Any]":

@@ -152,7 +152,7 @@ class Disk:
     def _read(self, rows: Rows) -> "sp.csr_matrix[Any]":
         """Ascending rows as they are stored."""
         with _READING, self.file.again() as file:
-            parts = [file.rows(start, stop)[own] for start, stop, own in _stretches(rows)]
+            parts = [file.rows(start, stop)[own] for start, stop, own in _ranges(rows)]
         together: sp.csr_matrix[Any] = sp.vstack(parts, format="csr")
         return together
 
@@ -184,8 +184,8 @@ def declaration(path: Path, key: str) -> dict[str, Any]:
         return dict(found)
 
 
-def _stretches(rows: Rows) -> Iterator[tuple[int, int, Rows]]:
-    """Ascending rows as stretches to read: start, stop, and which rows of the stretch were asked for."""
+def _ranges(rows: Rows) -> Iterator[tuple[int, int, Rows]]:
+    """Ascending rows as ranges to read: start, stop, and which rows of the range were asked for."""
     for some in np.split(rows, np.flatnonzero(np.diff(rows) > _GAP) + 1):
         if some.size:
             start = int(some[0])

@@ -257,9 +257,9 @@ class Build:
         with opened(self.paths[number], self.recipe.expression) as found:
             for first, last in gaps:
                 for start in range(first, last, _CELLS):
-                    yield from self._cut_stretch(found, number, start, min(start + _CELLS, last))
+                    yield from self._cut_range(found, number, start, min(start + _CELLS, last))
 
-    def _cut_stretch(self, found: OnDisk, number: int, start: int, stop: int) -> Iterator[Chunk]:
+    def _cut_range(self, found: OnDisk, number: int, start: int, stop: int) -> Iterator[Chunk]:
         budget = self.room // (_CSC_CHUNKS if found.form == "csc" else _CHUNKS)
         cost = np.cumsum(_cost(found, start, stop) + _PER_CELL)
         n_chunks = -(-int(cost[-1]) // budget)

@@ -13,7 +13,7 @@ import pandas as pd
 import zarr
 
 from perturbdiff.cells.disk import Texts
-from perturbdiff.cells.order import Integers, stretched
+from perturbdiff.cells.order import Integers, aranges
 from perturbdiff.cells.reading import Scale
 from perturbdiff.store.layout import CELL_VALUES, OBS, PARTS, content_hash, part_name, write_array
 from perturbdiff.store.manifest import Part
@@ -114,11 +114,11 @@ def _merge(bucket: Bucket, spills: Sequence[Spill], chunks: Sequence[Chunk]) -> 
     for one, chunk in zip(spills, chunks, strict=True):
         place = one.place(bucket.number)
         if place["cells"]:
-            keys = one.keys(place)
+            own, texts = one.keys(place)
             places.append((one, place))
-            facts.append(keys.facts)
-            names.append(_texts(keys.names, keys.facts["name"]))
-            files.append(np.full(len(keys.facts), chunk.file, dtype=np.int16))
+            facts.append(own)
+            names.append(_texts(texts, own["name"]))
+            files.append(np.full(len(own), chunk.file, dtype=np.int16))
     joined = np.concatenate(facts)
     # stable, and spills stand in the order of files and rows: that settles ties
     order = np.lexsort((joined["hash"], joined["run"])).astype(np.int64)
@@ -155,11 +155,11 @@ def _scatter(values: npt.NDArray[Any], starts: Integers, lengths: Integers, out:
     blocks = np.flatnonzero(np.diff(before // _SCATTERED, prepend=-1)).tolist()
     for first, last in zip(blocks, [*blocks[1:], len(lengths)], strict=True):
         chosen = first + np.flatnonzero(starts[first:last] >= 0)
-        to = stretched(starts[chosen], lengths[chosen])
+        to = aranges(starts[chosen], lengths[chosen])
         if len(chosen) == last - first:
             out[to] = values[before[first] : before[first] + len(to)]
         else:
-            out[to] = values[stretched(before[chosen], lengths[chosen])]
+            out[to] = values[aranges(before[chosen], lengths[chosen])]
 
 
 def _write(path: Path, merged: _Merged, cells: Integers, rows: _Rows, genes: pd.Index, scale: Scale) -> str:

@@ -50,9 +50,6 @@ FACTS = np.dtype(
 FOOT = np.dtype([("integers", "?"), ("highest", "<f8")])
 """Whether all values of a spill are integers, and the highest; both of log1p values only."""
 
-_HASHED = 1 << 20
-"""Profiles of about so many values are hashed together."""
-
 
 @dataclass(frozen=True, eq=False)
 class Buckets:
@@ -111,13 +108,6 @@ class Chunk(NamedTuple):
         return cls(*map(int, name.split("-")))
 
 
-class Keys(NamedTuple):
-    """What cells are sorted by, and what is known of each: records of `FACTS`, and their names' bytes in a row."""
-
-    facts: npt.NDArray[np.void]
-    names: bytes
-
-
 @dataclass(frozen=True, eq=False)
 class Target:
     """What spilling a file needs to know of the store.
@@ -165,7 +155,7 @@ def spill(
     order = np.lexsort((hashes, run))
     rows = sp.csr_matrix(aligned(values, target.file_genes, target.genes))
     rows.eliminate_zeros()
-    profiles = _profiles(rows)
+    profiles, _ = profile_hashes(rows)
     rows = _narrow(rows, target.recipe.expression.scale)[order]
     encoded = [name.encode() for name in (names[order] + target.suffix).tolist()]
     facts = np.zeros(len(order), dtype=FACTS)
@@ -205,11 +195,11 @@ class Spill:
             place: np.void = np.frombuffer(file.read(TABLE.itemsize), dtype=TABLE)[0]
         return place
 
-    def keys(self, place: np.void) -> Keys:
-        """What is known of the cells of a bucket."""
+    def keys(self, place: np.void) -> tuple[npt.NDArray[np.void], bytes]:
+        """What is known of the cells of a bucket: records of `FACTS`, and their names' bytes in a row."""
         raw = self._read(int(place["start"]), int(place["keys"]))
         facts = np.frombuffer(raw, dtype=FACTS, count=int(place["cells"]))
-        return Keys(facts, raw[facts.nbytes :])
+        return facts, raw[facts.nbytes :]
 
     def indices(self, place: np.void) -> npt.NDArray[Any]:
         """The genes of a bucket's values."""
@@ -252,14 +242,6 @@ def _write(
             one["data"] = file.write(_codec(data.itemsize).encode(data))
         file.write(table.tobytes())
         file.write(np.array([tuple(foot)], dtype=FOOT).tobytes())
-
-
-def _profiles(rows: Rows) -> Hashes:
-    """The hashes of all rows, of some rows at a time."""
-    filled = rows.indptr // _HASHED
-    edges = [*np.flatnonzero(np.diff(filled, prepend=-1)).tolist(), rows.shape[0]]
-    parts = [profile_hashes(rows[a:b])[0] for a, b in pairwise(sorted(set(edges)))]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint64)
 
 
 def _narrow(rows: Rows, scale: Scale) -> Rows:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from perturbdiff.io import locked
 from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.recipes.files import is_store
-from perturbdiff.store.layout import CELL_VALUES, FORMAT, PART_VALUES, partial_folder
+from perturbdiff.store.layout import CELL_VALUES, FORMAT, PART_VALUES
 
 SCANS, SPILLS, RECORDS, STORE = "scans", "spills", "records", "store"
 """The folders of what was scanned, of spills, of what is known of finished parts, and the store as far as it is."""
@@ -43,7 +43,7 @@ def work_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         raise ValueError(f"{str(out)!r} exists already; choose another name, or give --overwrite.")
     if out.exists() and not is_store(out):
         raise ValueError(f"{str(out)!r} exists and is not a store, so it is not overwritten; choose another name.")
-    folder = partial_folder(out)
+    folder = out.with_name(f".{out.name}.partial")
     refusal = f"another process is making {str(out)!r}; wait until it has ended, or choose another name."
     with locked(folder / "lock", refusal):
         if overwrite:
