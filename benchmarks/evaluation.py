@@ -33,7 +33,8 @@ from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.cli import main as run
 from perturbdiff.comparison import BASELINES, Comparison, Depth, compare
 from perturbdiff.evaluation.suites import SUITES
-from perturbdiff.recipes.dataset import Columns, Expression, Match, recipe_from_mapping, write_recipe
+from perturbdiff.recipes.dataset import Columns, Expression, recipe_from_mapping, write_recipe
+from perturbdiff.recipes.selection import Match
 
 HERE = Path(__file__).parent
 N_GENES, N_CELLS, DEPTH = 2000, 200, 2000.0

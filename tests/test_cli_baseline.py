@@ -10,7 +10,8 @@ from perturbdiff.baselines.catalogue import NAMES
 from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.model import PerturbDiff
 from perturbdiff.origin import Origin
-from perturbdiff.recipes.dataset import hold_outs_from, read_recipe, write_recipe
+from perturbdiff.recipes.dataset import read_recipe, write_recipe
+from perturbdiff.recipes.selection import hold_outs_from
 
 SHIFT = "control + mean shift"
 

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from perturbdiff.recipes.dataset import Grammar, hold_outs_from, read_recipe, write_recipe
+from perturbdiff.recipes.dataset import Grammar, read_recipe, write_recipe
+from perturbdiff.recipes.selection import hold_outs_from
 
 
 @pytest.fixture

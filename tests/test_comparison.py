@@ -19,7 +19,8 @@ from perturbdiff.evaluation.conditions import TOGETHER
 from perturbdiff.evaluation.distances import within
 from perturbdiff.evaluation.metrics import CONTEXT_METRICS, METRICS, Population
 from perturbdiff.evaluation.pairs import Condition, Context
-from perturbdiff.recipes.dataset import Columns, Expression, Match
+from perturbdiff.recipes.dataset import Columns, Expression
+from perturbdiff.recipes.selection import Match
 
 POOLED = Scope(TOGETHER)
 GENES = pd.Index([f"g{i}" for i in range(12)])

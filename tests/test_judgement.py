@@ -13,7 +13,8 @@ from perturbdiff.io import write_h5ad
 from perturbdiff.judgement import LEAK, compare_files
 from perturbdiff.model import PerturbDiff
 from perturbdiff.origin import Origin
-from perturbdiff.recipes.dataset import Columns, Expression, Grammar, hold_outs_from, write_recipe
+from perturbdiff.recipes.dataset import Columns, Expression, Grammar, write_recipe
+from perturbdiff.recipes.selection import hold_outs_from
 from perturbdiff.split.audit import find_leaks
 
 

@@ -16,12 +16,12 @@ import pandas as pd
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
 from perturbdiff.cells.source import Source
-from perturbdiff.config import settings_of
 from perturbdiff.features.files import Features, tables_of
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.io import drawn
 from perturbdiff.labels.members import grammar_of
-from perturbdiff.recipes.dataset import HoldOut, Recipe, hold_outs_of, recipe_from_mapping
+from perturbdiff.recipes.dataset import Recipe, hold_outs_of, recipe_from_mapping
+from perturbdiff.recipes.selection import HoldOut
 from perturbdiff.split.rules import Split, split_cells
 from perturbdiff.store.open import open_source, recipe_at
 from perturbdiff.training.processes import one_at_a_time
@@ -29,7 +29,7 @@ from perturbdiff.training.processes import one_at_a_time
 if TYPE_CHECKING:
     from perturbdiff.checkpoint import Checkpoint
     from perturbdiff.prediction.predict import Track
-    from perturbdiff.training.fitting import Outcome
+    from perturbdiff.training.fitting import TrainingResult
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class PerturbDiff:
         """Hold a recipe with its cells, or with a trained model; use `from_anndata`, `from_recipe` or `load`."""
         self.recipe = recipe
         self.checkpoint = checkpoint
-        self.outcome: Outcome | None = None
+        self.outcome: TrainingResult | None = None
         self._source = source
         self._folder = folder
         self._features = dict(features or {})
@@ -139,7 +139,7 @@ class PerturbDiff:
             "sampling": dict(sampling or {}),
         }
         recipe = recipe_from_mapping(mapping, "the arguments")
-        settings_of(recipe)
+        recipe.settings_with()
         cells = cells_from_anndata(
             adata,
             columns=recipe.columns,
@@ -172,7 +172,7 @@ class PerturbDiff:
         if not isinstance(recipe, Recipe):
             recipe, beside = recipe_at(Path(recipe))
             folder = folder or beside
-        settings_of(recipe)
+        recipe.settings_with()
         place, tables = Path(folder or ".").resolve(), tables_of(features)
         source = open_source(recipe, place)
         return cls(_as_read(recipe, source), source=source, folder=place, features=tables)
@@ -219,7 +219,7 @@ class PerturbDiff:
     def split(self, hold_out: Sequence[Mapping[str, Any] | HoldOut] | None = None, *, seed: int | None = None) -> Split:
         """The split that `train` would use."""
         rules = self.recipe.hold_out if hold_out is None else hold_outs_of(hold_out, self.recipe)
-        training = settings_of(self.recipe).training
+        training = self.recipe.settings.training
         m = training.cells_per_population
         return split_cells(self.source, rules, seed=training.seed if seed is None else seed, cells_per_population=m)
 
@@ -264,7 +264,7 @@ class PerturbDiff:
             start = load_checkpoint(Path(pretrained))
         changed = {"max_steps": max_steps, "seed": seed}
         if start is None:
-            settings = settings_of(recipe, training=changed)
+            settings = recipe.settings_with(training=changed)
         else:
             from perturbdiff.training.transfer import fine_tuned
 
@@ -272,19 +272,17 @@ class PerturbDiff:
         m = settings.training.cells_per_population
         split = split_cells(self.source, recipe.hold_out, seed=settings.training.seed, cells_per_population=m)
         # not before the input has proved sound: Lightning takes seconds
+        from perturbdiff.training.run import Run
         from perturbdiff.training.trainer import train
 
         self.outcome = train(
             split,
             recipe,
             settings,
-            run=None if run is None else Path(run),
+            run=Run(None if run is None else Path(run), overwrite, device, show_progress),
             data_folder=self._folder,
-            overwrite=overwrite,
-            device=device,
             features=self._features,
             pretrained=start,
-            show_progress=show_progress,
         )
         self.recipe, self.checkpoint = recipe, self.outcome.checkpoint
         return self

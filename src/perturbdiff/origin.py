@@ -10,10 +10,10 @@ from perturbdiff.baselines import catalogue
 from perturbdiff.baselines.predictor import Predictor
 from perturbdiff.cells.memory import Cells
 from perturbdiff.cells.totals import total_genes
-from perturbdiff.config import Settings, settings_of
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.recipes.dataset import Recipe, read_recipe
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.split.rules import Split, split_cells
 from perturbdiff.store.open import open_source
 
@@ -58,7 +58,7 @@ class Origin:
     def of_recipe(cls, path: Path) -> "Origin":
         """The data that a recipe names."""
         recipe = read_recipe(path)
-        return cls(recipe, path.resolve().parent, settings_of(recipe).training.seed, None)
+        return cls(recipe, path.resolve().parent, recipe.settings.training.seed, None)
 
     def training_cells(self) -> Cells:
         """The training part, perturbed and control cells.
@@ -145,4 +145,4 @@ class Origin:
 
     @property
     def _settings(self) -> Settings:
-        return settings_of(self.recipe)
+        return self.recipe.settings

@@ -15,7 +15,8 @@ from perturbdiff.baselines.mean import mean_shift
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
 from perturbdiff.cells.reading import read_h5ad
-from perturbdiff.recipes.dataset import Columns, Expression, Grammar, Match, hold_outs_from
+from perturbdiff.recipes.dataset import Columns, Expression, Grammar
+from perturbdiff.recipes.selection import Match, hold_outs_from
 from perturbdiff.simulation.screen import simulate
 from perturbdiff.split.rules import split_cells
 

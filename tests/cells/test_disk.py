@@ -7,7 +7,8 @@ import scipy.sparse as sp
 
 from perturbdiff.cells.anndata import cells_from_anndata, read_cells
 from perturbdiff.cells.disk import opened
-from perturbdiff.recipes.dataset import Match, recipe_from_mapping
+from perturbdiff.recipes.dataset import recipe_from_mapping
+from perturbdiff.recipes.selection import Match
 from perturbdiff.store import scan
 from perturbdiff.store.build import build_store
 from perturbdiff.store.stored import Store

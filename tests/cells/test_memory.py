@@ -6,7 +6,8 @@ import scipy.sparse as sp
 
 from perturbdiff.cells.anndata import cells_from_anndata, read_cells
 from perturbdiff.cells.memory import matches
-from perturbdiff.recipes.dataset import Columns, Expression, Match, recipe_from_mapping
+from perturbdiff.recipes.dataset import Columns, Expression, recipe_from_mapping
+from perturbdiff.recipes.selection import Match
 
 COLUMNS = Columns(perturbation="guide", cell_type="line", assay_batch="plate")
 COUNTS = Expression(scale="counts")

@@ -7,7 +7,8 @@ import pytest
 import scipy.sparse as sp
 
 from perturbdiff.cells.anndata import read_cells
-from perturbdiff.recipes.dataset import COVARIATES, recipe_from_mapping
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.recipes.dataset import recipe_from_mapping
 from perturbdiff.split.rules import split_cells
 from perturbdiff.store import scan
 from perturbdiff.store.build import build_store

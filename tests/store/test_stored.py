@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from perturbdiff.cells.anndata import read_cells
 from perturbdiff.cells.measure import measure
 from perturbdiff.cells.order import Segments
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.vocabulary import Vocabulary
 from perturbdiff.populations.epochs import Populations
-from perturbdiff.recipes.dataset import COVARIATES, recipe_from_mapping
+from perturbdiff.recipes.dataset import recipe_from_mapping
 from perturbdiff.split.rules import split_cells
 from perturbdiff.store import parts, spill
 from perturbdiff.store.build import build_store

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from perturbdiff.checkpoint import load_checkpoint
-from perturbdiff.config import TrainingSettings
+from perturbdiff.recipes.settings import TrainingSettings
 from perturbdiff.training.callbacks import RESUME
 from perturbdiff.training.module import DenoiserModule
 from perturbdiff.training.patience import Patience

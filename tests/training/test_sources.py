@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from perturbdiff.config import settings_of
 from perturbdiff.model import PerturbDiff
 from perturbdiff.recipes.dataset import read_recipe, recipe_from_mapping, write_recipe
 from perturbdiff.split.rules import split_cells
@@ -19,7 +18,7 @@ from perturbdiff.training.streams import PopulationStream
 
 def prepared_of(recipe, folder):
     source = open_source(recipe, folder)
-    settings = settings_of(recipe)
+    settings = recipe.settings
     split = split_cells(source, recipe.hold_out, seed=settings.training.seed)
     return prepare(split, recipe, settings), split
 

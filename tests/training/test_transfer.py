@@ -14,7 +14,7 @@ from perturbdiff.recipes.dataset import recipe_from_mapping
 from perturbdiff.simulation.screen import simulate
 from perturbdiff.training import transfer
 from perturbdiff.training.callbacks import RESUME
-from perturbdiff.training.optimizer import build_optimizer
+from perturbdiff.training.module import build_optimizer
 
 
 @pytest.fixture(scope="module")

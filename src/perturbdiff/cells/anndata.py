@@ -28,6 +28,7 @@ from perturbdiff.cells.reading import (
     read_anndata,
 )
 from perturbdiff.cells.totals import check_totals_fit, checked, genes_summed
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.members import grammar_of, labels_from
 from perturbdiff.labels.text import (
     NO_LABEL,
@@ -44,8 +45,9 @@ from perturbdiff.labels.text import (
     renaming_note,
     texts_of,
 )
-from perturbdiff.recipes.dataset import COVARIATES, PLAIN, Columns, Expression, Grammar, Match, Recipe
+from perturbdiff.recipes.dataset import PLAIN, Columns, Expression, Grammar, Recipe
 from perturbdiff.recipes.files import resolve_files
+from perturbdiff.recipes.selection import Match
 
 type Required = Literal["all", "any", "none"]
 

@@ -30,10 +30,12 @@ from perturbdiff.cells.reading import (
     Matrix,
     Scale,
 )
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.members import at_any_dose, same_as
 from perturbdiff.labels.text import NO_LABEL, is_missing, plain
 from perturbdiff.labels.vocabulary import columns_of
-from perturbdiff.recipes.dataset import COVARIATES, PER, PLAIN, Grammar, Match
+from perturbdiff.recipes.dataset import PER, PLAIN, Grammar
+from perturbdiff.recipes.selection import Match
 from perturbdiff.spelling import nearest
 
 type Rows = npt.NDArray[np.integer[Any]]

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from perturbdiff.recipes.dataset import COVARIATES, PLAIN, Grammar
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.recipes.dataset import PLAIN, Grammar
 
 if TYPE_CHECKING:
     import scipy.sparse as sp

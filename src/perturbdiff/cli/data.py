@@ -90,7 +90,6 @@ def split(
     as_json: Json = False,
 ) -> None:
     """Print what a recipe holds out, and every leak found; exit status 1 on a leak."""
-    from perturbdiff.config import settings_of
     from perturbdiff.labels.members import grammar_of
     from perturbdiff.model import PerturbDiff
     from perturbdiff.split.audit import LOOKED_FOR, find_leaks
@@ -106,7 +105,7 @@ def split(
     if cells is not None:
         _list_cells(found, cells)
         return
-    m = settings_of(model.recipe).training.cells_per_population
+    m = model.recipe.settings.training.cells_per_population
     leaks = find_leaks(found, grammar_of(model.recipe))
     if as_json:
         held_out = {part: found.groups(part).to_dict(orient="records") for part in ("validation", "test")}
@@ -152,7 +151,7 @@ def _found(leaks: list[str]) -> str:
 
 
 def _facts(plan: "Plan") -> dict[str, str]:
-    from perturbdiff.store.workdir import sized
+    from perturbdiff.io import sized
 
     labels = ", ".join(f"{count:,} of {name}" for name, count in plan.n_labels.items())
     return {

@@ -105,7 +105,6 @@ def language(
 
 def _cells(data: Path, described: dict[str, Any]) -> "tuple[Source, Segments]":
     """The cells of a file and its options, or of a recipe; and the control cells that nothing holds out."""
-    from perturbdiff.config import settings_of
     from perturbdiff.recipes.dataset import recipe_from_mapping
     from perturbdiff.recipes.files import CELLS
     from perturbdiff.split.rules import split_cells
@@ -130,7 +129,7 @@ def _cells(data: Path, described: dict[str, Any]) -> "tuple[Source, Segments]":
     runs = source.runs
     if not recipe.hold_out:
         return source, runs.whole(runs.is_control)
-    settings = settings_of(recipe).training
+    settings = recipe.settings.training
     split = split_cells(source, recipe.hold_out, seed=settings.seed, cells_per_population=settings.cells_per_population)
     training = split.of("train")
     return source, training.take(runs.is_control[training.run])

@@ -20,8 +20,11 @@ ModulateBy = Literal["population", "cell"]
 Of = Literal["x_0", "change"]
 """What guidance is applied to, see `core.guidance`."""
 
-Coins = Literal["population", "minibatch"]
+DropoutPer = Literal["population", "minibatch"]
 """Whether each population's labels are dropped by coins of its own, see `core.objective`."""
 
 Variance = Literal["small", "large"]
 """The variance of a step of DDPM, see `core.sampler`."""
+
+Pairing = Literal["assay_batch", "cell_type", "nearest", "optimal_transport"]
+"""Which control cells stand beside which perturbed cells, see `populations.pairing`."""

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.members import same_as
-from perturbdiff.recipes.dataset import COVARIATES, Columns, Grammar, control_character
+from perturbdiff.recipes.dataset import Columns, Grammar
+from perturbdiff.recipes.selection import control_character
 from perturbdiff.spelling import nearest, spelling
 
 NO_LABEL = ""

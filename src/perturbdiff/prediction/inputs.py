@@ -15,9 +15,9 @@ from perturbdiff.cells.genes import align_genes
 from perturbdiff.cells.memory import Cells
 from perturbdiff.cells.reading import expression_of
 from perturbdiff.checkpoint import Checkpoint
-from perturbdiff.config import Settings
 from perturbdiff.labels.members import grammar_of, is_unit
 from perturbdiff.recipes.dataset import Columns, Expression, Recipe
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.recipes.tables import validated
 
 

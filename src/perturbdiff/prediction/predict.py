@@ -21,20 +21,19 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
-from perturbdiff.building import build_guided, build_process, build_step, build_times
+from perturbdiff.building import build_guided, build_sampler
 from perturbdiff.cells.controls import borrowing_note, controls_of
 from perturbdiff.cells.genes import align_genes
 from perturbdiff.cells.memory import Cells
 from perturbdiff.checkpoint import Checkpoint
-from perturbdiff.config import Settings
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.population import Condition
 from perturbdiff.core.randomness import stream
-from perturbdiff.core.sampler import sample
 from perturbdiff.io import OWN_COLUMNS, PREDICTIONS, free_name
 from perturbdiff.labels.conditions import Conditions
 from perturbdiff.labels.members import beside, grammar_of, parts_of
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.spelling import nearest
 
 _LOG = logging.getLogger(__name__)
@@ -274,15 +273,11 @@ def _sample(
     used, expression = control
     rows = np.searchsorted(used, np.stack([chunk.rows for chunk in batch]))
     dense = torch.from_numpy(expression[rows.ravel()].toarray()).reshape(*rows.shape, -1) / scale
-    cells = sample(
+    cells = build_sampler(settings)(
         denoiser,
-        build_process(settings.model),
-        build_times(settings),
         control=dense.to(device),
         condition=Condition(*labels),
         streams=[stream(seed, c.repeat, c.condition, c.number, device=device) for c in batch],
-        step=build_step(settings.sampling),
-        cutoff=settings.sampling.cutoff,
     )
     cells = (cells.clamp(min=0) * scale).float().cpu()
     return [sp.csr_matrix(population.numpy()) for population in cells]

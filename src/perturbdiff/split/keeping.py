@@ -11,7 +11,7 @@ import numpy as np
 
 from perturbdiff.cells.order import Flags, Hashes, Integers, Runs, Segments, mixed
 from perturbdiff.cells.source import Source
-from perturbdiff.recipes.dataset import HoldOut
+from perturbdiff.recipes.selection import HoldOut
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ from perturbdiff.cells.disk import OnDisk, opened
 from perturbdiff.cells.joining import GeneTable, file_suffixes, gene_table_of
 from perturbdiff.cells.order import Integers
 from perturbdiff.cells.reading import check_integers
+from perturbdiff.io import room_on_disk, sized
 from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.recipes.files import is_store, resolve_files
 from perturbdiff.store.gather import Bucket, bucket_plan, gather, recorded
@@ -42,8 +43,6 @@ from perturbdiff.store.workdir import (
     publish,
     read_values,
     room_of,
-    room_on_disk,
-    sized,
     stat_of,
     unchanged,
     unit,

@@ -21,6 +21,7 @@ from perturbdiff.cells.joining import (
 )
 from perturbdiff.cells.memory import matches
 from perturbdiff.cells.order import Hashes, Integers
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.labels.text import (
     NO_LABEL,
@@ -35,7 +36,7 @@ from perturbdiff.labels.text import (
     renamed,
     renaming_note,
 )
-from perturbdiff.recipes.dataset import COVARIATES, Recipe
+from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.store.scan import HASHES, Scan
 from perturbdiff.store.workdir import read_values
 

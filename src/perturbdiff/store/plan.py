@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from perturbdiff.recipes.dataset import COVARIATES, Recipe
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.io import room_on_disk
+from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.store.build import MEMORY, Build, sources_of
 from perturbdiff.store.gather import bucket_plan
 from perturbdiff.store.spill import Buckets, Chunk
-from perturbdiff.store.workdir import STORE, begin, room_of, room_on_disk, stat_of
+from perturbdiff.store.workdir import STORE, begin, room_of, stat_of
 
 _PROBED_FILES, _PROBED_CELLS = 4, 4096
 """A plan measures so many cells of so many files."""

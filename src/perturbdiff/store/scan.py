@@ -18,9 +18,10 @@ from perturbdiff.cells.memory import matches
 from perturbdiff.cells.order import Flags, Hashes, Integers, mixed, name_hashes
 from perturbdiff.cells.reading import check_column, check_integers
 from perturbdiff.cells.totals import Checked, check_totals_fit, checked
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.members import grammar_of, labels_from
 from perturbdiff.labels.text import NO_LABEL, check_label_texts, texts_of
-from perturbdiff.recipes.dataset import COVARIATES, Recipe
+from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.store.workdir import unit
 
 _CELLS = 1 << 18

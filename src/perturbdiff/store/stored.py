@@ -15,9 +15,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from perturbdiff.cells.order import Flags, Hashes, Integers, Loaded, Runs, Segments, thinned_note
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.labels.vocabulary import columns_of
-from perturbdiff.recipes.dataset import COVARIATES, Recipe
+from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.store.layout import GENES, MOMENTS, OBS, PARTS, RUNS
 from perturbdiff.store.manifest import File, Manifest, Part, check_tables, read_manifest
 from perturbdiff.store.parts import Parts, Rows

@@ -4,7 +4,6 @@ Every unit of work is written under a temporary name and moved into place, so a 
 resumes does what is absent. `plan.json` says what the units were made from; nothing else is remembered.
 """
 
-import errno
 import json
 import os
 import resource
@@ -27,8 +26,6 @@ SCANS, SPILLS, RECORDS, STORE = "scans", "spills", "records", "store"
 
 _LEAST = 1 << 30
 """A part and the libraries take nearly so much."""
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -186,38 +183,6 @@ def read_values(path: Path, dtype: npt.DTypeLike, start: int, stop: int) -> npt.
     return np.fromfile(path, dtype=dtype, count=stop - start, offset=start * np.dtype(dtype).itemsize)
 
 
-@contextmanager
-def room_on_disk(out: Path) -> Iterator[None]:
-    """Turn a full disk into one sentence, however deep the libraries have wrapped it.
-
-    Raises:
-        ValueError: there is no space left.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not _is_full(error):
-            raise
-        raise ValueError(
-            f"there is no space left on the disk of {str(out)!r}; free some and run this again, which goes on where it "
-            "stopped, or choose another place."
-        ) from error
-
-
-def _is_full(error: BaseException | None) -> bool:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return True
-        if isinstance(error, BaseExceptionGroup):
-            return any(_is_full(one) for one in error.exceptions)
-        if "No space left" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
 def _to_disk(path: Path) -> None:
     """Wait until what was written is on the disk, so that a unit is whole after a power failure too."""
     files = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
@@ -247,12 +212,3 @@ def _resident() -> int:
     except (OSError, IndexError, ValueError):
         return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
     return pages * resource.getpagesize()
-
-
-def sized(n_bytes: float) -> str:
-    """A number of bytes for a sentence: "1.4 GiB"."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if n_bytes < 1024 or unit == "GiB":
-            break
-        n_bytes /= 1024
-    return f"{n_bytes:.3g} {unit}"

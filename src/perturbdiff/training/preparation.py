@@ -12,13 +12,13 @@ from perturbdiff.cells.genes import check_panel, measured_scale, select_panel
 from perturbdiff.cells.measure import measure
 from perturbdiff.cells.moments import Moments
 from perturbdiff.cells.order import Integers, Segments, aranges
-from perturbdiff.config import Settings
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.labels.conditions import PERTURBATION, Conditions
 from perturbdiff.populations.blocks import BLOCK, SLAB
 from perturbdiff.populations.epochs import Populations
 from perturbdiff.populations.pairing import SMALLEST_GROUP
 from perturbdiff.recipes.dataset import Recipe
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.split.rules import Split
 from perturbdiff.training.encoders import trained_conditions
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from perturbdiff.populations.mixing import read_mixture, recipe_of
+from perturbdiff.recipes.mixture import recipe_of
+from perturbdiff.store.open import mixture_at
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def mixture(screen, tmp_path):
 
 
 def test_sources_have_names_weights_and_folders(mixture, screen):
-    found, members = read_mixture(
+    found, members = mixture_at(
         mixture(
             'name = "two"\nn_genes = 10\n[[sources]]\nrecipe = "{recipe}"\nweight = 3\n'
             '[[sources]]\nrecipe = "{recipe}"\nname = "again"\ncells = "controls"\n'
@@ -28,13 +29,13 @@ def test_sources_have_names_weights_and_folders(mixture, screen):
 
 
 def test_a_recipe_is_a_mixture_of_one(screen):
-    found, (member,) = read_mixture(screen.recipe)
+    found, (member,) = mixture_at(screen.recipe)
     assert (found.name, found.n_genes, member.name) == ("screen", 30, "screen")
     assert found.training == member.recipe.training
 
 
 def test_columns_that_all_sources_agree_on_are_asked_of_cells_to_predict_from(screen):
-    found, members = read_mixture(screen.recipe)
+    found, members = mixture_at(screen.recipe)
     recipe = recipe_of(found, members)
     assert recipe.control is None
     assert recipe.kind == "rna-seq"
@@ -62,11 +63,11 @@ REFUSED = {
 def test_a_bad_mixture_is_one_sentence(mixture, case):
     text, sentence = REFUSED[case]
     with pytest.raises(ValueError, match=sentence):
-        read_mixture(mixture(text))
+        mixture_at(mixture(text))
 
 
 def test_a_missing_file_is_named(tmp_path, mixture):
     with pytest.raises(FileNotFoundError, match=r"there is no file .*nothing.toml"):
-        read_mixture(tmp_path / "nothing.toml")
+        mixture_at(tmp_path / "nothing.toml")
     with pytest.raises(FileNotFoundError, match=r"there is no recipe file .*absent.toml"):
-        read_mixture(mixture('name = "x"\n[[sources]]\nrecipe = "absent.toml"\n'))
+        mixture_at(mixture('name = "x"\n[[sources]]\nrecipe = "absent.toml"\n'))

@@ -5,16 +5,17 @@ One TOML file names a recipe or a store for each source, its weight, and which o
 looked at. A recipe or a store by itself is a mixture of one.
 """
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from perturbdiff.recipes.dataset import Columns, Expression, Recipe, toml_tables
-from perturbdiff.recipes.files import is_store
+from perturbdiff.recipes.dataset import Columns, Expression, Recipe
+from perturbdiff.recipes.settings import Configured
 from perturbdiff.recipes.tables import Table, validated
-from perturbdiff.store.open import recipe_at
+from perturbdiff.spelling import nearest
 
 
 class SourceRule(Table):
@@ -36,14 +37,14 @@ class SourceRule(Table):
     cells: Literal["all", "controls"] = "all"
 
 
-class Mixture(Table):
+class Mixture(Configured):
     """Sources to pretrain on, and one panel for all.
 
     Attributes:
         n_genes: how many genes of highest variability each source gives to the panel, which is their union; None takes
             all genes of all sources.
         genes: the panel itself, instead of `n_genes`.
-        encoders, model, training, sampling: passed through to the settings.
+        encoders, model, training, sampling: what `settings` are read from.
     """
 
     name: str
@@ -85,30 +86,6 @@ class Member:
     cells: Literal["all", "controls"] = "all"
 
 
-def read_mixture(path: Path) -> tuple[Mixture, tuple[Member, ...]]:
-    """Read a mixture, and the recipes that it names; a recipe or a store is a mixture of one.
-
-    Raises:
-        FileNotFoundError: a file is not there.
-        ValueError: it is not TOML, or neither a mixture nor a recipe; or two sources have one name.
-    """
-    path = Path(path)
-    if not is_store(path) and not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}; give a mixture or a recipe (.toml), or a store.")
-    tables = {} if is_store(path) else toml_tables(path)
-    if "sources" not in tables:
-        recipe, folder = recipe_at(path)
-        return mixture_of(recipe), (Member(recipe.name, recipe, folder),)
-    mixture = validated(Mixture, tables, path.name)
-    folder, members = path.resolve().parent, []
-    for rule in mixture.sources:
-        recipe, beside = recipe_at(folder / Path(rule.recipe).expanduser())
-        own = beside if rule.folder is None else (folder / Path(rule.folder).expanduser()).resolve()
-        members.append(Member(rule.name or recipe.name, recipe, own, rule.weight, rule.cells))
-    check_names([member.name for member in members])
-    return mixture, tuple(members)
-
-
 def mixture_of(recipe: Recipe) -> Mixture:
     """A recipe as a mixture of one source, with the settings of the recipe."""
     tables = {name: getattr(recipe, name) for name in ("encoders", "model", "training", "sampling")}
@@ -120,6 +97,48 @@ def mixture_of(recipe: Recipe) -> Mixture:
         sources=(SourceRule(recipe=recipe.name),),
         **tables,
     )
+
+
+def mixture_in_memory(
+    recipes: Mapping[str, Recipe],
+    weights: Mapping[str, float],
+    cells: Mapping[str, Any],
+    tables: Mapping[str, Any],
+) -> tuple[Mixture, tuple[Member, ...]]:
+    """A mixture of sources whose cells are in memory, with the weights and the cells of some of them.
+
+    Args:
+        recipes: of the sources, by name.
+        weights: 1 where absent.
+        cells: "all" where absent.
+        tables: name, panel and settings of the mixture.
+
+    Raises:
+        ValueError: a name is of no source, or a value does not fit.
+    """
+    for what, given in (("weights", weights), ("cells", cells)):
+        check_known(what, given, recipes)
+    rules = [
+        validated(SourceRule, {"recipe": name, "weight": weights.get(name, 1.0), "cells": cells.get(name, "all")}, name)
+        for name in recipes
+    ]
+    mixture = validated(Mixture, {**tables, "sources": [rule.model_dump() for rule in rules]}, "the arguments")
+    members = [
+        Member(name, recipe, None, rule.weight, rule.cells)
+        for (name, recipe), rule in zip(recipes.items(), rules, strict=True)
+    ]
+    return mixture, tuple(members)
+
+
+def check_known(what: str, given: Iterable[str], sources: Collection[str]) -> None:
+    """Refuse a name of no source.
+
+    Raises:
+        ValueError: there is one; the nearest is named.
+    """
+    for name in given:
+        if name not in sources:
+            raise ValueError(f"{what} names {name!r}, which is no source; {nearest(name, sources)}.")
 
 
 def check_names(names: list[str]) -> None:

@@ -1,6 +1,6 @@
-"""Settings: strict, typed, read from the tables [encoders], [model], [training] and [sampling] of a recipe.
+"""Settings: strict, typed, carried by a recipe or a mixture, from whose tables [encoders], [model], ... they are read.
 
-A preset fills in what is not given. Configuration ends here: each `build_*` hands keyword arguments to core.
+A preset fills in what is not given. Configuration ends at `building`: each `build_*` hands keyword arguments to core.
 """
 
 import math
@@ -9,11 +9,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from perturbdiff.core.choices import COVARIATES, Coins, Joint, ModulateBy, Null, Of, Target, Variance
-from perturbdiff.populations.mixing import Mixture
-from perturbdiff.populations.pairing import Pairing
-from perturbdiff.recipes.dataset import Recipe
-from perturbdiff.recipes.tables import Table, validated
+from perturbdiff.core.choices import COVARIATES, DropoutPer, Joint, ModulateBy, Null, Of, Pairing, Target, Variance
+from perturbdiff.recipes.tables import Table, todays_names, validated
 
 Preset = Literal["tiny", "small", "medium", "paper"]
 
@@ -101,7 +98,7 @@ class ModelSettings(Table):
         joint, target, null, modulate_by: see `core.block`, `core.denoiser` and `core.conditioning`.
         schedule: "linear" (the paper), "cosine" or "power-cosine" (abar of the cosine to the power gamma).
         times: T.
-        rho: share of each cell's noise variance that its population has in common; 0 is the paper.
+        shared_noise: share of each cell's noise variance that its population has in common (rho); 0 is the paper.
         kernel: of the MMD; bandwidths, for the Gaussian one, in units of the training scale.
         scale: what expression is divided by; None measures it on the training cells (the release: 10).
         projections: of a mixture, whether its sources share the maps that read cells, see `core.denoiser`.
@@ -119,7 +116,7 @@ class ModelSettings(Table):
     schedule: Literal["linear", "cosine", "power-cosine"] = "linear"
     gamma: float = Field(default=0.3, gt=0)
     times: int = Field(default=1000, ge=2)
-    rho: float = Field(default=0.5, ge=0, le=1)
+    shared_noise: float = Field(default=0.5, ge=0, le=1)
     kernel: Literal["energy", "gaussian"] = "energy"
     bandwidths: tuple[float, ...] = ()
     scale: float | None = Field(default=None, gt=0)
@@ -179,7 +176,7 @@ class TrainingSettings(Table):
     condition_dropout: float = Field(default=0.1, ge=0, le=1)
     control_dropout: float = Field(default=0.0, ge=0, le=1)
     self_conditioning: float = Field(default=0.0, ge=0, le=1)
-    coins: Coins = "population"
+    dropout_per: DropoutPer = "population"
     novelty: float = Field(default=0.5, ge=0, le=1)
     validate_every: int = Field(default=100, ge=1)
     validate_start: bool = True
@@ -285,12 +282,21 @@ class Settings(Table):
     sampling: SamplingSettings
     finetuning: FinetuningSettings = FinetuningSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, tables: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+        return todays_names(tables)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.model.null == "joint" and self.training.coins == "population" and self.training.condition_dropout > 0:
+        if (
+            self.model.null == "joint"
+            and self.training.dropout_per == "population"
+            and self.training.condition_dropout > 0
+        ):
             raise ValueError(
                 'model.null = "joint" replaces all labels at once, which coins of one population each seldom drop '
-                'together; set training.coins = "minibatch"'
+                'together; set training.dropout_per = "minibatch"'
             )
         guidance = self.sampling.guidance
         if self.model.null == "joint" and isinstance(guidance, Guidance) and any(guidance.strengths):
@@ -307,16 +313,31 @@ class Settings(Table):
         return self
 
 
-def settings_of(recipe: Recipe | Mixture, **overrides: Mapping[str, Any]) -> Settings:
-    """The settings of a recipe, with the preset's values and then `overrides` per table (model=..., training=...).
+class Configured(Table):
+    """A table that carries settings, in tables of its own by the names of those of `Settings`."""
 
-    Raises:
-        ValueError: an unknown key (the nearest is named), a wrong type or a value out of range.
-    """
-    tables = {
-        name: dict(getattr(recipe, name, {})) | {k: v for k, v in overrides.get(name, {}).items() if v is not None}
-        for name in ("encoders", "model", "training", "sampling", "finetuning")
-    }
-    preset = tables["model"].get("preset", "small")
-    filled = {name: dict(_PRESETS.get(preset, {}).get(name, {})) | table for name, table in tables.items()}
-    return validated(Settings, filled, f"the settings of {recipe.name!r}")
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, table: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+        return todays_names(table)
+
+    @property
+    def settings(self) -> Settings:
+        """Its settings; errors as in `settings_with`."""
+        return self.settings_with()
+
+    def settings_with(self, **overrides: Mapping[str, Any]) -> Settings:
+        """Its settings, with the preset's values and then `overrides` per table (model=..., training=...).
+
+        Raises:
+            ValueError: an unknown key (the nearest is named), a wrong type or a value out of range.
+        """
+        tables = {
+            name: dict(getattr(self, name, {})) | {k: v for k, v in overrides.get(name, {}).items() if v is not None}
+            for name in Settings.model_fields
+        }
+        preset = tables["model"].get("preset", "small")
+        filled = {name: dict(_PRESETS.get(preset, {}).get(name, {})) | table for name, table in tables.items()}
+        return validated(Settings, filled, f"the settings of {self.name!r}")

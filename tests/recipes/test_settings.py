@@ -1,27 +1,16 @@
-"""Settings are strict, presets fill in what is not given, and every build_* hands core what the settings say."""
+"""Settings are strict, are read by their former names, and a preset fills in what is not given."""
 
 import json
 import tomllib
 
 import pytest
-import torch
 
-from perturbdiff.building import (
-    build_denoiser,
-    build_guided,
-    build_kernel,
-    build_objective,
-    build_process,
-    build_step,
-    build_times,
-)
-from perturbdiff.config import _PRESETS, Guidance, ModelSettings, SamplingSettings, Settings, settings_of
-from perturbdiff.core.choices import COVARIATES as CORE_COVARIATES
-from perturbdiff.core.guidance import Guided
-from perturbdiff.core.kernel import EnergyKernel, GaussianKernel
-from perturbdiff.core.sampler import DDIM, DDPM
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.core.population import Condition
 from perturbdiff.prediction.inputs import with_sampling
-from perturbdiff.recipes.dataset import COVARIATES, recipe_from_mapping
+from perturbdiff.recipes.dataset import recipe_from_mapping
+from perturbdiff.recipes.selection import Match
+from perturbdiff.recipes.settings import _PRESETS, Encoders, Guidance, Settings
 
 
 def recipe_with(**tables):
@@ -29,33 +18,14 @@ def recipe_with(**tables):
     return recipe_from_mapping(mapping | tables, "the test")
 
 
-def test_core_and_data_list_the_covariates_in_one_order():
-    assert CORE_COVARIATES == COVARIATES
-
-
-@pytest.mark.parametrize("preset", sorted(_PRESETS))
-def test_a_preset_composes_and_fills_in_what_is_not_given(preset):
-    settings = settings_of(recipe_with(model={"preset": preset}))
-    for table, values in _PRESETS[preset].items():
-        assert {key: getattr(getattr(settings, table), key) for key in values} == dict(values)
-    with torch.device("meta"):
-        denoiser = build_denoiser(settings, n_genes=50, labels=(3, 2, 0))
-    assert len(denoiser.blocks) == settings.model.depth
-    assert build_objective(settings).process.n_times == settings.model.times
-    assert len(build_times(settings)) == settings.sampling.steps
-
-
-def test_the_default_configuration_composes():
-    settings = settings_of(recipe_with())
-    assert settings.model.preset in _PRESETS
-    assert build_denoiser(settings, n_genes=5, labels=(1, 1, 1)) is not None
-    assert build_objective(settings) is not None
-    assert build_step(settings.sampling) is not None
+def test_all_that_has_a_field_for_each_covariate_has_them_in_one_order():
+    assert Condition._fields == COVARIATES
+    assert all(tuple(table.model_fields) == COVARIATES for table in (Match, Encoders, Guidance))
 
 
 def test_a_given_value_wins_over_the_presets_and_an_override_over_both():
     recipe = recipe_with(model={"preset": "tiny", "width": 32}, training={"seed": 3, "max_steps": 7})
-    settings = settings_of(recipe, training={"seed": 5, "max_steps": None})
+    settings = recipe.settings_with(training={"seed": 5, "max_steps": None})
     assert settings.model.width == 32
     assert settings.model.depth == _PRESETS["tiny"]["model"]["depth"]
     assert (settings.training.seed, settings.training.max_steps) == (5, 7)
@@ -89,7 +59,7 @@ def test_a_given_value_wins_over_the_presets_and_an_override_over_both():
         (
             {
                 "model": {"null": "joint"},
-                "training": {"coins": "minibatch"},
+                "training": {"dropout_per": "minibatch"},
                 "sampling": {"guidance": {"perturbation": 1.5}},
             },
             'sampling.guidance has strengths .1.5, 0.0, 0.0. .* model.null = "joint" .*; write one number',
@@ -98,45 +68,26 @@ def test_a_given_value_wins_over_the_presets_and_an_override_over_both():
 )
 def test_a_setting_that_makes_no_sense_is_named(tables, sentence):
     with pytest.raises(ValueError, match=sentence) as error:
-        settings_of(recipe_with(**tables))
+        recipe_with(**tables).settings_with()
     assert "\n" not in str(error.value)
 
 
+def test_settings_are_read_by_their_former_names_too_but_not_by_both():
+    former = recipe_with(model={"rho": 0.25}, training={"coins": "minibatch"})
+    today = recipe_with(model={"shared_noise": 0.25}, training={"dropout_per": "minibatch"})
+    assert former == today
+    assert (former.settings.model.shared_noise, former.settings.training.dropout_per) == (0.25, "minibatch")
+    tables = today.settings.model_dump()
+    tables["model"]["rho"] = tables["model"].pop("shared_noise")
+    assert Settings.model_validate(tables) == today.settings
+    with pytest.raises(ValueError, match=r"model\.rho is the former name of model.shared_noise; leave it out"):
+        recipe_with(model={"rho": 0.25, "shared_noise": 0.25})
+
+
 def test_settings_cannot_be_changed():
-    settings = settings_of(recipe_with())
+    settings = recipe_with().settings
     with pytest.raises(ValueError, match="frozen"):
         settings.training.seed = 1
-
-
-def test_the_cosine_schedule_is_the_power_cosine_of_gamma_1():
-    cosine = build_process(_model(schedule="cosine")).alpha_bar(torch.arange(20))
-    powered = build_process(_model(schedule="power-cosine", gamma=1.0)).alpha_bar(torch.arange(20))
-    torch.testing.assert_close(cosine, powered)
-    assert not torch.allclose(cosine, build_process(_model()).alpha_bar(torch.arange(20)))
-
-
-def test_kernel_step_and_guidance_are_those_named():
-    assert isinstance(build_kernel(_model()), EnergyKernel)
-    assert isinstance(build_kernel(_model(kernel="gaussian", bandwidths=(1.0, 2.0))), GaussianKernel)
-    ddim, ddpm = build_step(SamplingSettings(eta=0.5)), build_step(SamplingSettings(sampler="ddpm", variance="large"))
-    assert isinstance(ddim, DDIM)
-    assert ddim.eta == 0.5
-    assert isinstance(ddpm, DDPM)
-    assert ddpm.variance == "large"
-    denoiser = build_denoiser(settings_of(recipe_with()), n_genes=5, labels=(1, 1, 1))
-    assert build_guided(SamplingSettings(guidance=0.0), denoiser) is denoiser
-    guided = build_guided(SamplingSettings(guidance=1.5, guidance_of="x_0", guidance_passes="two"), denoiser)
-    assert isinstance(guided, Guided)
-    assert (guided.terms, guided.of, guided.one_pass) == ([(1.5, (True, True, True))], "x_0", False)
-
-
-def test_a_strength_for_each_covariate_is_a_term_of_its_own_and_none_is_no_guidance():
-    denoiser = build_denoiser(settings_of(recipe_with()), n_genes=5, labels=(1, 1, 1))
-    guided = build_guided(SamplingSettings(guidance=Guidance(cell_type=0.5, perturbation=1.5)), denoiser)
-    assert isinstance(guided, Guided)
-    assert guided.terms == [(1.5, (True, False, False)), (0.5, (False, True, False))]
-    assert tuple(Guidance.model_fields) == COVARIATES
-    assert build_guided(SamplingSettings(guidance=Guidance()), denoiser) is denoiser
 
 
 @pytest.mark.parametrize(
@@ -149,7 +100,7 @@ def test_a_strength_for_each_covariate_is_a_term_of_its_own_and_none_is_no_guida
     ],
 )
 def test_guidance_is_a_number_or_a_table_in_toml_and_survives_json_and_other_overrides(text, wanted):
-    settings = settings_of(recipe_with(sampling=tomllib.loads(text)))
+    settings = recipe_with(sampling=tomllib.loads(text)).settings
     assert settings.sampling.guidance == wanted
     assert type(settings.sampling.guidance) is type(wanted)
     stored = json.loads(json.dumps(settings.model_dump(mode="json")))
@@ -157,13 +108,3 @@ def test_guidance_is_a_number_or_a_table_in_toml_and_survives_json_and_other_ove
     assert with_sampling(settings, {"steps": 7, "guidance": None}).sampling.guidance == wanted
     assert with_sampling(settings, {"guidance": {"assay_batch": 2}}).sampling.guidance == Guidance(assay_batch=2.0)
     assert with_sampling(settings, {"guidance": 3}).sampling.guidance == 3.0
-
-
-def test_the_times_of_the_reverse_chain_reach_from_its_end_or_truncation_to_zero():
-    recipe = recipe_with(model={"times": 40}, sampling={"steps": 4})
-    assert build_times(settings_of(recipe)) == [39, 26, 13, 0]
-    assert build_times(settings_of(recipe, sampling={"truncate": 4})) == [3, 2, 1, 0]
-
-
-def _model(**changes):
-    return ModelSettings(**{"width": 16, "depth": 1, "heads": 2, "embedding_width": 4, "times": 20} | changes)

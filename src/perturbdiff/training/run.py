@@ -1,4 +1,4 @@
-"""Resuming: the state that a run folder holds, and whether it is of the same run.
+"""A run: its folder and its device, the state that it is resumed from, and whether that is of the same training.
 
 A run may be prolonged, by max_steps or patience; everything else that its weights depend on must be as it was:
 settings, columns and labels, gene panel, scale and split.
@@ -17,11 +17,28 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from perturbdiff.checkpoint import DESCRIPTION, LOGS, WEIGHTS, Checkpoint, load_checkpoint
+from perturbdiff.checkpoint import DESCRIPTION, LOGS, WEIGHTS, ModelSpec, load_checkpoint
 from perturbdiff.features.tables import FeatureTable
+from perturbdiff.recipes.tables import FORMERLY
 from perturbdiff.training.callbacks import RESUME, RunFolder
 
 _LOG = logging.getLogger(__name__)
+
+
+class Run(NamedTuple):
+    """Where and how a training runs, whatever it trains on.
+
+    Attributes:
+        folder: to write to and resume from; None keeps the model in memory only.
+        overwrite: whether to begin anew where `folder` holds a run; it is removed once the data have proved sound.
+        device: "auto", "cpu", "cuda" or another of Lightning's accelerators.
+        show_progress: whether to draw a progress bar.
+    """
+
+    folder: Path | None = None
+    overwrite: bool = False
+    device: str = "auto"
+    show_progress: bool = True
 
 
 class State(NamedTuple):
@@ -31,48 +48,52 @@ class State(NamedTuple):
     step: int
 
 
-def resumable(run: Path, described: Checkpoint) -> State | None:
+def resumable(run: Path, spec: ModelSpec) -> State | None:
     """The state to resume from, where the folder holds this same run; None where it holds none.
 
     Raises:
         ValueError: it holds another run, or its state is damaged.
     """
-    described_there, resume = (run / DESCRIPTION).exists(), run / RESUME
-    if not described_there and not resume.exists():
+    holds_model, resume = (run / DESCRIPTION).exists(), run / RESUME
+    if not holds_model and not resume.exists():
         return None
-    if described_there:
-        _refuse_another(run, bound(load_checkpoint(run)), bound(described))
+    if holds_model:
+        _refuse_another(run, bound(load_checkpoint(run)), bound(spec))
     if not resume.exists():
         raise ValueError(f"{str(run)!r} holds a model without {RESUME}; choose another folder, or overwrite it.")
     state = _load(resume)
-    if state.get("callbacks", {}).get(RunFolder.__qualname__, {}).get("identity") != identity(described):
+    if state.get("callbacks", {}).get(RunFolder.__qualname__, {}).get("identity") != identity(spec):
         _refuse_another(run, {}, {"settings or data": ""})
     _LOG.info(f"resuming from {str(resume)!r}.")
     return State(resume, int(state["global_step"]))
 
 
-def bound(described: Checkpoint) -> dict[str, Any]:
+def bound(spec: ModelSpec) -> dict[str, Any]:
     """What must not change in a resumed run, as JSON, by the name that a user knows it by."""
-    settings, recipe = described.settings.model_dump(mode="json"), described.recipe
+    settings, recipe = spec.settings.model_dump(mode="json"), spec.recipe
     for prolongs in ("max_steps", "patience"):
         settings["training"].pop(prolongs)
     return {
         "settings": settings,
         "columns": [recipe.columns.model_dump(), recipe.expression.model_dump(), recipe.control],
         "perturbation": recipe.perturbation.model_dump(),
-        "features": {name: [table.labels, _digest(table)] for name, table in described.features.items()},
-        "labels": {name: list(known.labels) for name, known in described.vocabularies.items()},
-        "genes": list(described.genes),
-        "scale": described.scale,
-        "split": described.split["hash"],
-        "sources": [] if described.pretraining is None else list(described.pretraining.sources),
-        "the pretrained model": None if described.begun_from is None else described.begun_from["weights"],
+        "features": {name: [table.labels, _digest(table)] for name, table in spec.features.items()},
+        "labels": {name: list(known.labels) for name, known in spec.vocabularies.items()},
+        "genes": list(spec.genes),
+        "scale": spec.scale,
+        "split": spec.split["hash"],
+        "sources": [] if spec.pretraining is None else list(spec.pretraining.sources),
+        "the pretrained model": None if spec.begun_from is None else spec.begun_from["weights"],
     }
 
 
-def identity(described: Checkpoint) -> str:
-    """One hash of it all."""
-    return hashlib.sha256(json.dumps(bound(described), sort_keys=True).encode()).hexdigest()
+def identity(spec: ModelSpec) -> str:
+    """One hash of it all, settings by their first names: states of before are known again."""
+    kept = bound(spec)
+    for table, renamed in FORMERLY.items():
+        for former, today in renamed.items():
+            kept["settings"][table][former] = kept["settings"][table].pop(today)
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(table: FeatureTable) -> str:

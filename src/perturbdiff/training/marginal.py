@@ -23,23 +23,24 @@ from perturbdiff.cells.genes import measured_scale, select_panel
 from perturbdiff.cells.measure import measure
 from perturbdiff.cells.moments import Moments
 from perturbdiff.cells.order import Segments
-from perturbdiff.checkpoint import Checkpoint, Pretraining
-from perturbdiff.config import Settings
+from perturbdiff.cells.source import Source
+from perturbdiff.checkpoint import ModelSpec, Pretraining
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.labels.conditions import Conditions
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.labels.vocabulary import Vocabulary
 from perturbdiff.populations.epochs import Populations
 from perturbdiff.populations.marginal import Marginal, batch_names, held_back
-from perturbdiff.populations.mixing import Member, Mixture, check_names, recipe_of
-from perturbdiff.populations.mixture import Aligned
-from perturbdiff.populations.mixture import Mixture as Drawn
+from perturbdiff.populations.mixture import Aligned, MixedPopulations
+from perturbdiff.recipes.dataset import hold_outs_of
+from perturbdiff.recipes.mixture import Member, Mixture, check_known, check_names, recipe_of
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.split.audit import find_leaks
 from perturbdiff.split.fingerprints import Seen
-from perturbdiff.split.rules import HELD_OUT, Split
+from perturbdiff.split.rules import HELD_OUT, Split, split_cells
 from perturbdiff.training.encoders import check_features, features_named
-from perturbdiff.training.fitting import Beginning, Outcome, check_processes, fit, initial
-from perturbdiff.training.processes import one_at_a_time
+from perturbdiff.training.fitting import InitialState, TrainingResult, check_processes, fit, initial
+from perturbdiff.training.run import Run
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,31 +66,43 @@ class Given:
         return segments.take(self.split.source.runs.is_control[segments.run])
 
 
-@one_at_a_time
+def split_sources(
+    members: Sequence[Member], sources: Sequence[Source], hold_out: Mapping[str, Any], settings: Settings
+) -> list[Given]:
+    """The sources with their splits; `hold_out` has rules in place of those of the recipes, by source.
+
+    Raises:
+        ValueError: a rule does not fit, or is of no source.
+    """
+    check_known("hold_out", hold_out, [member.name for member in members])
+    training, found = settings.training, []
+    for member, source in zip(members, sources, strict=True):
+        rules = member.recipe.hold_out
+        if member.name in hold_out:
+            rules = hold_outs_of(hold_out[member.name], member.recipe)
+        split = split_cells(source, rules, seed=training.seed, cells_per_population=training.cells_per_population)
+        found.append(Given(member, split))
+    return found
+
+
 def pretrain(
     mixture: Mixture,
     given: Sequence[Given],
     settings: Settings,
     *,
-    run: Path | None = None,
-    overwrite: bool = False,
-    device: str = "auto",
+    run: Run,
     features: Mapping[str, FeatureTable] | None = None,
     folder: Path | None = None,
-    show_progress: bool = True,
-) -> Outcome:
+) -> TrainingResult:
     """Pretrain a model on the training cells of some sources.
 
     Args:
         mixture: panel and settings.
         given: the sources.
         settings: of the mixture.
-        run: folder to write to and resume from; None keeps the model in memory only.
-        overwrite: whether to begin anew where `run` holds a run.
-        device: "auto", "cpu", "cuda" or another of Lightning's accelerators.
+        run: its folder and its device.
         features: of cell types or assay batches, in place of those that the settings name.
         folder: that files of features are relative to.
-        show_progress: whether to draw a progress bar.
 
     Raises:
         ValueError: the audit finds held-out cells in training, a source has none of the panel's genes, or as in
@@ -119,8 +132,7 @@ def pretrain(
     populations, validation = _populations(given, called, genes, scale, conditions, settings, weights)
     for note in populations.notes:
         _LOG.info(note)
-    described = Checkpoint(
-        weights={},
+    spec = ModelSpec(
         settings=settings,
         genes=tuple(genes),
         scale=scale,
@@ -130,27 +142,18 @@ def pretrain(
         folder=None,
         split=_split(given),
         pretraining=Pretraining(
-            tuple(_described(one, own, names) for one, own, names in zip(given, lists, called, strict=True)),
+            tuple(_of_source(one, own, names) for one, own, names in zip(given, lists, called, strict=True)),
             tuple(seen),
         ),
     )
     means = _mean_expression(measured, genes, weights) / scale
 
-    def begin() -> Beginning:
-        denoiser = initial(described, conditions)
+    def begin() -> InitialState:
+        denoiser = initial(spec, conditions)
         denoiser.head.linear.bias.data.copy_(torch.from_numpy(means))
-        return Beginning(described, denoiser)
+        return InitialState(spec, denoiser)
 
-    return fit(
-        described,
-        populations,
-        validation,
-        begin,
-        run=run,
-        overwrite=overwrite,
-        device=device,
-        show_progress=show_progress,
-    )
+    return fit(spec, populations, validation, begin, run=run)
 
 
 def audit(given: Sequence[Given], seen: Sequence[Seen]) -> None:
@@ -236,7 +239,7 @@ def _populations(
     conditions: Conditions,
     settings: Settings,
     weights: npt.NDArray[np.float64],
-) -> tuple[Drawn, Drawn | None]:
+) -> tuple[MixedPopulations, MixedPopulations | None]:
     """What trains, and what judges."""
     training = settings.training
     trains: list[Populations] = []
@@ -262,10 +265,10 @@ def _populations(
                     )
                 )
         judging += [i] * bool(len(back))
-    drawn = Drawn(trains, weights.tolist(), seed=training.seed)
+    drawn = MixedPopulations(trains, weights.tolist(), seed=training.seed)
     if not judges:
         return drawn, None
-    return drawn, Drawn(judges, weights[judging].tolist(), seed=training.seed)
+    return drawn, MixedPopulations(judges, weights[judging].tolist(), seed=training.seed)
 
 
 def _mean_expression(
@@ -281,7 +284,7 @@ def _mean_expression(
     return (totals / counted).astype(np.float32)
 
 
-def _described(one: Given, own: Sequence[str], names: Mapping[str, str]) -> dict[str, Any]:
+def _of_source(one: Given, own: Sequence[str], names: Mapping[str, str]) -> dict[str, Any]:
     return {
         "name": one.member.name,
         "recipe": one.member.recipe.name,
