@@ -80,7 +80,7 @@ def _write_tables(file: h5py.File, rng: np.random.Generator, first: int, n_cells
 def worker(folder: Path, memory: int) -> dict[str, Any]:
     """Make the store in this process."""
     from perturbdiff.recipes.dataset import recipe_from_mapping
-    from perturbdiff.store.prepare import prepare_store
+    from perturbdiff.store.build import build_store
 
     libraries = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     mapping = {
@@ -96,7 +96,7 @@ def worker(folder: Path, memory: int) -> dict[str, Any]:
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    prepare_store(recipe_from_mapping(mapping, "benchmark"), folder, folder / "made.store", memory=memory)
+    build_store(recipe_from_mapping(mapping, "benchmark"), folder, folder / "made.store", memory=memory)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"seconds": seconds, "peak_bytes": peak, "libraries_bytes": libraries, "said": said}

@@ -20,8 +20,8 @@ from perturbdiff import PerturbDiff, Recipe
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.recipes.dataset import recipe_from_mapping
 from perturbdiff.split.rules import split_cells
+from perturbdiff.store.build import build_store
 from perturbdiff.store.open import open_source
-from perturbdiff.store.prepare import prepare_store
 from perturbdiff.training.preparation import Prepared, prepare
 from perturbdiff.training.streams import PopulationStream
 
@@ -97,7 +97,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="sources.") as name:
         folder = Path(name)
-        prepare_store(recipe_of(arguments.data, 0), folder, folder / "made.store")
+        build_store(recipe_of(arguments.data, 0), folder, folder / "made.store")
         for seed in arguments.seeds:
             recipe = recipe_of(arguments.data, seed)
             stored = recipe.model_copy(update={"files": ("made.store",)})

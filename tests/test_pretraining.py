@@ -13,7 +13,7 @@ from perturbdiff.checkpoint import load_checkpoint
 from perturbdiff.model import PerturbDiff
 from perturbdiff.pretraining import pretrain
 from perturbdiff.recipes.dataset import read_recipe, write_recipe
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.build import build_store
 from perturbdiff.training.callbacks import RESUME
 
 UNPERTURBED = {"kind": "rna-seq", "control": None, "hold_out": [], "columns": {"cell_type": "cell_type"}}
@@ -214,7 +214,7 @@ def test_cells_of_an_unlabelled_source_are_told_apart_by_its_name(make_model, at
 def test_a_store_is_pretrained_on_as_the_cells_in_memory_are(screen, tiny, tmp_path):
     recipe = read_recipe(screen.recipe).model_copy(update={"files": (str(screen.data),)})
     write_recipe(recipe, tmp_path / "screen.toml")
-    prepare_store(recipe, tmp_path, tmp_path / "screen.store")
+    build_store(recipe, tmp_path, tmp_path / "screen.store")
     stored = recipe.model_copy(update={"files": ("screen.store",)})
     write_recipe(stored, tmp_path / "stored.toml")
     one, other = (

@@ -12,7 +12,7 @@ from anndata.io import write_elem
 
 from perturbdiff.cells.container import read_anndata
 from perturbdiff.io import free_name, write_h5ad
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.build import build_store
 from perturbdiff.store.stored import Store
 
 
@@ -55,7 +55,7 @@ def test_predict_evaluate_and_prepare_read_an_h5mu_as_the_h5ad(cli, screen, adat
     columns = ["--perturbation", "perturbation", "--cell-type", "cell_type", "--control", "control"]
     judged = ["evaluate", predicted, tmp_path / "a.h5mu", *columns, "--scale", "counts", "--suites", "ours", "--quiet"]
     assert cli(*judged, "--bootstrap", 2, "--out", tmp_path / "report").status == 0
-    prepare_store(make_recipe(files=["a.h5mu"]), tmp_path, tmp_path / "a.store")
+    build_store(make_recipe(files=["a.h5mu"]), tmp_path, tmp_path / "a.store")
     assert Store.open(tmp_path / "a.store").n_cells == adata.n_obs
 
 
@@ -145,7 +145,7 @@ def test_every_command_reads_every_layout(cli, screen, adata, predicted, make_re
     judged = ["evaluate", predicted, path, "--run", screen.run, "--suites", "ours", "--bootstrap", 2, "--quiet"]
     assert cli(*judged, "--out", tmp_path / "report").status == 0
     for number, files in enumerate(([layout], [str(screen.data)])):
-        prepare_store(make_recipe(files=files), tmp_path, tmp_path / f"{number}.store")
+        build_store(make_recipe(files=files), tmp_path, tmp_path / f"{number}.store")
     one, other = (Store.open(tmp_path / f"{number}.store") for number in range(2))
     np.testing.assert_array_equal(one.digests, other.digests)
     assert one.n_values == other.n_values

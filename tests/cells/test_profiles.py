@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from perturbdiff.cells.profiles import profile_hashes
+from perturbdiff.cells.memory import profile_hashes
 from perturbdiff.spelling import spelling
 
 

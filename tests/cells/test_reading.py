@@ -10,7 +10,8 @@ import scipy.sparse as sp
 import zarr
 
 from perturbdiff.cells.anndata import cells_from_anndata
-from perturbdiff.cells.reading import check_label_texts, read_anndata, read_h5ad, row_sums
+from perturbdiff.cells.reading import read_anndata, read_h5ad, row_sums
+from perturbdiff.labels.text import check_label_texts
 from perturbdiff.recipes.dataset import Columns, Expression
 
 COLUMNS = Columns(perturbation="guide", cell_type="line")

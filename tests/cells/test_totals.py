@@ -11,7 +11,7 @@ from anndata import AnnData
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.totals import check_normalised, sums_of_expm1
 from perturbdiff.recipes.dataset import Columns, Expression, recipe_from_mapping
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.build import build_store
 from perturbdiff.store.stored import Store
 
 N_CELLS, N_GENES = 40, 60
@@ -105,8 +105,8 @@ def recipe(**expression):
 def test_a_store_refuses_and_converts_as_memory_does(tmp_path):
     logged(1e6).write_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(ValueError, match=r"declare expression\.target_sum = 1e\+06"):
-        prepare_store(recipe(scale="log1p"), tmp_path, tmp_path / "x.store")
-    prepare_store(recipe(scale="log1p", target_sum=1e6), tmp_path, tmp_path / "y.store")
+        build_store(recipe(scale="log1p"), tmp_path, tmp_path / "x.store")
+    build_store(recipe(scale="log1p", target_sum=1e6), tmp_path, tmp_path / "y.store")
     store = Store.open(tmp_path / "y.store")
     cells = store.in_memory(store.runs.whole())
     wanted = read(counted(), scale="counts")
@@ -148,7 +148,7 @@ def test_antibodies_alone_are_refused():
 
 def test_a_store_holds_genes_alone_and_says_what_it_left_out(tmp_path):
     with_antibodies().write_h5ad(tmp_path / "a.h5ad")
-    prepare_store(recipe(scale="counts"), tmp_path, tmp_path / "x.store")
+    build_store(recipe(scale="counts"), tmp_path, tmp_path / "x.store")
     store = Store.open(tmp_path / "x.store")
     assert len(store.genes) == 50
     assert any("8 'Antibody Capture'" in note for note in store.notes)
@@ -163,7 +163,7 @@ def test_raw_can_be_named_unless_a_layer_is_called_so(tmp_path):
     cells = read(adata, scale="counts", layer="raw")
     assert len(cells.genes) == N_GENES
     adata.write_h5ad(tmp_path / "a.h5ad")
-    prepare_store(recipe(scale="counts", layer="raw"), tmp_path, tmp_path / "x.store")
+    build_store(recipe(scale="counts", layer="raw"), tmp_path, tmp_path / "x.store")
     assert list(Store.open(tmp_path / "x.store").genes) == list(cells.genes)
     adata.layers["raw"] = adata.X.copy()
     assert len(read(adata, scale="counts", layer="raw").genes) == 10

@@ -11,7 +11,7 @@ from perturbdiff.cells.memory import Cells
 from perturbdiff.features.files import read_features
 from perturbdiff.features.molecules import fingerprints
 from perturbdiff.recipes.dataset import write_recipe
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.build import build_store
 
 COUNTS = ["--scale", "counts"]
 CONTROLS = ["--perturbation", "perturbation", "--control", "control"]
@@ -85,7 +85,7 @@ def test_loadings_are_of_all_cells_where_no_control_cells_are_known(cli, folder,
 
 
 def test_a_recipe_and_its_store_give_the_same_loadings_as_the_options(cli, folder, cells, make_recipe):
-    prepare_store(make_recipe(), folder, folder / "screen.store")
+    build_store(make_recipe(), folder, folder / "screen.store")
     expected = loadings_of(cells, cells.runs.is_control)
     for name in ("recipe.toml", "screen.store"):
         out = folder / f"{name}.parquet"

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from perturbdiff.cells.disk import OnDisk
 from perturbdiff.evaluation.disk import Disk, rows_can_be_read, size_in_memory
 from perturbdiff.evaluation.files import open_file, read_file
 from perturbdiff.recipes.dataset import Columns, Expression
@@ -85,9 +86,9 @@ def test_rows_far_apart_are_not_read_along(tmp_path, monkeypatch):
     path = _write(tmp_path / "f.h5ad")
     stored = open_file(path, columns=COLUMNS, expression=Expression(scale="counts"), control="DMSO", in_memory=0)
     read = []
-    original = Disk._sparse
+    original = OnDisk.rows
     monkeypatch.setattr(
-        Disk, "_sparse", lambda self, file, start, stop: read.append(stop - start) or original(self, file, start, stop)
+        OnDisk, "rows", lambda self, start, stop: read.append(stop - start) or original(self, start, stop)
     )
     stored.log_expression(GENES, np.array([0, 2, 50, 51]))
     assert read == [3, 2]

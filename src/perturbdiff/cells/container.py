@@ -7,10 +7,20 @@ from typing import Any
 import anndata
 import h5py
 import pandas as pd
+import zarr
 
 from perturbdiff.recipes.files import CELLS, ENDINGS, MUDATA, find_hole, is_store, rna_of
 
-_UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)
+UNREADABLE = (
+    OSError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    RuntimeError,
+    zarr.errors.BaseZarrError,
+)
 """What anndata, h5py and zarr raise for a file that they cannot read."""
 
 
@@ -41,7 +51,7 @@ def _read_h5ad(path: Path) -> anndata.AnnData:
         return _read_h5mu(path)
     try:
         return anndata.read_h5ad(path)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = str(error).replace("\n", " ")
         if "truncated" in reason:
             why = "is cut short; copy or download it again"
@@ -68,7 +78,7 @@ def _read_h5mu(path: Path) -> anndata.AnnData:
             table: Any = anndata.io.read_elem(file["obs"])
     except ValueError:
         raise
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"{str(path)!r} cannot be read as a MuData ({_reason(error)}); write it with mudata's write, or give the "
             "modality of RNA as an .h5ad."
@@ -84,22 +94,27 @@ def _read_h5mu(path: Path) -> anndata.AnnData:
 def _read_zarr(path: Path) -> anndata.AnnData:
     try:
         hole = find_hole(path)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"{str(path)!r} is a folder but not an AnnData in the zarr format ({_reason(error)}); write it with "
             "anndata's write_zarr, or copy it again."
         ) from error
+    refuse_hole(path, hole)
+    try:
+        return anndata.read_zarr(path)
+    except UNREADABLE as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read and is probably damaged ({_reason(error)}); copy or download it again."
+        ) from error
+
+
+def refuse_hole(path: Path, hole: str | None) -> None:
+    """Refuse a folder from which files of an array are missing, which would be read as zeros."""
     if hole is not None:
         raise ValueError(
             f"{str(path)!r} is not whole: parts of its array {hole!r} are missing, which would be read as zeros; copy "
             "or download it again."
         )
-    try:
-        return anndata.read_zarr(path)
-    except _UNREADABLE as error:
-        raise ValueError(
-            f"{str(path)!r} cannot be read and is probably damaged ({_reason(error)}); copy or download it again."
-        ) from error
 
 
 def _reason(error: Exception) -> str:

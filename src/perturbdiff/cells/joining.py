@@ -134,12 +134,11 @@ def join_names(names: Sequence[pd.Index], paths: Sequence[Path], rule: str) -> t
     Raises:
         ValueError: cells of different files have the same name.
     """
-    note, remedy = None, "write cell_names = \"with_file\" to add its file's name to every cell's"
+    note = None
     if rule == "with_file":
         suffixes = file_suffixes(paths)
         names = [pd.Index(one.astype(str) + suffix, dtype=str) for one, suffix in zip(names, suffixes, strict=True)]
-        note = f"The name of its file was added to the name of every cell, such as {str(names[0][0])!r}."
-        remedy = "rename a file or these cells"
+        note = with_file_note(str(names[0][0]))
     joined = names[0].append(list(names[1:]))
     if len(names) == 1:
         return joined, note
@@ -149,11 +148,24 @@ def join_names(names: Sequence[pd.Index], paths: Sequence[Path], rule: str) -> t
     if shared.any():
         example = once["name"][shared].iloc[0]
         first, second = once["file"][once["name"] == example].iloc[:2]
-        raise ValueError(
-            f"{once['name'][shared].nunique()} cell names occur in several files, such as {str(example)!r} in "
-            f"{paths[first].name!r} and {paths[second].name!r}, and a name must tell a cell apart; {remedy}."
-        )
+        raise shared_names(once["name"][shared].nunique(), str(example), paths[first], paths[second], rule)
     return joined, note
+
+
+def with_file_note(name: str) -> str:
+    """The sentence on cells whose names carry their file, such as this one."""
+    return f"The name of its file was added to the name of every cell, such as {name!r}."
+
+
+def shared_names(n_names: int, example: str, first: Path, second: Path, rule: str) -> ValueError:
+    """The error of cells of different files that have the same name; `rule` as in `join_names`."""
+    remedy = "write cell_names = \"with_file\" to add its file's name to every cell's"
+    if rule == "with_file":
+        remedy = "rename a file or these cells"
+    return ValueError(
+        f"{n_names} cell names occur in several files, such as {example!r} in {first.name!r} and {second.name!r}, and "
+        f"a name must tell a cell apart; {remedy}."
+    )
 
 
 @dataclass(frozen=True)

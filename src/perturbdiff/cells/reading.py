@@ -4,8 +4,8 @@ Every check passes over the stored values in chunks, so that a matrix is never c
 refuses, it names: the value, the rule and the remedy.
 """
 
-from collections.abc import Container, Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from collections.abc import Container, Iterator
+from typing import Any, Literal, NamedTuple
 
 import anndata
 import numpy as np
@@ -16,7 +16,6 @@ import scipy.sparse as sp
 from perturbdiff.cells.container import read_anndata as read_anndata
 from perturbdiff.cells.container import read_h5ad as read_h5ad
 from perturbdiff.recipes.dataset import Expression
-from perturbdiff.recipes.selection import control_character
 from perturbdiff.spelling import nearest
 
 type Matrix = sp.csr_matrix[Any] | sp.csr_array[Any, Any] | npt.NDArray[Any]
@@ -49,34 +48,19 @@ _LOG1P_LIMIT = 9.3
 """No log1p count per 10^4 exceeds log1p(10^4) = 9.21."""
 
 
-def check_label_texts(labels: Iterable[str], column: str, source: str) -> None:
-    """Refuse a label with a newline, a tab or another control character: a label is one line of text.
-
-    Raises:
-        ValueError: naming the first such label.
-    """
-    for label in labels:
-        sign = control_character(label)
-        if sign is not None:
-            raise ValueError(
-                f"column {column!r} of {source} has the label {label!r} with the control character {sign!r}, and a "
-                "label is one line of text; rename it."
-            )
-
-
 class Read(NamedTuple):
     """The expression of an AnnData.
 
     Attributes:
-        values: [cells, genes], CSR or dense.
+        values: [cells, genes], CSR or dense; of `stored_expression` as it is stored, with columns that are no genes.
         genes: unique names.
-        kept: which columns of the stored matrix are genes; None where all of them are.
+        kept: the columns of the stored matrix that are genes; None where all of them are.
         note: a sentence on those that are not.
     """
 
-    values: Matrix
+    values: Any
     genes: pd.Index
-    kept: npt.NDArray[np.bool_] | None
+    kept: npt.NDArray[np.intp] | None
     note: str | None
 
 
@@ -86,6 +70,19 @@ def expression_of(adata: anndata.AnnData, expression: Expression, source: str) -
     Raises:
         ValueError: the layer, the obsm key or the column of gene names is not there, gene names are missing or
             repeated, there are no cells or no genes, or the matrix is not in memory.
+    """
+    found = stored_expression(adata, expression, source)
+    values = _in_rows(found.values, source)
+    return found._replace(values=values if found.kept is None else values[:, found.kept])
+
+
+def stored_expression(adata: Any, expression: Expression, source: str) -> Read:  # noqa: ANN401 - in memory or on disk
+    """The same of a matrix that may be anywhere, which is not read; errors as in `expression_of`.
+
+    Args:
+        adata: an AnnData, or what has its X, layers, obsm, raw and var.
+        expression: where the matrix is, and the names of its genes.
+        source: opens the sentences of errors.
     """
     raw, table = _stored(adata, expression, source)
     width = int(raw.shape[1])
@@ -104,8 +101,7 @@ def expression_of(adata: anndata.AnnData, expression: Expression, source: str) -
             f"{source} has {repeated.nunique()} gene names more than once, such as {repeated[0]!r}, and names must "
             "be unique; call adata.var_names_make_unique() or name another column of var in expression.gene_names."
         )
-    values = _in_rows(raw, source)
-    return Read(values if kept is None else values[:, np.flatnonzero(kept)], genes, kept, note)
+    return Read(raw, genes, None if kept is None else np.flatnonzero(kept), note)
 
 
 def _kinds(var: pd.DataFrame, source: str) -> tuple[npt.NDArray[np.bool_] | None, str | None]:
@@ -133,8 +129,17 @@ def _kinds(var: pd.DataFrame, source: str) -> tuple[npt.NDArray[np.bool_] | None
     return genes, f"{source}: {int((~genes).sum())} of {len(genes)} features are no genes and are left out: {named}."
 
 
-def check_values(values: Matrix, scale: Scale, source: str) -> None:
+def check_values(values: Matrix, scale: Scale, source: str, *, whole: bool = True) -> tuple[bool, float]:
     """Refuse what cannot be expression: not finite, negative, not an integer where counts are declared.
+
+    Args:
+        values: of some cells.
+        scale: as is declared.
+        source: opens the sentence of an error.
+        whole: whether they are all that is to be judged; of a part, see `check_integers`.
+
+    Returns:
+        Whether all of them are integers, and the highest.
 
     Raises:
         ValueError: naming the first such value.
@@ -150,19 +155,30 @@ def check_values(values: Matrix, scale: Scale, source: str) -> None:
             chunk,
             chunk < 0,
             f"{source} holds",
-            "expression is never negative; give counts or log1p values, or clip predicted ones",
+            _NEGATIVE,
         )
-        whole = chunk == np.rint(chunk) if chunk.dtype.kind == "f" else np.ones_like(chunk, dtype=bool)
+        is_integer = chunk == np.rint(chunk) if chunk.dtype.kind == "f" else np.ones_like(chunk, dtype=bool)
         if scale == "counts":
             _refuse(
                 chunk,
-                ~whole,
+                ~is_integer,
                 f'{source} is declared scale = "counts" and holds',
                 'counts are integers; name the layer with the counts, or declare scale = "log1p"',
             )
-        integers = integers and bool(whole.all())
+        integers = integers and bool(is_integer.all())
         highest = max(highest, float(chunk.max(initial=0)))
-    if scale == "log1p" and integers and highest > _LOG1P_LIMIT:
+    if whole and integers:
+        check_integers(highest, scale, source)
+    return integers, highest
+
+
+def check_integers(highest: float, scale: Scale, source: str) -> None:
+    """Refuse a file of log1p values that are all integers, of which this is the highest.
+
+    Raises:
+        ValueError: it is too high to be a log1p count.
+    """
+    if scale == "log1p" and highest > _LOG1P_LIMIT:
         raise ValueError(
             f'{source} is declared scale = "log1p" and holds only integers, up to {highest:g}, and log1p counts '
             'per 10^4 end at 9.21; declare scale = "counts".'
@@ -183,50 +199,21 @@ def clipped(values: Matrix, source: str) -> tuple[Matrix, str | None]:
     return kept, note + "and are judged as 0."
 
 
-def check_control_label(control: str | None, known: pd.Index, column: str | None) -> None:
-    """Refuse a label of control cells that no cell has; None is no label.
-
-    Raises:
-        ValueError: naming the nearest label.
-    """
-    if control is not None and control not in known:
-        raise ValueError(
-            f"no cell has the control label {control!r} in column {column!r}; "
-            f"{nearest(control, known)}; set control to the label of the control cells."
-        )
-
-
-def check_control_labels(controls: Iterable[str], known: Sequence[str], column: str | None) -> None:
-    """Refuse a further label of control cells that no cell has.
-
-    Raises:
-        ValueError: naming the nearest label.
-    """
-    for label in controls:
-        check_control_label(label, pd.Index(known, dtype=str), column)
-
-
-def missing_labels(column: str, source: str, n_cells: int, example: str | None) -> ValueError:
-    """The error of a column that has no label for some cells, one of which is named where it is known."""
-    such = "" if example is None else f", such as {example!r}"
-    return ValueError(
-        f"column {column!r} of {source} has no label for {n_cells} cells{such}, and every cell needs one; fill in the "
-        'labels, remove these cells, or exclude them in a recipe by the label "".'
-    )
-
-
 def column_of(table: pd.DataFrame, column: str, key: str, source: str) -> "pd.Series[Any]":
     """A column that a recipe's key names.
 
     Raises:
         ValueError: it is not there; the nearest is named.
     """
-    if column not in table.columns:
-        raise ValueError(
-            f"{source} has no column {column!r}, which {key} names; {nearest(column, map(str, table.columns))}."
-        )
+    check_column(table.columns, column, key, source)
     found: pd.Series[Any] = table[column]
     return found
+
+
+def check_column(known: pd.Index, column: str, key: str, source: str) -> None:
+    """Refuse a column that is not there; errors as in `column_of`."""
+    if column not in known:
+        raise ValueError(f"{source} has no column {column!r}, which {key} names; {nearest(column, map(str, known))}.")
 
 
 def row_sums(values: Matrix) -> npt.NDArray[np.float64]:
@@ -255,9 +242,9 @@ def _refuse(chunk: npt.NDArray[Any], bad: npt.NDArray[np.bool_], opening: str, r
         raise ValueError(f"{opening} the value {chunk[bad][0]:g}, and {rule}.")
 
 
-def _stored(adata: anndata.AnnData, expression: Expression, source: str) -> tuple[Any, pd.DataFrame]:
+def _stored(adata: Any, expression: Expression, source: str) -> tuple[Any, pd.DataFrame]:  # noqa: ANN401
     """The matrix that is named, and the table of its genes."""
-    layer, var = expression.layer, _table(adata.var)
+    layer, var = expression.layer, adata.var
     if layer is None:
         if adata.X is None:
             raise ValueError(
@@ -266,7 +253,7 @@ def _stored(adata: anndata.AnnData, expression: Expression, source: str) -> tupl
             )
         return adata.X, var
     if is_raw(layer, adata.layers) and adata.raw is not None:
-        return adata.raw.X, _table(adata.raw.var)
+        return adata.raw.X, adata.raw.var
     where, key = ("obsm", layer.removeprefix("obsm:")) if layer.startswith("obsm:") else ("layers", layer)
     known = _keys(getattr(adata, where))
     if key not in known:
@@ -277,10 +264,6 @@ def _stored(adata: anndata.AnnData, expression: Expression, source: str) -> tupl
 def is_raw(layer: str | None, layers: Container[Any]) -> bool:
     """Whether a layer's name means `raw.X`: where no layer is called so."""
     return layer == "raw" and layer not in layers
-
-
-def _table(found: Any) -> pd.DataFrame:  # noqa: ANN401 - anndata's own tables
-    return cast("pd.DataFrame", found)
 
 
 def _keys(mapping: Any) -> list[str]:  # noqa: ANN401 - anndata's own mappings
@@ -294,7 +277,7 @@ def _gene_names(
     width: int,
     source: str,
 ) -> pd.Index:
-    if isinstance(raw, pd.DataFrame):
+    if hasattr(raw, "columns"):
         return pd.Index([str(gene) for gene in raw.columns], dtype=str)
     names: Any = var.index
     if expression.gene_names is not None:

@@ -5,15 +5,14 @@ Sums over the genes of a file say whether values are what was declared. With cou
 above T is no log1p count per T, and sums that agree on another number say what the counts were normalised to.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
-import anndata
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
-from perturbdiff.cells.reading import Matrix, Scale, column_of, row_sums
+from perturbdiff.cells.reading import Matrix, Scale, check_values, column_of, row_sums
 from perturbdiff.recipes.dataset import PER, Columns, Expression, Recipe
 
 _TOTAL_SLACK = 1.5
@@ -38,8 +37,63 @@ _HIGHEST = 50.0
 """expm1 of more is not needed to know that it is too much."""
 
 
+class Checked(NamedTuple):
+    """Cells of which no value is refused.
+
+    Attributes:
+        rows: [n, genes], as they were, or log1p counts per 10^4.
+        totals: total counts [n]; None where the scale is log1p.
+        note: a sentence on what the counts were normalised to.
+        integers: whether all values are.
+        highest: the highest value.
+    """
+
+    rows: Matrix
+    totals: npt.NDArray[np.float64] | None
+    note: str | None
+    integers: bool
+    highest: float
+
+
+def checked(
+    values: Matrix,
+    obs: pd.DataFrame,
+    columns: Columns,
+    expression: Expression,
+    source: str,
+    *,
+    summed: npt.NDArray[np.bool_] | None = None,
+    observed: bool = True,
+    whole: bool = True,
+) -> Checked:
+    """Check the expression of some cells, and give it as it is kept.
+
+    Args:
+        values: as the file has them [n, genes].
+        obs: the table of the cells, a row a cell; has the column of total counts.
+        columns: say which it is.
+        expression: the scale of the values.
+        source: opens the sentences of errors.
+        summed: see `total_counts_of`.
+        observed: whether they are measured cells, whose sums tell what they were normalised to.
+        whole: whether they are all cells of their file. Of a part that holds only integers on the scale log1p it is
+            not known yet whether they are counts, see `reading.check_integers`.
+
+    Raises:
+        ValueError: as in `reading.check_values`, `total_counts_of` and `check_normalised`.
+    """
+    integers, highest = check_values(values, expression.scale, source, whole=whole)
+    totals = note = None
+    if expression.scale == "counts":
+        totals = total_counts_of(obs, values, columns.total_counts, source, summed)
+    elif whole or not integers:
+        note = check_normalised(values, expression, source) if observed else None
+        values = converted(values, expression)
+    return Checked(values, totals, note, integers, highest)
+
+
 def total_counts_of(
-    adata: anndata.AnnData,
+    obs: pd.DataFrame,
     values: Matrix,
     column: str | None,
     source: str,
@@ -48,7 +102,7 @@ def total_counts_of(
     """Each cell's total count [n]: the column of obs where one is declared, else the sum over genes of the file.
 
     Args:
-        adata: has the column.
+        obs: has the column.
         values: counts [n, genes].
         column: of obs; None to sum.
         source: opens the sentence of an error.
@@ -66,7 +120,6 @@ def total_counts_of(
             )
         return sums
     sums = row_sums(values)
-    obs: Any = adata.obs
     series = column_of(obs, column, "columns.total_counts", source)
     totals = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64)
     bad = ~(np.isfinite(totals) & (totals > 0))

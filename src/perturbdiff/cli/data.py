@@ -13,7 +13,7 @@ from perturbdiff.cli.screen import Screen
 
 if TYPE_CHECKING:
     from perturbdiff.split.rules import Split
-    from perturbdiff.store.prepare import Plan
+    from perturbdiff.store.plan import Plan
 
 
 def recipes(
@@ -58,7 +58,8 @@ def prepare(
 ) -> None:
     """Make one store of all files of a recipe, to train on data larger than memory."""
     from perturbdiff.recipes.dataset import read_recipe
-    from perturbdiff.store.prepare import plan_store, prepare_store
+    from perturbdiff.store.build import build_store
+    from perturbdiff.store.plan import plan_store
 
     screen = Screen(quiet=quiet)
     known, folder, most = read_recipe(recipe), recipe.resolve().parent, int(memory * 2**30)
@@ -71,7 +72,7 @@ def prepare(
         return
     if as_json:
         raise ValueError("--json prints the plan of --dry-run; give both, or neither.")
-    prepare_store(known, folder, out, memory=most, overwrite=overwrite, track=screen.track)
+    build_store(known, folder, out, memory=most, overwrite=overwrite, track=screen.track)
     screen.say(f'train on it with files = ["{out.name}"] in a recipe beside it, or by its name in place of a recipe.')
 
 
@@ -150,7 +151,7 @@ def _found(leaks: list[str]) -> str:
 
 
 def _facts(plan: "Plan") -> dict[str, str]:
-    from perturbdiff.store.prepare import sized
+    from perturbdiff.io import sized
 
     labels = ", ".join(f"{count:,} of {name}" for name, count in plan.n_labels.items())
     return {

@@ -89,7 +89,7 @@ def trained_cells(split: Split, asked: Set[tuple[str, str]], observed: File) -> 
     chosen = np.array([pair in asked for pair in pairs]) & ~runs.is_control
     segments = split.of("train")
     segments = segments.take(chosen[segments.run])
-    hashes = [split.source.hashes(start, stop) for start, stop in segments.spans()]
+    hashes = [split.source.hashes(start, stop) for start, stop in segments.ranges()]
     trained = np.isin(name_hashes(observed.names), np.concatenate(hashes)) if hashes else np.zeros(0, dtype=bool)
     if not trained.any():
         return np.zeros(len(observed.names), dtype=bool), ""

@@ -1,13 +1,12 @@
 """Cells that stay in their file: labels and names are in memory, expression is read for some rows at a time.
 
-An .h5ad is read so where its matrix has rows (CSR or dense). Neighbouring rows are read in one go; a file whose
+A file is read so where its matrix has rows (CSR or dense). Neighbouring rows are read in one go; a file whose
 conditions are scattered over it is read a row at a time, and fastest where it is sorted by condition. What is read is
 checked as a file in memory is, when it is read.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -21,20 +20,16 @@ from anndata.io import read_elem
 from numpy.typing import NDArray
 
 from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.cells.disk import OnDisk, opened
 from perturbdiff.cells.memory import Cells
-from perturbdiff.cells.reading import check_values, expression_of, is_raw
-from perturbdiff.cells.totals import check_normalised, check_totals_fit, converted, genes_summed, total_counts_of
+from perturbdiff.cells.totals import check_totals_fit, checked, genes_summed
 from perturbdiff.recipes.dataset import PLAIN, Columns, Expression, Grammar
 from perturbdiff.recipes.files import MUDATA
 
 type Rows = NDArray[np.int64]
 
-type Stored = Any
-"""A group or an array of h5py, which has no types."""
-
 _LIBRARY: Any = h5py
 _ROWS_AT_ONCE = 4096
-_PLAIN_TABLES = ("0.2.0", "0.2.0")
 _GAP = 8
 """So many rows that nobody asked for are read along rather than skipped."""
 
@@ -47,20 +42,18 @@ class Disk:
     """The cells of an .h5ad, of which `head` has everything but the expression; see `pairs.File`.
 
     Attributes:
-        path: the file.
+        file: of which rows are read; it is open only then.
         head: its labels, names and genes, and no expression.
         columns: of the file.
         expression: its layer and scale.
         observed: whether the cells are measured ones.
     """
 
-    path: Path
+    file: OnDisk
     head: Cells
     columns: Columns
     expression: Expression
     _obs: pd.DataFrame = field(repr=False)
-    _kept: NDArray[np.intp] | None = field(repr=False)
-    _width: int
     _summed: NDArray[np.bool_] | None = field(repr=False)
     observed: bool = True
 
@@ -82,33 +75,27 @@ class Disk:
         Raises:
             ValueError: its labels are refused (see `cells.anndata`), or it lacks genes that are to be summed.
         """
-        with _LIBRARY.File(path) as file:
-            obs: Any = read_elem(file["obs"])
-            var: Any = read_elem(file["var"])
-        check_totals_fit(columns, expression.scale, repr(path.name))
-        shape: Any = (len(obs), len(var))
-        empty: Any = sp.csr_matrix(shape, dtype=np.float32)
-        bare = AnnData(X=empty, obs=obs, var=var)
-        if expression.layer is not None:
-            bare.layers[expression.layer] = empty
-        labels = columns.model_copy(update={"total_counts": None})
-        unscaled = expression.model_copy(update={"scale": "log1p"})
         source = repr(path.name)
+        check_totals_fit(columns, expression.scale, source)
+        with opened(path, expression) as file:
+            file.hold_pointers()
+            obs = file.obs.whole()
+        empty: Any = sp.csr_matrix(file.shape, dtype=np.float32)
         head = cells_from_anndata(
-            bare,
-            columns=labels,
-            expression=unscaled,
+            AnnData(X=empty, obs=obs, var=pd.DataFrame(index=file.genes)),
+            columns=columns.model_copy(update={"total_counts": None}),
+            expression=Expression(scale="log1p"),
             control=control,
             controls=controls,
             grammar=grammar,
             source=source,
             require="none",
         )
-        kept = expression_of(bare, unscaled, source).kept
+        if file.note is not None:
+            head = replace(head, notes=(file.note, *head.notes))
         own = expression.scale == "counts" and columns.total_counts is None
         over = genes_summed(head.genes, summed, source) if own else None
-        columns_kept = None if kept is None else np.flatnonzero(kept)
-        return cls(path, head, columns, expression, obs, columns_kept, len(var), over, observed)
+        return cls(file, head, columns, expression, obs, over, observed)
 
     @property
     def genes(self) -> pd.Index:
@@ -156,73 +143,35 @@ class Disk:
     def _some(self, genes: Sequence[str], rows: Rows) -> "sp.csr_matrix[np.float32]":
         order = np.argsort(rows, kind="stable")
         values = self._read(rows[order])[np.argsort(order, kind="stable")]
-        source = repr(self.path.name)
-        check_values(values, self.expression.scale, source)
-        totals = None
-        if self.expression.scale == "counts":
-            some = AnnData(obs=self._obs.iloc[rows].set_axis([str(i) for i in range(len(rows))]))
-            totals = total_counts_of(some, values, self.columns.total_counts, source, self._summed)
-        else:
-            if self.observed:
-                check_normalised(values, self.expression, source)
-            values = sp.csr_matrix(converted(values, self.expression))
-        labels = self.labels.iloc[rows]
-        cells = Cells(values, self.expression.scale, totals, self.genes, self.names[rows], labels, control=None)
+        obs, source = self._obs.iloc[rows], repr(self.file.source)
+        found = checked(values, obs, self.columns, self.expression, source, summed=self._summed, observed=self.observed)
+        labels, scale = self.labels.iloc[rows], self.expression.scale
+        cells = Cells(found.rows, scale, found.totals, self.genes, self.names[rows], labels, control=None)
         return cells.log_expression(genes)
 
     def _read(self, rows: Rows) -> "sp.csr_matrix[Any]":
         """Ascending rows as they are stored."""
-        with _READING, _LIBRARY.File(self.path) as file:
-            stored = file[_place(self.expression)]
-            if isinstance(stored, _LIBRARY.Dataset):
-                parts = [sp.csr_matrix(stored[start:stop][own]) for start, stop, own in _stretches(rows)]
-            else:
-                parts = [self._sparse(stored, start, stop)[own] for start, stop, own in _stretches(rows)]
+        with _READING, self.file.again() as file:
+            parts = [file.rows(start, stop)[own] for start, stop, own in _ranges(rows)]
         together: sp.csr_matrix[Any] = sp.vstack(parts, format="csr")
-        return together if self._kept is None else sp.csr_matrix(together[:, self._kept])
-
-    def _sparse(self, stored: Stored, start: int, stop: int) -> "sp.csr_matrix[Any]":
-        pointers = self._pointers[start : stop + 1]
-        inside = slice(int(pointers[0]), int(pointers[-1]))
-        shape = (stop - start, self._width)
-        found = sp.csr_matrix((stored["data"][inside], stored["indices"][inside], pointers - pointers[0]), shape=shape)
-        found.sum_duplicates()
-        return found
-
-    @cached_property
-    def _pointers(self) -> NDArray[np.int64]:
-        with _LIBRARY.File(self.path) as file:
-            return np.asarray(file[_place(self.expression)]["indptr"][:], dtype=np.int64)
+        return together
 
 
 def rows_can_be_read(path: Path, expression: Expression) -> bool:
     """Whether a file's matrix can be read by rows: an .h5ad with a CSR or dense matrix."""
-    if (
-        path.is_dir()
-        or path.suffix == MUDATA
-        or (expression.layer or "").startswith("obsm:")
-        or expression.gene_names is not None
-    ):
+    if path.is_dir() or path.suffix == MUDATA:
         return False
     try:
-        with _LIBRARY.File(path) as file:
-            place = _place(expression)
-            if is_raw(expression.layer, file.get("layers", ())) or _version(file) != _PLAIN_TABLES:
-                return False
-            return place in file and bool(
-                isinstance(file[place], _LIBRARY.Dataset) or _encoding(file[place]) == "csr_matrix"
-            )
-    except OSError:
+        with opened(path, expression) as file:
+            return file.form in ("csr", "dense")
+    except (OSError, ValueError):  # which reading all of it will say
         return False
 
 
 def size_in_memory(path: Path, expression: Expression) -> int:
     """How many bytes the values of such a file's matrix take in memory."""
-    with _LIBRARY.File(path) as file:
-        stored = file[_place(expression)]
-        if isinstance(stored, _LIBRARY.Dataset):
-            return int(stored.size * stored.dtype.itemsize)
-        return int(stored["data"].size * (stored["data"].dtype.itemsize + stored["indices"].dtype.itemsize))
+    with opened(path, expression) as file:
+        return file.n_bytes
 
 
 def declaration(path: Path, key: str) -> dict[str, Any]:
@@ -235,23 +184,8 @@ def declaration(path: Path, key: str) -> dict[str, Any]:
         return dict(found)
 
 
-def _place(expression: Expression) -> str:
-    return "X" if expression.layer is None else f"layers/{expression.layer}"
-
-
-def _version(file: Stored) -> tuple[str, str]:
-    """How the tables of a file are written; those of older files are read by anndata as a whole."""
-    obs, var = (file.get(name) for name in ("obs", "var"))
-    versions = [str(table.attrs.get("encoding-version", "")) if table is not None else "" for table in (obs, var)]
-    return versions[0], versions[1]
-
-
-def _encoding(group: Stored) -> str:
-    return str(group.attrs.get("encoding-type", ""))
-
-
-def _stretches(rows: Rows) -> Iterator[tuple[int, int, Rows]]:
-    """Ascending rows as stretches to read: start, stop, and which rows of the stretch were asked for."""
+def _ranges(rows: Rows) -> Iterator[tuple[int, int, Rows]]:
+    """Ascending rows as ranges to read: start, stop, and which rows of the range were asked for."""
     for some in np.split(rows, np.flatnonzero(np.diff(rows) > _GAP) + 1):
         if some.size:
             start = int(some[0])

@@ -15,7 +15,7 @@ from perturbdiff.split.rules import split_cells
 from perturbdiff.store.layout import MOMENTS, file_hash
 from perturbdiff.store.manifest import read_manifest, write_manifest
 from perturbdiff.store.stored import Store
-from perturbdiff.store.work import unit
+from perturbdiff.store.workdir import unit
 
 _LOG = logging.getLogger(__name__)
 

@@ -6,12 +6,13 @@ import pytest
 import scipy.sparse as sp
 
 from perturbdiff.cells.anndata import cells_from_anndata, read_cells
+from perturbdiff.cells.disk import opened
 from perturbdiff.recipes.dataset import recipe_from_mapping
 from perturbdiff.recipes.selection import Match
 from perturbdiff.store import scan
-from perturbdiff.store.inputs import opened, stat_of
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.build import build_store
 from perturbdiff.store.stored import Store
+from perturbdiff.store.workdir import stat_of
 
 COLUMNS = {"perturbation": "guide", "cell_type": "line", "assay_batch": "plate"}
 
@@ -41,7 +42,7 @@ def recipe(columns=COLUMNS, control="ctrl", scale="counts", layer=None, gene_nam
 def refusal(folder, adata, chosen):
     adata.write_h5ad(folder / "a.h5ad")
     with pytest.raises(ValueError, match=r"[.]$") as caught:
-        prepare_store(chosen, folder, folder / "x.store")
+        build_store(chosen, folder, folder / "x.store")
     assert [path.name for path in folder.iterdir()] == ["a.h5ad"]
     return str(caught.value)
 
@@ -100,12 +101,12 @@ def test_bad_values_are_found_in_every_cell_after_a_sample_was_sound(tmp_path, m
     adata.X.data[adata.X.indptr[100]] = -3
     adata.write_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(ValueError, match="holds the value -3, and expression is never negative"):
-        prepare_store(recipe(), tmp_path, tmp_path / "x.store")
+        build_store(recipe(), tmp_path, tmp_path / "x.store")
     adata.X.data[:] = 1
     adata.X.data[adata.X.indptr[100]] = 30
     adata.write_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(ValueError, match='is declared scale = "log1p" and holds only integers, up to 30'):
-        prepare_store(recipe(scale="log1p"), tmp_path, tmp_path / "y.store")
+        build_store(recipe(scale="log1p"), tmp_path, tmp_path / "y.store")
 
 
 def test_cells_without_a_label_are_refused_unless_they_are_excluded_by_it(tmp_path):
@@ -114,7 +115,7 @@ def test_cells_without_a_label_are_refused_unless_they_are_excluded_by_it(tmp_pa
         tmp_path, adata, recipe()
     )
     excluding = recipe().model_copy(update={"exclude": (Match(cell_type=("",)),)})
-    prepare_store(excluding, tmp_path, tmp_path / "some.store")
+    build_store(excluding, tmp_path, tmp_path / "some.store")
     assert Store.open(tmp_path / "some.store").n_cells == read_cells(excluding, tmp_path).n_cells == 39
 
 
@@ -130,7 +131,7 @@ def test_no_path_is_made_of_a_label(tmp_path):
     adata = made()
     adata.obs["guide"] = pd.Categorical(["ctrl", "../../up", "/etc", "a/b"] * 10)
     adata.write_h5ad(tmp_path / "a.h5ad")
-    prepare_store(recipe(), tmp_path, tmp_path / "x.store")
+    build_store(recipe(), tmp_path, tmp_path / "x.store")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5ad", "x.store"]
     assert not [path for path in (tmp_path / "x.store").rglob("*") if "up" in path.name or "etc" in path.name]
     assert {"../../up", "/etc"} < set(pd.read_parquet(tmp_path / "x.store" / "runs.parquet")["perturbation"])
@@ -145,10 +146,10 @@ def test_a_file_that_is_no_anndata_is_named(tmp_path):
     ):
         write()
         with pytest.raises(ValueError, match=rf"a.h5ad' {why}"):
-            prepare_store(recipe(), tmp_path, tmp_path / "x.store")
+            build_store(recipe(), tmp_path, tmp_path / "x.store")
     path.unlink()
     with pytest.raises(FileNotFoundError, match="matches nothing"):
-        prepare_store(recipe(), tmp_path, tmp_path / "x.store")
+        build_store(recipe(), tmp_path, tmp_path / "x.store")
 
 
 def test_a_matrix_by_genes_that_does_not_fit_is_refused_before_it_is_read(tmp_path):

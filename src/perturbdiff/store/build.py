@@ -1,5 +1,13 @@
-"""The steps of making a store, each of which does what is not yet done in the working folder."""
+"""Making a store of any number of files, of any size, in bounded memory: an external sort of their cells.
 
+Each file is scanned (labels and names, without its matrix), then its cells are spilled in chunks, sorted and cut by
+bucket; then every bucket is gathered from all spills and becomes a part of the store. Every step is a unit that is
+written whole, so that whoever is interrupted goes on where it stopped, and the store is the same as if nothing had
+happened: it depends on the cells alone.
+"""
+
+import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,19 +20,36 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from perturbdiff.cells.joining import GeneTable, file_suffixes
+from perturbdiff.cells.disk import OnDisk, opened
+from perturbdiff.cells.joining import GeneTable, file_suffixes, gene_table_of
+from perturbdiff.cells.order import Integers
+from perturbdiff.cells.reading import check_integers
+from perturbdiff.io import room_on_disk, sized
 from perturbdiff.recipes.dataset import Recipe
-from perturbdiff.store.buckets import Buckets, cut, n_parts
-from perturbdiff.store.checks import check_integers
-from perturbdiff.store.gather import Bucket, gather, recorded
-from perturbdiff.store.inputs import Input, opened, stat_of
+from perturbdiff.recipes.files import is_store, resolve_files
+from perturbdiff.store.gather import Bucket, bucket_plan, gather, recorded
 from perturbdiff.store.joined import Joined, check_names, join
-from perturbdiff.store.layout import GENES, RUNS, file_hash
-from perturbdiff.store.manifest import File, Manifest, write_manifest
+from perturbdiff.store.layout import GENES, MANIFEST, RUNS, file_hash
+from perturbdiff.store.manifest import File, Manifest, read_manifest, write_manifest
+from perturbdiff.store.measuring import keep_moments
 from perturbdiff.store.scan import HASHES, Scan, scan
 from perturbdiff.store.scan import RUNS as CONDITIONS
-from perturbdiff.store.spill import Chunk, Spill, Target, spill
-from perturbdiff.store.work import SCANS, SPILLS, STORE, read_values, unchanged, unit
+from perturbdiff.store.spill import Buckets, Chunk, Spill, Target, cut, spill
+from perturbdiff.store.workdir import (
+    SCANS,
+    SPILLS,
+    STORE,
+    begin,
+    publish,
+    read_values,
+    room_of,
+    stat_of,
+    unchanged,
+    unit,
+    work_folder,
+)
+
+_LOG = logging.getLogger(__name__)
 
 type Track = Callable[[Sequence[Any]], Iterable[Any]]
 
@@ -34,13 +59,63 @@ _CELLS = 1 << 18
 _PER_CELL = 256
 """Bytes that a cell takes besides its values while it is spilled."""
 
+_PER_ENTRY = 12
+"""Bytes that making rows of a dense matrix sparse takes for each entry, besides the entry."""
+
 _CHUNKS, _CSC_CHUNKS = 8, 32
 """A chunk takes this share of the room when it is read; where the whole matrix is in memory already, a smaller one."""
 
+MEMORY = 2 << 30
+"""Bytes of memory that making a store takes at most."""
+
+_SILENT = 20.0
+"""Seconds between two sentences on how far it is."""
+
+_MOST_FILES = 1 << 15
+"""The file of a cell is kept as a number of 16 bits."""
+
+
+def build_store(
+    recipe: Recipe,
+    folder: Path,
+    out: Path,
+    *,
+    memory: int = MEMORY,
+    overwrite: bool = False,
+    track: Track = iter,
+) -> None:
+    """Make the store `out` of a recipe's files, or go on making it.
+
+    Args:
+        recipe: names the files, their columns and what is left out.
+        folder: its paths are relative to this.
+        out: the folder of the store, which appears when it is finished.
+        memory: bytes that the process takes at most.
+        overwrite: replace a store that is there, and forget what was begun.
+        track: goes over the units of a step, and may draw how far it is.
+
+    Raises:
+        ValueError: the files are not what the recipe says; `out` exists, cannot be written, or is being made by
+            another process; the memory is too little; the disk is full; or a file or the recipe has changed since.
+        FileNotFoundError: a file is not there.
+    """
+    room = room_of(memory)
+    paths, table, read = sources_of(recipe, folder)
+    with room_on_disk(out), work_folder(out, overwrite=overwrite) as work:
+        if begin(work, recipe, read):
+            _LOG.info(f"Going on with {out.name!r}, which was begun before.")
+        if not (work / STORE / MANIFEST).is_file():
+            Build(recipe, paths, table, work, room).run(track)
+        if read_manifest(work / STORE).moments is None:
+            keep_moments(work / STORE, recipe, track)
+        manifest = read_manifest(work / STORE)
+        publish(work, out)
+    _LOG.info(_summary(manifest, out))
+
 
 @dataclass(frozen=True, eq=False)
-class Making:
-    """The making of one store.
+class Build:
+    """The making of one store, step by step, each of which does what is not yet done.
 
     Attributes:
         recipe: what it is made by.
@@ -62,6 +137,21 @@ class Making:
         if self.recipe.cell_names == "with_file":
             return file_suffixes(self.paths)
         return [""] * len(self.paths)
+
+    def run(self, track: Track) -> None:
+        """Do every step that is not yet done."""
+        scans, joined = self.scan(track)
+        buckets = buckets_of(joined)
+        for note in joined.notes:
+            _LOG.info(note)
+        chunks = self.chunks(scans)
+        sizes = (chunk.stop - chunk.start for chunk in chunks)
+        _drain(self.spill(track(chunks), scans, joined, buckets), sizes, "Read")
+        spills = self.spills(buckets)
+        plan = bucket_plan(spills, len(buckets))
+        left = [bucket for bucket in plan if None in recorded(bucket, self.folder)]
+        _drain(self.gather(track(left), spills, joined.genes), (bucket.n_cells for bucket in left), "Wrote")
+        self.finish(plan, scans, joined)
 
     def scan(self, track: Track) -> tuple[list[Scan], Joined]:
         """Scan all files; all that is wrong with them, but for single values, is found here."""
@@ -136,7 +226,7 @@ class Making:
         """Write the tables and the manifest of a store that has all its parts."""
         store = self.folder / STORE
         parts = tuple(part for bucket in plan for part in recorded(bucket, self.folder) if part is not None)
-        for name, table in ((RUNS, _runs_table(joined)), (GENES, _genes_table(joined))):
+        for name, table in ((RUNS, joined.runs_table()), (GENES, joined.genes_table())):
             with unit(store / name) as partial:
                 table.to_parquet(partial, index=False)
         manifest = Manifest(
@@ -166,17 +256,17 @@ class Making:
         with opened(self.paths[number], self.recipe.expression) as found:
             for first, last in gaps:
                 for start in range(first, last, _CELLS):
-                    yield from self._cut_stretch(found, number, start, min(start + _CELLS, last))
+                    yield from self._cut_range(found, number, start, min(start + _CELLS, last))
 
-    def _cut_stretch(self, found: Input, number: int, start: int, stop: int) -> Iterator[Chunk]:
+    def _cut_range(self, found: OnDisk, number: int, start: int, stop: int) -> Iterator[Chunk]:
         budget = self.room // (_CSC_CHUNKS if found.form == "csc" else _CHUNKS)
-        cost = np.cumsum(found.cost(start, stop) + _PER_CELL)
+        cost = np.cumsum(_cost(found, start, stop) + _PER_CELL)
         n_chunks = -(-int(cost[-1]) // budget)
         edges = start + np.searchsorted(cost, cost[-1] * np.arange(1, n_chunks) // n_chunks)
         edges = np.unique([start, *edges.tolist(), stop])
         yield from (Chunk(number, a, b) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
 
-    def _spill(self, found: Input, chunk: Chunk, one: Scan, run_of: Any, target: Target) -> None:  # noqa: ANN401
+    def _spill(self, found: OnDisk, chunk: Chunk, one: Scan, run_of: Any, target: Target) -> None:  # noqa: ANN401
         condition = read_values(one.folder / CONDITIONS, np.int32, chunk.start, chunk.stop)
         hashes = read_values(one.folder / HASHES, np.uint64, chunk.start, chunk.stop)
         # that all of a folder is unchanged takes long to see, and is seen at its end
@@ -194,32 +284,60 @@ class Making:
         )
 
 
-def bucket_plan(spills: Sequence[Spill], n_buckets: int) -> list[Bucket]:
-    """Where the cells of each bucket stand, and which parts it makes; buckets without cells make none."""
-    cells, values = np.zeros(n_buckets, dtype=np.int64), np.zeros(n_buckets, dtype=np.int64)
-    for one in spills:
-        table = one.table()
-        cells += table["cells"]
-        values += table["values"]
-    parts = n_parts(cells, values)
-    starts, firsts = np.cumsum(cells) - cells, np.cumsum(parts) - parts
-    numbers = np.flatnonzero(parts).tolist()
-    return [Bucket(i, int(starts[i]), int(firsts[i]), int(parts[i]), int(cells[i])) for i in numbers]
-
-
 def buckets_of(joined: Joined) -> Buckets:
     """The cut of the store's cells into buckets."""
     return cut(joined.cells, joined.values)
 
 
-def _runs_table(joined: Joined) -> pd.DataFrame:
-    starts = np.cumsum(joined.cells) - joined.cells
-    table = joined.labels.assign(start=starts, cells=joined.cells)
-    for i in range(joined.digests.shape[1]):
-        table[f"digest_{i}"] = joined.digests[:, i]
-    return table
+def _cost(found: OnDisk, start: int, stop: int) -> Integers:
+    """Bytes of memory that reading each of the cells start to stop takes."""
+    lengths = found.lengths(start, stop)
+    if lengths is not None:
+        return lengths * found.bytes_per_value
+    per_cell = found.n_bytes // max(1, found.shape[0])
+    if found.n_stored is None:
+        per_cell += per_cell // found.bytes_per_value * _PER_ENTRY
+    return np.full(stop - start, per_cell, dtype=np.int64)
 
 
-def _genes_table(joined: Joined) -> pd.DataFrame:
-    present = {f"in:{i}": joined.genes.isin(genes) for i, genes in enumerate(joined.file_genes)}
-    return pd.DataFrame({"name": joined.genes.to_numpy(dtype=object), "identifier": joined.identifiers, **present})
+def sources_of(recipe: Recipe, folder: Path) -> tuple[list[Path], GeneTable | None, list[Path]]:
+    """The files of the cells, the table of genes, and all files that are read."""
+    paths = resolve_files(recipe, folder)
+    for path in paths:
+        if is_store(path):
+            raise ValueError(f"{str(path)!r} is a store already, and a store is made of other files; name those.")
+    if len(paths) > _MOST_FILES:
+        raise ValueError(
+            f"recipe {recipe.name!r} names {len(paths)} files, and a store is made of {_MOST_FILES} at most; join some."
+        )
+    name = recipe.expression.gene_table
+    also = [] if name is None else [Path(folder) / Path(name).expanduser()]
+    return paths, gene_table_of(recipe.expression, Path(folder)), [*paths, *also]
+
+
+def _drain(done: Iterator[Any], sizes: Iterable[int], verb: str) -> None:
+    """Do all units of a step, and say now and then how far it is."""
+    counts = list(sizes)
+    total, n_cells = sum(counts), 0
+    began = last = time.monotonic()
+    for count, _ in zip(counts, done, strict=True):
+        n_cells += count
+        now = time.monotonic()
+        if now - last >= _SILENT and n_cells < total:
+            speed = n_cells / (now - began)
+            minutes = (total - n_cells) / speed / 60
+            _LOG.info(
+                f"{verb} {n_cells:,} of {total:,} cells, {speed:,.0f} a second; about {minutes:.1f} minutes to go."
+            )
+            last = now
+    seconds = time.monotonic() - began
+    if total:
+        _LOG.info(f"{verb} {total:,} cells, {total / max(seconds, 1e-3):,.0f} a second.")
+
+
+def _summary(manifest: Manifest, out: Path) -> str:
+    n_parts = len(manifest.parts)
+    return (
+        f"{out.name!r} holds {manifest.n_cells:,} cells x {manifest.n_genes:,} genes in {manifest.n_runs:,} "
+        f"conditions, {n_parts} part{'s' * (n_parts > 1)} and {sized(stat_of(out)[0])}."
+    )

@@ -13,10 +13,10 @@ import pytest
 
 from perturbdiff.recipes.dataset import recipe_from_mapping
 from perturbdiff.simulation.screen import simulate
-from perturbdiff.store import buckets, making
+from perturbdiff.store import build, spill
+from perturbdiff.store.build import build_store
 from perturbdiff.store.layout import file_hash
-from perturbdiff.store.prepare import prepare_store
-from perturbdiff.store.work import remove, unit, work_folder
+from perturbdiff.store.workdir import remove, unit, work_folder
 
 MAPPING = {
     "name": "x",
@@ -56,14 +56,14 @@ def data(tmp_path, monkeypatch):
     assert adata.n_obs == 64
     for i in range(2):
         adata[32 * i : 32 * (i + 1)].copy().write_h5ad(tmp_path / f"{i}.h5ad")
-    monkeypatch.setattr(buckets, "PART_VALUES", 2200)
-    monkeypatch.setattr(making, "_CELLS", 14)
+    monkeypatch.setattr(spill, "PART_VALUES", 2200)
+    monkeypatch.setattr(build, "_CELLS", 14)
     return tmp_path
 
 
 @pytest.fixture
 def expected(data):
-    prepare_store(RECIPE, data, data / "expected.store")
+    build_store(RECIPE, data, data / "expected.store")
     return tree(data / "expected.store")
 
 
@@ -86,7 +86,7 @@ def replace_until(monkeypatch, n_times, error):
 def test_whenever_it_is_interrupted_it_goes_on_to_the_same_store(data, expected, error):
     with pytest.MonkeyPatch.context() as patch:
         count = replace_until(patch, 10**9, error)
-        prepare_store(RECIPE, data, data / "whole.store")
+        build_store(RECIPE, data, data / "whole.store")
         n_moves = count()
     assert tree(data / "whole.store") == expected
     for k in np.unique(np.linspace(0, n_moves - 1, 7).astype(int)).tolist():
@@ -95,13 +95,13 @@ def test_whenever_it_is_interrupted_it_goes_on_to_the_same_store(data, expected,
             replace_until(patch, k, error)
             if isinstance(error, Killed):
                 with pytest.raises(Killed):
-                    prepare_store(RECIPE, data, out)
+                    build_store(RECIPE, data, out)
             else:
                 sentence = r"there is no space left on the disk of '.*'; free some and run this again, which goes on"
                 with pytest.raises(ValueError, match=sentence):
-                    prepare_store(RECIPE, data, out)
+                    build_store(RECIPE, data, out)
         assert not out.exists()
-        prepare_store(RECIPE, data, out)
+        build_store(RECIPE, data, out)
         assert tree(out) == expected
         assert hidden(data) == []
 
@@ -118,10 +118,10 @@ def test_what_is_done_is_not_done_again(data, expected):
             yield item
 
     with pytest.raises(Killed):
-        prepare_store(RECIPE, data, out, track=until_the_third)
+        build_store(RECIPE, data, out, track=until_the_third)
     first = spilled[:3]
     spilled[:] = [None] * 10
-    prepare_store(RECIPE, data, out, track=until_the_third)
+    build_store(RECIPE, data, out, track=until_the_third)
     assert not set(first) & set(spilled[10:])
     assert tree(out) == expected
 
@@ -136,7 +136,7 @@ def begun(data, out):
         yield from items
 
     with pytest.raises(Killed):
-        prepare_store(RECIPE, data, out, track=one)
+        build_store(RECIPE, data, out, track=one)
 
 
 def test_another_recipe_or_file_is_refused_until_told_to_begin_anew(data, expected):
@@ -146,11 +146,11 @@ def test_another_recipe_or_file_is_refused_until_told_to_begin_anew(data, expect
     with pytest.raises(
         ValueError, match="the recipe has changed since the making of this store was begun; give --over"
     ):
-        prepare_store(other, data, out)
+        build_store(other, data, out)
     os.utime(data / "1.h5ad", ns=(1, 1))
     with pytest.raises(ValueError, match=r"1 files have changed since .*1.h5ad'; give --overwrite to begin anew"):
-        prepare_store(RECIPE, data, out)
-    prepare_store(RECIPE, data, out, overwrite=True)
+        build_store(RECIPE, data, out)
+    build_store(RECIPE, data, out, overwrite=True)
     assert tree(out) == expected
 
 
@@ -171,11 +171,11 @@ def test_a_file_that_fails_midway_is_named_and_what_is_done_stays(data, expected
             yield item
 
     with pytest.raises((ValueError, FileNotFoundError), match=r"1.h5ad' (is gone|is cut short|changed|cannot be read)"):
-        prepare_store(RECIPE, data, out, track=spoiled)
+        build_store(RECIPE, data, out, track=spoiled)
     assert not out.exists()
     shutil.copy2(data / "kept", path)
     said.clear()
-    prepare_store(RECIPE, data, out)
+    build_store(RECIPE, data, out)
     assert "Going on with 'x.store'" in said[0]
     assert tree(out) == expected
 
@@ -193,17 +193,17 @@ def test_what_was_read_of_a_folder_that_changed_meanwhile_is_not_kept(data, expe
             yield item
 
     with pytest.raises(ValueError, match=r"1.zarr' changed while it was read; put back what it was"):
-        prepare_store(recipe, data, data / "x.store", track=spoiled)
+        build_store(recipe, data, data / "x.store", track=spoiled)
     spills = [path.name for path in (data / ".x.store.partial" / "spills").iterdir()]
     assert spills
     assert all(name.startswith("00000-") for name in spills)
     with pytest.raises(ValueError, match=r"1 files have changed since .*1.zarr'"):
-        prepare_store(recipe, data, data / "x.store")
+        build_store(recipe, data, data / "x.store")
     with pytest.raises(ValueError, match=r"1.zarr' is not whole: parts of its array 'X/data' are missing"):
-        prepare_store(recipe, data, data / "y.store")
+        build_store(recipe, data, data / "y.store")
     shutil.rmtree(data / "1.zarr")
     (data / "kept").rename(data / "1.zarr")
-    prepare_store(recipe, data, data / "x.store")
+    build_store(recipe, data, data / "x.store")
     some = "parts/00000.zarr/X/data/c/0"
     assert tree(data / "x.store")[some] == expected[some]
 
@@ -218,10 +218,10 @@ def test_what_stays_behind_a_finished_store_does_no_harm(data, expected):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shutil, "rmtree", all_but_the_folder)
-        prepare_store(RECIPE, data, out)
+        build_store(RECIPE, data, out)
     assert hidden(data) == [".x.store.partial"]
     shutil.rmtree(out)
-    prepare_store(RECIPE, data, out)
+    build_store(RECIPE, data, out)
     assert tree(out) == expected
     assert hidden(data) == []
 
@@ -232,23 +232,23 @@ def test_one_process_at_a_time_makes_a_store(data):
         work_folder(out, overwrite=False),
         pytest.raises(ValueError, match=r"another process is making .*x.store'; wait until it has ended"),
     ):
-        Context().run(prepare_store, RECIPE, data, out)  # as another process: it holds nothing yet
+        Context().run(build_store, RECIPE, data, out)  # as another process: it holds nothing yet
     assert not (data / ".x.store.partial").exists()
-    prepare_store(RECIPE, data, out)
+    build_store(RECIPE, data, out)
 
 
 def test_bad_input_leaves_nothing_behind(data):
     before = sorted(data.iterdir())
     wrong = recipe_from_mapping({**MAPPING, "control": "contol"}, "x")
     with pytest.raises(ValueError, match=r"no cell has the control label 'contol'.*the nearest is 'control'"):
-        prepare_store(wrong, data, data / "x.store")
+        build_store(wrong, data, data / "x.store")
     assert sorted(data.iterdir()) == before
 
 
 def test_a_folder_that_cannot_be_written_is_refused(data):
     (data / "file").write_text("")
     with pytest.raises(ValueError, match=r"cannot be written \(.*\); choose a folder that you may write to"):
-        prepare_store(RECIPE, data, data / "file" / "x.store")
+        build_store(RECIPE, data, data / "file" / "x.store")
 
 
 def test_a_unit_that_fails_is_not_there(tmp_path):
@@ -269,13 +269,13 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from perturbdiff.recipes.dataset import recipe_from_mapping
-from perturbdiff.store import buckets, making
-from perturbdiff.store.prepare import prepare_store
-buckets.PART_VALUES, making._CELLS = 200_000, 1000
+from perturbdiff.store import build, spill
+from perturbdiff.store.build import build_store
+spill.PART_VALUES, build._CELLS = 200_000, 1000
 folder = Path(sys.argv[1])
 recipe = recipe_from_mapping(json.loads(sys.argv[2]), "x")
 print("ready", flush=True)
-prepare_store(recipe, folder, folder / sys.argv[3])
+build_store(recipe, folder, folder / sys.argv[3])
 """
 
 
@@ -331,12 +331,12 @@ def test_on_a_disk_that_is_really_full_it_says_so_and_goes_on_when_there_is_spac
         for memory_of_the_disk in ("1m", "2m", "3m", "4m"):
             subprocess.run(["mount", "-o", f"remount,size={memory_of_the_disk}", str(disk)], check=True)
             with pytest.raises(ValueError, match="there is no space left on the disk of"):
-                prepare_store(RECIPE, tmp_path, disk / "x.store")
+                build_store(RECIPE, tmp_path, disk / "x.store")
             assert hidden(disk) == [".x.store.partial"]
             assert len(list(disk.iterdir())) == 1
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
-        prepare_store(RECIPE, tmp_path, disk / "x.store")
-        prepare_store(RECIPE, tmp_path, tmp_path / "expected.store")
+        build_store(RECIPE, tmp_path, disk / "x.store")
+        build_store(RECIPE, tmp_path, tmp_path / "expected.store")
         assert tree(disk / "x.store") == tree(tmp_path / "expected.store")
     finally:
         subprocess.run(["umount", str(disk)], check=True)

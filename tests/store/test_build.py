@@ -10,10 +10,11 @@ import scipy.sparse as sp
 from perturbdiff.cells.anndata import cells_from_anndata, read_cells
 from perturbdiff.cells.order import digested, name_hashes
 from perturbdiff.recipes.dataset import recipe_from_mapping
-from perturbdiff.store import buckets, making
+from perturbdiff.store import build, spill
+from perturbdiff.store.build import build_store
 from perturbdiff.store.layout import OBS, content_hash, file_hash
 from perturbdiff.store.manifest import check_tables, read_manifest
-from perturbdiff.store.prepare import plan_store, prepare_store
+from perturbdiff.store.plan import plan_store
 
 COLUMNS = {"perturbation": "guide", "cell_type": "line", "assay_batch": "plate"}
 
@@ -43,7 +44,7 @@ def recipe(*files, scale="counts", layer=None, columns=COLUMNS, control="ctrl", 
 
 
 def prepared(folder, chosen, name="x.store", **more):
-    prepare_store(chosen, folder, folder / name, **more)
+    build_store(chosen, folder, folder / name, **more)
     return folder / name
 
 
@@ -64,7 +65,7 @@ def tree(store):
 @pytest.fixture
 def small(monkeypatch):
     """Parts of a few cells."""
-    monkeypatch.setattr(buckets, "PART_VALUES", 1500)
+    monkeypatch.setattr(spill, "PART_VALUES", 1500)
 
 
 def assert_same(store, cells):
@@ -168,9 +169,9 @@ def test_chunks_and_memory_do_not_change_a_byte_of_the_store(tmp_path, small, mo
     for i in range(2):
         made(50, seed=i, first=50 * i).write_h5ad(tmp_path / f"{i}.h5ad")
     one = prepared(tmp_path, recipe("*.h5ad"), "one.store")
-    monkeypatch.setattr(making, "_CHUNKS", 1 << 20)
+    monkeypatch.setattr(build, "_CHUNKS", 1 << 20)
     two = prepared(tmp_path, recipe("*.h5ad"), "two.store", memory=3 << 30)
-    monkeypatch.setattr(making, "_CELLS", 7)
+    monkeypatch.setattr(build, "_CELLS", 7)
     three = prepared(tmp_path, recipe("*.h5ad"), "three.store", memory=1 << 30)
     assert tree(one) == tree(two) == tree(three)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
@@ -179,10 +180,11 @@ def test_chunks_and_memory_do_not_change_a_byte_of_the_store(tmp_path, small, mo
 def test_a_bucket_heavier_than_was_thought_makes_several_parts(tmp_path, small, monkeypatch):
     made().write_h5ad(tmp_path / "a.h5ad")
     expected = read_cells(recipe("a.h5ad"), tmp_path)
-    monkeypatch.setattr(making, "buckets_of", lambda joined: buckets.Buckets(0 * joined.cells, 0 * joined.cells + 1))
+    monkeypatch.setattr(spill, "PART_VALUES", 1000)
+    monkeypatch.setattr(build, "buckets_of", lambda joined: spill.Buckets(0 * joined.cells, 0 * joined.cells + 1))
     stores = []
     for name, cells in (("one.store", 1 << 18), ("two.store", 9)):
-        monkeypatch.setattr(making, "_CELLS", cells)
+        monkeypatch.setattr(build, "_CELLS", cells)
         stores.append(prepared(tmp_path, recipe("a.h5ad"), name))
         assert len(read_manifest(stores[-1]).parts) > 3
         assert_same(stores[-1], expected)
@@ -251,7 +253,7 @@ def test_names_repeated_within_a_file_are_allowed_and_keep_their_order(tmp_path,
     adata.obs["plate"] = 1
     adata.obs_names = ["same"] * 20 + [f"c{i}" for i in range(10)]
     adata.write_h5ad(tmp_path / "a.h5ad")
-    monkeypatch.setattr(making, "_CELLS", 4)
+    monkeypatch.setattr(build, "_CELLS", 4)
     store = prepared(tmp_path, recipe("a.h5ad"))
     matrix, obs = whole(store)
     same = np.flatnonzero(obs.index == "same")

@@ -4,9 +4,9 @@ Every unit of work is written under a temporary name and moved into place, so a 
 resumes does what is absent. `plan.json` says what the units were made from; nothing else is remembered.
 """
 
-import errno
 import json
 import os
+import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +19,13 @@ import numpy.typing as npt
 from perturbdiff.io import locked
 from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.recipes.files import is_store
-from perturbdiff.store.inputs import stat_of
-from perturbdiff.store.layout import CELL_VALUES, FORMAT, PART_VALUES, partial_folder
+from perturbdiff.store.layout import CELL_VALUES, FORMAT, PART_VALUES
 
 SCANS, SPILLS, RECORDS, STORE = "scans", "spills", "records", "store"
 """The folders of what was scanned, of spills, of what is known of finished parts, and the store as far as it is."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LEAST = 1 << 30
+"""A part and the libraries take nearly so much."""
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def work_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         raise ValueError(f"{str(out)!r} exists already; choose another name, or give --overwrite.")
     if out.exists() and not is_store(out):
         raise ValueError(f"{str(out)!r} exists and is not a store, so it is not overwritten; choose another name.")
-    folder = partial_folder(out)
+    folder = out.with_name(f".{out.name}.partial")
     refusal = f"another process is making {str(out)!r}; wait until it has ended, or choose another name."
     with locked(folder / "lock", refusal):
         if overwrite:
@@ -90,6 +90,21 @@ def begin(folder: Path, recipe: Recipe, paths: list[Path]) -> bool:
             "give --overwrite to begin anew."
         )
     return True
+
+
+def stat_of(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change in nanoseconds; of a folder, of all that is in it.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    try:
+        if not path.is_dir():
+            return path.stat().st_size, path.stat().st_mtime_ns
+        stats = [one.stat() for one in path.rglob("*") if one.is_file()]
+    except FileNotFoundError:
+        raise FileNotFoundError(f"file {str(path)!r} is gone; put it back and run this again.") from None
+    return sum(one.st_size for one in stats), max((one.st_mtime_ns for one in stats), default=0)
 
 
 def unchanged(folder: Path, path: Path) -> None:
@@ -168,38 +183,6 @@ def read_values(path: Path, dtype: npt.DTypeLike, start: int, stop: int) -> npt.
     return np.fromfile(path, dtype=dtype, count=stop - start, offset=start * np.dtype(dtype).itemsize)
 
 
-@contextmanager
-def room_on_disk(out: Path) -> Iterator[None]:
-    """Turn a full disk into one sentence, however deep the libraries have wrapped it.
-
-    Raises:
-        ValueError: there is no space left.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not _is_full(error):
-            raise
-        raise ValueError(
-            f"there is no space left on the disk of {str(out)!r}; free some and run this again, which goes on where it "
-            "stopped, or choose another place."
-        ) from error
-
-
-def _is_full(error: BaseException | None) -> bool:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return True
-        if isinstance(error, BaseExceptionGroup):
-            return any(_is_full(one) for one in error.exceptions)
-        if "No space left" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
 def _to_disk(path: Path) -> None:
     """Wait until what was written is on the disk, so that a unit is whole after a power failure too."""
     files = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
@@ -209,3 +192,23 @@ def _to_disk(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def room_of(memory: int) -> int:
+    """Bytes that chunks and parts may take, of those that the process may."""
+    if memory < _LEAST:
+        raise ValueError(
+            f"{memory / 2**30:.2f} GiB of memory is too little to make a store, which takes {_LEAST / 2**30:.0f} GiB; "
+            "allow more."
+        )
+    # what the libraries take already; where it is all, the rest cannot be kept
+    return max(memory - _resident(), memory // 4)
+
+
+def _resident() -> int:
+    """Bytes of memory that this process has."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, IndexError, ValueError):
+        return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
+    return pages * resource.getpagesize()
