@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
-from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.cli import main as run
 from perturbdiff.evaluation.evaluate import Depth, evaluate
 from perturbdiff.evaluation.methods import BASELINES
 from perturbdiff.evaluation.result import Evaluation
+from perturbdiff.files.container import read_anndata
 from perturbdiff.metrics.tables import SUITES
 from perturbdiff.recipes.dataset import Columns, Expression, recipe_from_mapping, write_recipe
 from perturbdiff.recipes.selection import Match
@@ -179,7 +179,7 @@ def real(data: Path) -> dict[str, Evaluation]:
     found = {}
     columns = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="batch")
     cells = cells_from_anndata(
-        read_h5ad(data / "kang_ifnb_1kgenes.h5ad"),
+        read_anndata(data / "kang_ifnb_1kgenes.h5ad"),
         columns=columns,
         expression=Expression(scale="counts"),
         control="control",
@@ -188,7 +188,7 @@ def real(data: Path) -> dict[str, Evaluation]:
     held = cells.labels["cell_type"].isin(["B cells", "CD14+ Monocytes"]).to_numpy() & ~cells.is_control
     found["Kang"] = judged(half(cells, held | cells.is_control), half(cells, ~held))
     cells = cells_from_anndata(
-        read_h5ad(data / "papalexi_eccite_thp1_303genes.h5ad"),
+        read_anndata(data / "papalexi_eccite_thp1_303genes.h5ad"),
         columns=columns.model_copy(update={"total_counts": "total_umi"}),
         expression=Expression(scale="counts"),
         control="control",

@@ -18,8 +18,8 @@ import torch
 from anndata import AnnData
 
 from perturbdiff.cells.anndata import cells_from_anndata
-from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.cli import main
+from perturbdiff.files.container import read_anndata
 from perturbdiff.io import write_h5ad
 from perturbdiff.model import PerturbDiff
 from perturbdiff.recipes.dataset import Recipe, read_recipe, recipe_from_mapping, write_recipe
@@ -211,7 +211,7 @@ def predicted(screen: Screen, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("cli") / "predicted.h5ad"
     model = PerturbDiff.load(screen.run)
-    found = model.predict(read_h5ad(screen.data), perturbation="stimulus_1", cell_type="type_3", device="cpu")
+    found = model.predict(read_anndata(screen.data), perturbation="stimulus_1", cell_type="type_3", device="cpu")
     write_h5ad(found, path)
     return path
 

@@ -12,8 +12,8 @@ import pandas as pd
 from perturbdiff.baselines import catalogue
 from perturbdiff.baselines.predictor import Predictor
 from perturbdiff.cells.memory import Cells
-from perturbdiff.cells.totals import total_genes
 from perturbdiff.features.tables import FeatureTable
+from perturbdiff.files.totals import total_genes
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.recipes.dataset import Recipe, read_recipe
 from perturbdiff.recipes.settings import Settings

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from perturbdiff.baselines.catalogue import NAMES
-from perturbdiff.cells.reading import read_h5ad
+from perturbdiff.files.container import read_anndata
 from perturbdiff.model import PerturbDiff
 from perturbdiff.recipes.dataset import read_recipe, write_recipe
 from perturbdiff.recipes.selection import hold_outs_from
@@ -19,7 +19,7 @@ SHIFT = "control + mean shift"
 def test_without_a_model_a_recipe_suffices_and_the_held_out_conditions_are_predicted(cli, screen, tmp_path):
     out = tmp_path / "shifted.h5ad"
     assert cli("baseline", SHIFT, screen.data, "--recipe", screen.recipe, "--out", out).status == 0
-    made, model = read_h5ad(out), PerturbDiff.from_recipe(screen.recipe)
+    made, model = read_anndata(out), PerturbDiff.from_recipe(screen.recipe)
     split = model.split()
     predicted = made.obs[made.obs["population"] >= 0]
     wanted = split.groups("test")[["perturbation", "cell_type", "assay_batch"]].astype(str)
@@ -34,7 +34,7 @@ def test_a_run_and_its_recipe_give_the_same_file(cli, screen, tmp_path):
     for name, option in (("run", screen.run), ("recipe", screen.recipe)):
         out = tmp_path / f"{name}.h5ad"
         assert cli("baseline", "ridge", screen.data, f"--{name}", option, "--out", out).status == 0
-    one, other = (read_h5ad(tmp_path / f"{name}.h5ad") for name in ("run", "recipe"))
+    one, other = (read_anndata(tmp_path / f"{name}.h5ad") for name in ("run", "recipe"))
     assert np.array_equal(one.X.toarray(), other.X.toarray())
     pd.testing.assert_frame_equal(one.obs, other.obs)
 
@@ -57,7 +57,7 @@ def test_conditions_of_ones_own_may_be_any_perturbation_and_leave_labels_open(cl
     ended = cli("baseline", SHIFT, screen.data, tmp_path / "mine.csv", "--recipe", screen.recipe, "--out", out)
     assert ended.status == 0
     assert "1 of 2 perturbations" in ended.err
-    predicted = read_h5ad(out).obs.query("population >= 0")
+    predicted = read_anndata(out).obs.query("population >= 0")
     types = predicted.astype(str).groupby("perturbation")["cell_type"].unique().map(sorted).to_dict()
     assert types == {"never seen": ["type_1"], "stimulus_1": ["type_1", "type_2", "type_3"]}
 

@@ -16,8 +16,8 @@ import pytest
 from scipy.sparse import csr_matrix
 
 import perturbdiff
-from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.checkpoint import DESCRIPTION, WEIGHTS, load_checkpoint
+from perturbdiff.files.container import read_anndata
 from perturbdiff.recipes.dataset import read_recipe
 from perturbdiff.training.callbacks import RESUME
 
@@ -190,7 +190,7 @@ def test_predict_writes_the_conditions_of_a_table(cli, screen, tmp_path):
     assert ended.status == 0
     assert ended.out == ""
     assert "holds 96 predicted cells of 2 conditions" in ended.err
-    assert (read_h5ad(out).obs["population"] >= 0).sum() == 96
+    assert (read_anndata(out).obs["population"] >= 0).sum() == 96
     assert files_under(out.parent) == ["predicted.h5ad"]
     assert cli(*line, "--quiet").refused("exists already; choose another name, or give --overwrite")
     assert cli(*line, "--quiet", "--overwrite") == (0, "", "")
@@ -200,9 +200,9 @@ def test_predict_takes_one_condition_or_a_part_of_the_split(cli, screen, tmp_pat
     base = ["predict", screen.run, screen.data, "--device", "cpu", "--quiet", "--out"]
     one = cli(*base, tmp_path / "one.h5ad", "--perturbation", "stimulus_1", "--cell-type", "type_3", "--steps", "3")
     assert one == (0, "", "")
-    assert json.loads(read_h5ad(tmp_path / "one.h5ad").uns["perturbdiff"]["sampling"])["steps"] == 3
+    assert json.loads(read_anndata(tmp_path / "one.h5ad").uns["perturbdiff"]["sampling"])["steps"] == 3
     assert cli(*base, tmp_path / "test.h5ad", "--part", "test") == (0, "", "")
-    assert set(read_h5ad(tmp_path / "test.h5ad").obs["perturbation"]) == {"control", "stimulus_1"}
+    assert set(read_anndata(tmp_path / "test.h5ad").obs["perturbation"]) == {"control", "stimulus_1"}
     assert cli(*base, tmp_path / "none.h5ad").refused("conditions come from a CSV file, from --perturbation or from")
     assert cli(*base, tmp_path / "x.h5ad", "--part", "tset").refused("'tset' is not a held-out part")
     assert files_under(tmp_path) == ["one.h5ad", "test.h5ad"]
@@ -217,7 +217,7 @@ def test_predict_reads_columns_of_other_names(cli, screen, adata, tmp_path):
     assert cli(*line, tmp_path / "p.h5ad", "--perturbation-column", "drug", "--quiet") == (0, "", "")
     ended = cli(*line, tmp_path / "q.h5ad")
     assert "there is no column 'perturbation', so all 72 cells are taken as control cells." in ended.err
-    p, q = (read_h5ad(tmp_path / f"{name}.h5ad") for name in "pq")
+    p, q = (read_anndata(tmp_path / f"{name}.h5ad") for name in "pq")
     assert np.array_equal(p.X.toarray(), q.X.toarray())
     assert cli(*line, tmp_path / "r.h5ad", "--perturbation-column", "drg", "--quiet").refused(
         "no column 'drg'.*nearest is 'drug'"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from perturbdiff.cells.reading import read_anndata
+from perturbdiff.files.container import read_anndata
 from perturbdiff.recipes.dataset import read_recipe
 from perturbdiff.simulation.responses import simulate_combinations, simulate_doses
 

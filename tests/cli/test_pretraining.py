@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.cli import main
+from perturbdiff.files.container import read_anndata
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_fine_tuned_model_predicts_perturbations(pretrained, command, folder, 
     command(
         "predict", tmp_path / "tuned", screen.data, "--part", "test", "--out", tmp_path / "p.h5ad", "--device", "cpu"
     )
-    made = read_h5ad(tmp_path / "p.h5ad")
+    made = read_anndata(tmp_path / "p.h5ad")
     assert "stimulus_1" in set(made.obs["perturbation"])
     assert not made.uns["perturbdiff"]["zero_shot"]
     again = command("finetune", out, folder / "screen.toml", "--out", tmp_path / "tuned", "--device", "cpu").err
@@ -92,7 +92,7 @@ def test_a_pretrained_model_predicts_a_cell_type_alone(pretrained, command, tmp_
         "predict", pretrained[0], "--cells", 9, "--cell-type", "type_1", "--out", tmp_path / "z.h5ad", "--device", "cpu"
     ).err
     assert "zero-shot" in said
-    assert read_h5ad(tmp_path / "z.h5ad").n_obs == 9
+    assert read_anndata(tmp_path / "z.h5ad").n_obs == 9
 
 
 def test_what_is_not_there_is_named_before_any_work(command, folder, tmp_path):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.checkpoint import load_checkpoint
 from perturbdiff.cli.options import REMEDIES
+from perturbdiff.files.container import read_anndata
 from perturbdiff.io import write_h5ad
 from perturbdiff.recipes.dataset import read_recipe
 
@@ -21,7 +21,7 @@ def predicting(cli, screen, tmp_path):
         adata.write_h5ad(tmp_path / "c.h5ad")
         out = tmp_path / "p.h5ad"
         ended = cli("predict", screen.run, tmp_path / "c.h5ad", *ONE, "--out", out, "--overwrite", *options)
-        return read_h5ad(out) if ended.status == 0 else ended
+        return read_anndata(out) if ended.status == 0 else ended
 
     return run
 
@@ -41,7 +41,7 @@ def test_control_cells_with_more_genes_give_the_same_prediction(predicting, pred
         sp.hstack([adata.X, sp.csr_matrix(np.full((adata.n_obs, 3), 50.0, np.float32))], format="csr"), obs=adata.obs
     )
     more.var_names = [*adata.var_names, "extra_1", "extra_2", "extra_3"]
-    np.testing.assert_array_equal(values(predicting(more)), values(read_h5ad(predicted)))
+    np.testing.assert_array_equal(values(predicting(more)), values(read_anndata(predicted)))
 
 
 def test_control_cells_that_lack_genes_are_refused_and_a_column_of_totals_is_the_remedy(
@@ -51,7 +51,7 @@ def test_control_cells_that_lack_genes_are_refused_and_a_column_of_totals_is_the
     panel.obs["umi"] = np.asarray(adata.X.sum(axis=1)).ravel()
     assert predicting(panel).refused("lacks 10 of the 40 genes over which the training cells.*--total-counts")
     found = predicting(panel, "--total-counts", "umi")
-    np.testing.assert_allclose(values(found), values(read_h5ad(predicted)), rtol=1e-6)
+    np.testing.assert_allclose(values(found), values(read_anndata(predicted)), rtol=1e-6)
 
 
 def test_layer_gene_names_and_target_sum_are_options_of_predict(predicting, predicted, adata):
@@ -64,7 +64,7 @@ def test_layer_gene_names_and_target_sum_are_options_of_predict(predicting, pred
     options = ["--gene-names", "symbol", "--scale", "log1p", "--layer", "log"]
     assert predicting(copy, *options).refused(r"give --target-sum|declare --target-sum = 1e\+06")
     found = predicting(copy, *options, "--target-sum", 1e6)
-    np.testing.assert_allclose(values(found), values(read_h5ad(predicted)), atol=1e-3)
+    np.testing.assert_allclose(values(found), values(read_anndata(predicted)), atol=1e-3)
 
 
 def test_every_option_that_stands_for_a_key_is_one_of_predict_and_evaluate(cli):
@@ -92,11 +92,11 @@ def test_an_empty_line_of_conditions_is_said_and_skipped(cli, screen, tmp_path):
     ended = cli(*line)
     assert ended.status == 0
     assert "has 1 rows without any label (line 3), which are skipped" in re.sub(r"\s+", " ", ended.err)
-    assert set(read_h5ad(tmp_path / "p.h5ad").obs["perturbation"]) == {"control", "stimulus_1"}
+    assert set(read_anndata(tmp_path / "p.h5ad").obs["perturbation"]) == {"control", "stimulus_1"}
 
 
 def test_values_below_zero_of_a_predicted_file_are_judged_where_clip_is_given(cli, screen, predicted, tmp_path):
-    found = read_h5ad(predicted)
+    found = read_anndata(predicted)
     dense = found.X.toarray()
     dense[-1, :3] = -0.25
     found.X = dense

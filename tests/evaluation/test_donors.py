@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 
 from perturbdiff.cells.memory import Cells
-from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.audit import LEAK
 from perturbdiff.evaluation.evaluate import Depth, Scope, evaluate
 from perturbdiff.evaluation.from_files import evaluate_files
 from perturbdiff.evaluation.methods import MEAN_SHIFT
 from perturbdiff.evaluation.scores import CEILING, REPLICATES
+from perturbdiff.files.container import read_anndata
 from perturbdiff.io import write_h5ad
 from perturbdiff.metrics.conditions import TOGETHER, Condition, Context, Pooling
 from perturbdiff.model import PerturbDiff
@@ -189,7 +189,7 @@ def test_cells_that_trained_are_never_among_the_judged_ones_unless_they_are_aske
         "70 of the 80 observed cells of the predicted perturbations and cell types trained"
     )
     assert not [caution for caution in found.warnings if caution.kind == LEAK]
-    split, observed = source.split, read_h5ad(folder / "screen.h5ad")
+    split, observed = source.split, read_anndata(folder / "screen.h5ad")
     test = set(split.source.names[split.rows("test")])
     controls = (observed.obs["perturbation"] == "control").to_numpy()
     write_h5ad(observed[controls | observed.obs_names.isin(test)].copy(), folder / "held-out.h5ad")

@@ -13,12 +13,12 @@ import perturbdiff
 from perturbdiff.baselines.control import groups_of, predict_control
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
-from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.evaluate import Depth, Scope, evaluate
 from perturbdiff.evaluation.methods import BASELINES, CONTROL, MEAN_SHIFT
 from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.evaluation.scores import CEILING
+from perturbdiff.files.container import read_anndata
 from perturbdiff.metrics.conditions import TOGETHER, Condition, Context
 from perturbdiff.metrics.distances import within
 from perturbdiff.metrics.ours import CONTEXT_METRICS, METRICS, Population
@@ -165,7 +165,7 @@ def kang(real_data):
     if not path.is_file():
         pytest.skip(f"{path.name} is missing: this test reads files that are not part of the project")
     cells = cells_from_anndata(
-        read_h5ad(path),
+        read_anndata(path),
         columns=Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="batch"),
         expression=Expression(scale="counts"),
         control="control",

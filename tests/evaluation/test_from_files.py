@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from perturbdiff.cells.reading import read_h5ad
+from perturbdiff.cells.on_disk import Disk
 from perturbdiff.evaluation.audit import LEAK
 from perturbdiff.evaluation.cache import Cache
-from perturbdiff.evaluation.disk import Disk
 from perturbdiff.evaluation.from_files import evaluate_files
 from perturbdiff.evaluation.methods import MEAN_SHIFT
+from perturbdiff.files.container import read_anndata
 from perturbdiff.io import write_h5ad
 from perturbdiff.model import PerturbDiff
 from perturbdiff.recipes.dataset import Columns, Expression, Grammar, write_recipe
@@ -95,7 +95,7 @@ def test_a_panel_with_total_counts_can_be_judged(adata, tmp_path, make_recipe):
     write_recipe(make_recipe(columns=columns), tmp_path / "recipe.toml")
     model = PerturbDiff.from_recipe(tmp_path / "recipe.toml")
     model.train(run=tmp_path / "run", device="cpu", show_progress=False)
-    controls = read_h5ad(tmp_path / "screen.h5ad")
+    controls = read_anndata(tmp_path / "screen.h5ad")
     found = model.predict(controls, perturbation="stimulus_1", cell_type="type_3", device="cpu")
     write_h5ad(found, tmp_path / "predicted.h5ad")
     judged = evaluate_files(
@@ -180,7 +180,7 @@ def test_a_judged_condition_that_was_trained_on_is_the_first_warning(screen, ada
 
 
 def test_a_prediction_of_another_split_is_warned_of(screen, predicted, tmp_path):
-    adata = read_h5ad(predicted)
+    adata = read_anndata(predicted)
     adata.uns["perturbdiff"]["split_hash"] = "another"
     write_h5ad(adata, tmp_path / "p.h5ad")
     found = evaluate_files({"model": tmp_path / "p.h5ad"}, screen.data, source=TrainingData.of_run(screen.run))
@@ -251,7 +251,7 @@ def test_bad_input_is_refused_in_one_clear_sentence(screen, predicted, tmp_path,
         (tmp_path / "p.h5ad", predicted, of_predicted),
         (tmp_path / "o.h5ad", screen.data, of_observed),
     ):
-        adata = read_h5ad(source)
+        adata = read_anndata(source)
         write_h5ad(adata if change is None else change(adata), path)
     with pytest.raises(ValueError, match=sentence) as error:
         evaluate_files(
@@ -291,7 +291,7 @@ def test_a_leak_is_said_however_quiet(cli, screen, adata, tmp_path):
 
 
 def test_labels_of_other_programs_that_mean_the_same_perturbation_are_judged_as_one(screen, tmp_path):
-    observed, predicted = read_h5ad(screen.data), read_h5ad(screen.data)
+    observed, predicted = read_anndata(screen.data), read_anndata(screen.data)
     there = {"stimulus_1": "A+B", "stimulus_2": "C", "stimulus_3": "ctrl+ctrl"}
     other = {"stimulus_1": "B+A", "stimulus_2": "ctrl+C", "stimulus_3": "control"}
     for adata, names in ((observed, there), (predicted, other)):

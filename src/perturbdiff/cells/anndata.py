@@ -9,7 +9,10 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from perturbdiff.cells.joining import (
+from perturbdiff.cells.memory import Cells, matches
+from perturbdiff.cells.order import Flags
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.files.joining import (
     GeneTable,
     aligned,
     below,
@@ -19,16 +22,13 @@ from perturbdiff.cells.joining import (
     join_note,
     labels_below,
 )
-from perturbdiff.cells.memory import Cells, matches
-from perturbdiff.cells.order import Flags
-from perturbdiff.cells.reading import (
+from perturbdiff.files.matrices import (
     clipped,
     column_of,
     expression_of,
     read_anndata,
 )
-from perturbdiff.cells.totals import check_totals_fit, checked, genes_summed
-from perturbdiff.core.choices import COVARIATES
+from perturbdiff.files.totals import check_totals_fit, checked, genes_summed
 from perturbdiff.labels.members import grammar_of, labels_from
 from perturbdiff.labels.text import (
     NO_LABEL,
@@ -99,7 +99,7 @@ def cells_from_anndata(
 def read_cells(recipe: Recipe, folder: Path) -> Cells:
     """Cells of a recipe's files, one below the other; paths are relative to `folder`.
 
-    Genes are in the order of the first file; `cells.joining` says how files with other genes or with the same names of
+    Genes are in the order of the first file; `files.joining` says how files with other genes or with the same names of
     cells are joined. A gene that a file lacks holds no counts in its cells.
 
     Raises:

@@ -26,11 +26,11 @@ from perturbdiff.cells.order import (
     name_hashes,
     thinned_note,
 )
-from perturbdiff.cells.reading import (
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.files.matrices import (
     Matrix,
     Scale,
 )
-from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.members import at_any_dose, same_as
 from perturbdiff.labels.text import NO_LABEL, is_missing, plain
 from perturbdiff.labels.vocabulary import columns_of

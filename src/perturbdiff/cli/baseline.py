@@ -33,7 +33,7 @@ def baseline(
     """Predict by a simple baseline, fitted to the training cells: the same .h5ad as a model's."""
     from perturbdiff.baselines.catalogue import check_names
     from perturbdiff.baselines.files import write_prediction
-    from perturbdiff.cells.reading import read_h5ad
+    from perturbdiff.files.container import read_anndata
     from perturbdiff.io import check_writable
     from perturbdiff.prediction.conditions import check_part, labelled, read_rows
     from perturbdiff.prediction.inputs import control_cells
@@ -54,7 +54,7 @@ def baseline(
     rows = None if conditions is None else read_rows(conditions)
     with by_options():
         cells = control_cells(
-            read_h5ad(controls),
+            read_anndata(controls),
             data.recipe,
             columns={"total_counts": total_counts},
             expression={"scale": scale, "layer": layer, "gene_names": gene_names, "target_sum": target_sum},

@@ -83,7 +83,7 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Predict one cell for each control cell of each condition."""
-    from perturbdiff.cells.reading import read_h5ad
+    from perturbdiff.files.container import read_anndata
     from perturbdiff.io import check_writable, write_h5ad
     from perturbdiff.model import PerturbDiff
     from perturbdiff.predicted import drawn, without_controls
@@ -112,7 +112,7 @@ def predict(
     columns = {"perturbation": perturbation_column, "cell_type": cell_type_column, "assay_batch": assay_batch_column}
     with by_options():
         start = model.control_cells(
-            None if controls is None else read_h5ad(controls),
+            None if controls is None else read_anndata(controls),
             cells=cells,
             cell_type=cell_type,
             assay_batch=assay_batch,

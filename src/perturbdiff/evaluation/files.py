@@ -13,9 +13,9 @@ import h5py
 
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
-from perturbdiff.cells.reading import read_h5ad
-from perturbdiff.evaluation.disk import Disk, declaration, rows_can_be_read, size_in_memory
+from perturbdiff.cells.on_disk import Disk, declaration, rows_can_be_read, size_in_memory
 from perturbdiff.evaluation.pairs import File
+from perturbdiff.files.container import read_anndata
 from perturbdiff.labels.text import renamed as under_names
 from perturbdiff.predicted import KEY, declared_columns
 from perturbdiff.recipes.dataset import PLAIN, Columns, Expression, Grammar
@@ -120,7 +120,7 @@ def read_file(
         ValueError: the file does not declare what the caller leaves out, or its cells are refused (see `cells.memory`).
         FileNotFoundError: there is no such file.
     """
-    adata = read_h5ad(path)
+    adata = read_anndata(path)
     obs: Any = adata.obs
     said = _described(adata.uns.get(KEY, {}), path, list(obs.columns), columns, expression, control)
     return cells_from_anndata(

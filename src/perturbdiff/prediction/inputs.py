@@ -13,8 +13,8 @@ import torch
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.genes import align_genes
 from perturbdiff.cells.memory import Cells
-from perturbdiff.cells.reading import expression_of
 from perturbdiff.checkpoint import Checkpoint
+from perturbdiff.files.matrices import expression_of
 from perturbdiff.labels.members import grammar_of, is_unit
 from perturbdiff.predicted import KEY
 from perturbdiff.recipes.dataset import Columns, Expression, Recipe

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from perturbdiff.cells.disk import OnDisk, opened
-from perturbdiff.cells.joining import GeneTable, file_suffixes, gene_table_of
 from perturbdiff.cells.order import Integers
-from perturbdiff.cells.reading import check_integers
+from perturbdiff.files.disk import OnDisk, opened
+from perturbdiff.files.joining import GeneTable, file_suffixes, gene_table_of
+from perturbdiff.files.matrices import check_integers
 from perturbdiff.io import room_on_disk, sized
 from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.recipes.files import is_store, resolve_files

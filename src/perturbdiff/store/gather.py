@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 import zarr
 
-from perturbdiff.cells.disk import Texts
 from perturbdiff.cells.order import Integers, aranges
-from perturbdiff.cells.reading import Scale
+from perturbdiff.files.disk import Texts
+from perturbdiff.files.matrices import Scale
 from perturbdiff.store.layout import CELL_VALUES, OBS, PARTS, content_hash, part_name, write_array
 from perturbdiff.store.manifest import Part
 from perturbdiff.store.spill import Chunk, Spill, n_parts, smallest

@@ -9,8 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from perturbdiff.cells.disk import Texts, opened
-from perturbdiff.cells.joining import (
+from perturbdiff.cells.memory import matches
+from perturbdiff.cells.order import Hashes, Integers
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.files.disk import Texts, opened
+from perturbdiff.files.joining import (
     GeneTable,
     file_suffixes,
     join_genes,
@@ -19,9 +22,6 @@ from perturbdiff.cells.joining import (
     shared_names,
     with_file_note,
 )
-from perturbdiff.cells.memory import matches
-from perturbdiff.cells.order import Hashes, Integers
-from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.labels.text import (
     NO_LABEL,

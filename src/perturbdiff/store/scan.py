@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from perturbdiff.cells.disk import OnDisk, check_whole, opened
 from perturbdiff.cells.memory import matches
 from perturbdiff.cells.order import Flags, Hashes, Integers, mixed, name_hashes
-from perturbdiff.cells.reading import check_column, check_integers
-from perturbdiff.cells.totals import Checked, check_totals_fit, checked
 from perturbdiff.core.choices import COVARIATES
+from perturbdiff.files.disk import OnDisk, check_whole, opened
+from perturbdiff.files.matrices import check_column, check_integers
+from perturbdiff.files.totals import Checked, check_totals_fit, checked
 from perturbdiff.labels.members import grammar_of, labels_from
 from perturbdiff.labels.text import NO_LABEL, check_label_texts, texts_of
 from perturbdiff.recipes.dataset import Recipe

@@ -22,11 +22,11 @@ import pandas as pd
 import scipy.sparse as sp
 from numcodecs.blosc import Blosc
 
-from perturbdiff.cells.disk import OnDisk, Rows
-from perturbdiff.cells.joining import aligned
 from perturbdiff.cells.memory import profile_hashes
 from perturbdiff.cells.order import Hashes, Integers
-from perturbdiff.cells.reading import Scale
+from perturbdiff.files.disk import OnDisk, Rows
+from perturbdiff.files.joining import aligned
+from perturbdiff.files.matrices import Scale
 from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.store.layout import CELL_VALUES, PART_VALUES
 from perturbdiff.store.scan import checked_rows

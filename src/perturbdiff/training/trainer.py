@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from perturbdiff.cells.totals import total_genes
 from perturbdiff.checkpoint import Checkpoint, ModelSpec
 from perturbdiff.features.tables import FeatureTable
+from perturbdiff.files.totals import total_genes
 from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.recipes.settings import Settings
 from perturbdiff.split.audit import repeated_names

@@ -13,8 +13,6 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
-from perturbdiff.cells.container import read_anndata as read_anndata
-from perturbdiff.cells.container import read_h5ad as read_h5ad
 from perturbdiff.recipes.dataset import Expression
 from perturbdiff.spelling import nearest
 

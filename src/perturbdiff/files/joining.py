@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from perturbdiff.cells.reading import Matrix
+from perturbdiff.files.matrices import Matrix
 from perturbdiff.recipes.dataset import Expression
 
 _VERSIONED = re.compile(r"(ENS[A-Z]*\d+)\.\d+")

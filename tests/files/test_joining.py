@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perturbdiff.cells.anndata import read_cells
-from perturbdiff.cells.joining import (
+from perturbdiff.files.joining import (
     aligned,
     below,
     file_suffixes,

@@ -20,9 +20,9 @@ from anndata.io import read_elem
 from numpy.typing import NDArray
 
 from perturbdiff.cells.anndata import cells_from_anndata
-from perturbdiff.cells.disk import OnDisk, opened
 from perturbdiff.cells.memory import Cells
-from perturbdiff.cells.totals import check_totals_fit, checked, genes_summed
+from perturbdiff.files.disk import OnDisk, opened
+from perturbdiff.files.totals import check_totals_fit, checked, genes_summed
 from perturbdiff.recipes.dataset import PLAIN, Columns, Expression, Grammar
 from perturbdiff.recipes.files import MUDATA
 

@@ -42,10 +42,6 @@ def read_anndata(path: Path) -> anndata.AnnData:
         return _read_zarr(path) if path.is_dir() else _read_h5ad(path)
 
 
-read_h5ad = read_anndata
-"""The name for those who expect an .h5ad."""
-
-
 def _read_h5ad(path: Path) -> anndata.AnnData:
     if path.suffix == MUDATA:
         return _read_h5mu(path)

@@ -10,7 +10,8 @@ import scipy.sparse as sp
 import zarr
 
 from perturbdiff.cells.anndata import cells_from_anndata
-from perturbdiff.cells.reading import read_anndata, read_h5ad, row_sums
+from perturbdiff.files.container import read_anndata
+from perturbdiff.files.matrices import row_sums
 from perturbdiff.labels.text import check_label_texts
 from perturbdiff.recipes.dataset import Columns, Expression
 
@@ -210,19 +211,19 @@ def test_bad_data_are_refused_in_one_sentence(make, arguments, sentence):
 
 def test_a_file_that_cannot_be_read_says_why(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no file .*none.h5ad.*give the path"):
-        read_h5ad(tmp_path / "none.h5ad")
+        read_anndata(tmp_path / "none.h5ad")
     made().write_h5ad(tmp_path / "whole.h5ad")
     whole = (tmp_path / "whole.h5ad").read_bytes()
     (tmp_path / "half.h5ad").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"half.h5ad' is cut short; copy or download it again"):
-        read_h5ad(tmp_path / "half.h5ad")
+        read_anndata(tmp_path / "half.h5ad")
     (tmp_path / "text.h5ad").write_text("gene,cell\n" * 100)
     with pytest.raises(ValueError, match=r"text.h5ad' is not an HDF5 file.*write it with"):
-        read_h5ad(tmp_path / "text.h5ad")
+        read_anndata(tmp_path / "text.h5ad")
     with h5py.File(tmp_path / "other.h5ad", "w") as file:
         anndata.io.write_elem(file, "a", np.array([1]))
     with pytest.raises(ValueError, match=r"other.h5ad' is HDF5 but not an AnnData.*write it with"):
-        read_h5ad(tmp_path / "other.h5ad")
+        read_anndata(tmp_path / "other.h5ad")
 
 
 def test_a_label_may_hold_any_sign_but_control_characters():

@@ -1,6 +1,6 @@
 """An AnnData that stays on disk, .h5ad, .zarr or the RNA of an .h5mu, read some cells at a time.
 
-Only the list of its genes is ever held whole. `cells.container` reads all of it.
+Only the list of its genes is ever held whole. `files.container` reads all of it.
 """
 
 import warnings
@@ -22,8 +22,8 @@ import zarr
 from anndata.io import sparse_dataset
 from h5py.h5t import check_string_dtype
 
-from perturbdiff.cells.container import UNREADABLE, refuse_hole
-from perturbdiff.cells.reading import is_raw, stored_expression
+from perturbdiff.files.container import UNREADABLE, refuse_hole
+from perturbdiff.files.matrices import is_raw, stored_expression
 from perturbdiff.recipes.dataset import Expression
 from perturbdiff.recipes.files import find_hole, rna_of
 

@@ -10,7 +10,7 @@ import pytest
 import zarr
 from anndata.io import write_elem
 
-from perturbdiff.cells.container import read_anndata
+from perturbdiff.files.container import read_anndata
 from perturbdiff.io import free_name, write_h5ad
 from perturbdiff.store.build import build_store
 from perturbdiff.store.stored import Store

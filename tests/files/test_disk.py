@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse as sp
 
 from perturbdiff.cells.anndata import cells_from_anndata, read_cells
-from perturbdiff.cells.disk import opened
+from perturbdiff.files.disk import opened
 from perturbdiff.recipes.dataset import recipe_from_mapping
 from perturbdiff.recipes.selection import Match
 from perturbdiff.store import scan

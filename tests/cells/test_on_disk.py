@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from perturbdiff.cells.disk import OnDisk
-from perturbdiff.evaluation.disk import Disk, rows_can_be_read, size_in_memory
+from perturbdiff.cells.on_disk import Disk, rows_can_be_read, size_in_memory
 from perturbdiff.evaluation.files import open_file, read_file
+from perturbdiff.files.disk import OnDisk
 from perturbdiff.recipes.dataset import Columns, Expression
 
 GENES = [f"g{i}" for i in range(7)]

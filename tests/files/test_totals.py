@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from perturbdiff.cells.anndata import cells_from_anndata
-from perturbdiff.cells.totals import check_normalised, sums_of_expm1
+from perturbdiff.files.totals import check_normalised, sums_of_expm1
 from perturbdiff.recipes.dataset import Columns, Expression, recipe_from_mapping
 from perturbdiff.store.build import build_store
 from perturbdiff.store.stored import Store
@@ -73,7 +73,7 @@ def test_sums_agree_whatever_the_number_of_cells_looked_at_together(monkeypatch)
     adata = logged(1e4, genes=20)
     wanted = np.expm1(adata.X.toarray().astype(np.float64)).sum(axis=1)
     for chunk in (1, 100, 1 << 20):
-        monkeypatch.setattr("perturbdiff.cells.totals._CHUNK", chunk)
+        monkeypatch.setattr("perturbdiff.files.totals._CHUNK", chunk)
         np.testing.assert_allclose(sums_of_expm1(adata.X), wanted)
         np.testing.assert_allclose(sums_of_expm1(adata.X.toarray()), wanted)
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
-from perturbdiff.cells.reading import Matrix, Scale, check_values, column_of, row_sums
+from perturbdiff.files.matrices import Matrix, Scale, check_values, column_of, row_sums
 from perturbdiff.recipes.dataset import PER, Columns, Expression, Recipe
 
 _TOTAL_SLACK = 1.5
