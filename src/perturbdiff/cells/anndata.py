@@ -12,6 +12,7 @@ import pandas as pd
 from perturbdiff.cells.memory import Cells, matches
 from perturbdiff.cells.order import Flags
 from perturbdiff.core.choices import COVARIATES
+from perturbdiff.files.container import read_anndata
 from perturbdiff.files.joining import (
     GeneTable,
     aligned,
@@ -22,12 +23,7 @@ from perturbdiff.files.joining import (
     join_note,
     labels_below,
 )
-from perturbdiff.files.matrices import (
-    clipped,
-    column_of,
-    expression_of,
-    read_anndata,
-)
+from perturbdiff.files.matrices import clipped, column_of, expression_of
 from perturbdiff.files.totals import check_totals_fit, checked, genes_summed
 from perturbdiff.labels.members import grammar_of, labels_from
 from perturbdiff.labels.text import (
