@@ -32,11 +32,11 @@ from perturbdiff.cells.memory import Cells
 from perturbdiff.cli import main as run
 from perturbdiff.evaluation.evaluate import Depth, evaluate
 from perturbdiff.evaluation.methods import BASELINES
-from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.files.container import read_anndata
 from perturbdiff.metrics.tables import SUITES
 from perturbdiff.recipes.dataset import Columns, Expression, recipe_from_mapping, write_recipe
 from perturbdiff.recipes.selection import Match
+from perturbdiff.results.evaluation import Evaluation
 
 HERE = Path(__file__).parent
 N_GENES, N_CELLS, DEPTH = 2000, 200, 2000.0

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from perturbdiff.cells.memory import Cells
     from perturbdiff.checkpoint import Checkpoint, load_checkpoint
     from perturbdiff.evaluation.evaluate import evaluate
-    from perturbdiff.evaluation.result import Evaluation
     from perturbdiff.model import PerturbDiff
     from perturbdiff.recipes.dataset import Recipe, read_recipe
+    from perturbdiff.results.evaluation import Evaluation
     from perturbdiff.simulation.screen import simulate
     from perturbdiff.split.rules import Split, split_cells
     from perturbdiff.store.stored import Store
@@ -42,7 +42,7 @@ __all__ = [
 _HOMES = {
     "Cells": "cells.memory",
     "Checkpoint": "checkpoint",
-    "Evaluation": "evaluation.result",
+    "Evaluation": "results.evaluation",
     "PerturbDiff": "model",
     "Recipe": "recipes.dataset",
     "Split": "split.rules",

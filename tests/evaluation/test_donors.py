@@ -9,13 +9,13 @@ from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.audit import LEAK
 from perturbdiff.evaluation.evaluate import Depth, Scope, evaluate
 from perturbdiff.evaluation.from_files import evaluate_files
-from perturbdiff.evaluation.methods import MEAN_SHIFT
 from perturbdiff.evaluation.scores import CEILING, REPLICATES
 from perturbdiff.files.container import read_anndata
 from perturbdiff.io import write_h5ad
 from perturbdiff.metrics.conditions import TOGETHER, Condition, Context, Pooling
 from perturbdiff.model import PerturbDiff
 from perturbdiff.recipes.dataset import write_recipe
+from perturbdiff.results.evaluation import MEAN_SHIFT
 from perturbdiff.simulation.screen import simulate
 from perturbdiff.split.audit import find_leaks
 from perturbdiff.training_data import TrainingData

@@ -15,8 +15,7 @@ from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.evaluate import Depth, Scope, evaluate
-from perturbdiff.evaluation.methods import BASELINES, CONTROL, MEAN_SHIFT
-from perturbdiff.evaluation.result import Evaluation
+from perturbdiff.evaluation.methods import BASELINES
 from perturbdiff.evaluation.scores import CEILING
 from perturbdiff.files.container import read_anndata
 from perturbdiff.metrics.conditions import TOGETHER, Condition, Context
@@ -25,6 +24,7 @@ from perturbdiff.metrics.ours import CONTEXT_METRICS, METRICS, Population
 from perturbdiff.recipes.dataset import Columns, Expression
 from perturbdiff.recipes.selection import Match
 from perturbdiff.report.writing import write_report
+from perturbdiff.results.evaluation import CONTROL, MEAN_SHIFT, Evaluation
 
 POOLED = Scope(TOGETHER)
 GENES = pd.Index([f"g{i}" for i in range(12)])

@@ -9,12 +9,12 @@ from perturbdiff.cells.on_disk import Disk
 from perturbdiff.evaluation.audit import LEAK
 from perturbdiff.evaluation.cache import Cache
 from perturbdiff.evaluation.from_files import evaluate_files
-from perturbdiff.evaluation.methods import MEAN_SHIFT
 from perturbdiff.files.container import read_anndata
 from perturbdiff.io import write_h5ad
 from perturbdiff.model import PerturbDiff
 from perturbdiff.recipes.dataset import Columns, Expression, Grammar, write_recipe
 from perturbdiff.recipes.selection import hold_outs_from
+from perturbdiff.results.evaluation import MEAN_SHIFT
 from perturbdiff.split.audit import find_leaks
 from perturbdiff.training_data import TrainingData
 

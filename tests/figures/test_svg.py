@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.evaluation.parts import Genes
 from perturbdiff.figures import density, numbers
 from perturbdiff.figures.looks import CEILING, COLOURS, FILES, REFERENCE, Look
 from perturbdiff.figures.svg import Panel, tick
+from perturbdiff.results.parts import Genes
 
 OKABE_ITO = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"}
 

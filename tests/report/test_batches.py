@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.figures.dot_plot import figure
 from perturbdiff.metrics.conditions import Condition
 from perturbdiff.report.ranking import AHEAD, LEVEL, UNKNOWN, Comparer, Differences
 from perturbdiff.report.writing import write_report
+from perturbdiff.results.evaluation import Evaluation
 
 BATCHES = ("donor 1", "donor 2", "donor 3")
 

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.figures.radar import CENTRE, RIM
 from perturbdiff.report.drawings import radar_of
+from perturbdiff.results.evaluation import Evaluation
 
 METRICS = ("R2", "PDCorr", "MAE", "MSE", "PDS_L1")
 CENTRE_OF_DRAWING = np.array([215.0, 168.0])

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.evaluation.result import Evaluation, Metric
 from perturbdiff.metrics.conditions import Condition
 from perturbdiff.metrics.intervals import paired_difference
 from perturbdiff.report.ranking import (
@@ -22,6 +21,7 @@ from perturbdiff.report.ranking import (
     strongest,
 )
 from perturbdiff.report.summary import summarise
+from perturbdiff.results.evaluation import Evaluation, Metric
 
 LOWER, HIGHER = Metric("ours", "a", "lower", "", ""), Metric("ours", "b", "higher", "", "")
 NEAR, NONE = Metric("ours", "c", "near 1", "", ""), Metric("ours", "d", "none", "", "")

@@ -17,8 +17,8 @@ from perturbdiff.cli.options import INTERRUPTED, Device, Quiet, Seed
 from perturbdiff.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from perturbdiff.evaluation.result import Evaluation
     from perturbdiff.recipes.dataset import Recipe
+    from perturbdiff.results.evaluation import Evaluation
 
 _LOG = logging.getLogger(__name__)
 

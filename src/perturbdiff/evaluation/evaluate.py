@@ -18,13 +18,10 @@ from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.cache import Cache
 from perturbdiff.evaluation.contexts import VALUES, judge_by, too_large
-from perturbdiff.evaluation.folder import Method
-from perturbdiff.evaluation.methods import BASELINES, CONTROL, MEAN_SHIFT, Methods, fitted
+from perturbdiff.evaluation.methods import BASELINES, Methods, fitted
 from perturbdiff.evaluation.pairs import File, Pairs
-from perturbdiff.evaluation.parts import Genes
 from perturbdiff.evaluation.projection import project
-from perturbdiff.evaluation.result import Evaluation
-from perturbdiff.evaluation.scores import CEILING, OBSERVED, REPLICATES, Contexts, Judged, Judging, Track
+from perturbdiff.evaluation.scores import CEILING, REPLICATES, Contexts, Judged, Judging, Track
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.metrics import suites, warnings
 from perturbdiff.metrics.ceilings import HALVINGS
@@ -35,6 +32,9 @@ from perturbdiff.metrics.suites import Suite
 from perturbdiff.metrics.tables import COLUMNS, OURS, long_table, overall_table, undefined_notes
 from perturbdiff.metrics.warnings import Warned
 from perturbdiff.recipes.dataset import PLAIN, Grammar
+from perturbdiff.results.evaluation import CONTROL, MEAN_SHIFT, Evaluation
+from perturbdiff.results.folder import Method
+from perturbdiff.results.parts import OBSERVED, Genes
 
 HEADLINE = ("energy_distance", "pearson_from_centroid", "de_auroc", "de_overlap")
 """What the tables lead with. R2 of means is high for nearly everything and is never among them."""

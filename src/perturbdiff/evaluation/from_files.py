@@ -16,12 +16,12 @@ from perturbdiff.evaluation.cache import Cache, content_hash
 from perturbdiff.evaluation.evaluate import Depth, Scope, evaluate
 from perturbdiff.evaluation.files import IN_MEMORY, declared_by, notes_of, open_file, renamed
 from perturbdiff.evaluation.pairs import File, perturbed_rows
-from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.labels.members import grammar_of, same_as
 from perturbdiff.metrics.conditions import TOGETHER, Pooling
 from perturbdiff.metrics.suites import versions
 from perturbdiff.metrics.warnings import in_order, step_zero
 from perturbdiff.recipes.dataset import PLAIN, Columns, Expression, Grammar
+from perturbdiff.results.evaluation import Evaluation
 from perturbdiff.training_data import TrainingData
 
 type Declared = Mapping[str, Any]

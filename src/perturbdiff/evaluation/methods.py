@@ -21,9 +21,7 @@ from perturbdiff.features.tables import FeatureTable
 from perturbdiff.metrics.conditions import Condition
 from perturbdiff.metrics.ours import Population
 from perturbdiff.recipes.dataset import PLAIN, Grammar
-
-CONTROL, MEAN_SHIFT = "control", "control + mean shift"
-"""The baselines of every evaluation."""
+from perturbdiff.results.evaluation import CONTROL
 
 BASELINES = {one.name: one for one in catalogue.BASELINES}
 """All baselines by name, in the order of the tables."""

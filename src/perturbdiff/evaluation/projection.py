@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, svds
 
 from perturbdiff.evaluation.pairs import File, Pairs, Rows
-from perturbdiff.evaluation.parts import Projection
 from perturbdiff.metrics.conditions import LABELS, Condition
 from perturbdiff.metrics.distances import Vector
+from perturbdiff.results.parts import Projection
 
 CELLS_OF_CONDITION, CELLS = 300, 20_000
 """So many cells of a condition, and in all, at most."""

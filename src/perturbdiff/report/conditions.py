@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perturbdiff.evaluation.parts import OBSERVED, SIGNIFICANT, Genes, Projection
-from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.figures.drawing import Drawing
 from perturbdiff.figures.numbers import condition_name, fixed, power, signed
 from perturbdiff.figures.projection import condition_projection
@@ -15,6 +13,8 @@ from perturbdiff.figures.volcano import MOST_GREY, MOST_MARKED, surest, volcano
 from perturbdiff.metrics.conditions import Condition
 from perturbdiff.report.drawings import absent, names_of
 from perturbdiff.report.tables import Cell, Row, Table
+from perturbdiff.results.evaluation import Evaluation
+from perturbdiff.results.parts import OBSERVED, SIGNIFICANT, Genes, Projection
 from perturbdiff.spelling import nearest
 
 MOST = 24

@@ -3,8 +3,6 @@
 import numpy as np
 import pandas as pd
 
-from perturbdiff.evaluation.parts import OBSERVED, SIGNIFICANT
-from perturbdiff.evaluation.result import LAST, Evaluation, Metric
 from perturbdiff.figures.curve import curves
 from perturbdiff.figures.density import densities
 from perturbdiff.figures.drawing import Drawing, mark_key
@@ -15,6 +13,8 @@ from perturbdiff.figures.radar import radar
 from perturbdiff.figures.scatter import scatter
 from perturbdiff.figures.strip_plot import MOST, Strip, strip_plot
 from perturbdiff.report.ranking import Comparer, directed, score_by
+from perturbdiff.results.evaluation import LAST, Evaluation, Metric
+from perturbdiff.results.parts import OBSERVED, SIGNIFICANT
 
 MOST_PANELS = 6
 """So many metrics are drawn condition by condition."""

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 import jinja2
 from markupsafe import Markup
 
-from perturbdiff.evaluation.folder import KINDS
-from perturbdiff.evaluation.parts import SIGNIFICANT
-from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.figures.volcano import volcano_keys
 from perturbdiff.metrics.intervals import LEAST, UNITS
 from perturbdiff.metrics.tables import SUITES
@@ -22,6 +19,9 @@ from perturbdiff.report.paired_differences import gain_tables
 from perturbdiff.report.ranking import Comparer, strongest
 from perturbdiff.report.summary import Summary, summarise
 from perturbdiff.report.tables import context_tables, direction, facts, glance, range_table, suite_table, win_table
+from perturbdiff.results.evaluation import Evaluation
+from perturbdiff.results.folder import KINDS
+from perturbdiff.results.parts import SIGNIFICANT
 from perturbdiff.spelling import nearest
 
 MOST_SENTENCES = 60

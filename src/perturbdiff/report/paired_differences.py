@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from perturbdiff.evaluation.result import Evaluation, Metric
 from perturbdiff.figures.numbers import decimals, fixed, signed
 from perturbdiff.report.drawings import names_of
 from perturbdiff.report.ranking import Comparer, directed, strongest
 from perturbdiff.report.tables import Cell, Row, Table
+from perturbdiff.results.evaluation import Evaluation, Metric
 
 ENDS = 8
 """So many conditions are listed at each end."""

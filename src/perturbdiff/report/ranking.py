@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from perturbdiff.evaluation.result import Evaluation, Metric, Score
 from perturbdiff.metrics.conditions import LABELS, Condition
 from perturbdiff.metrics.intervals import LEAST, RESAMPLES, Resampling
+from perturbdiff.results.evaluation import Evaluation, Metric, Score
 
 AHEAD, BEHIND, LEVEL, UNKNOWN = "ahead", "behind", "not told apart", "no interval"
 """How a model stands to a baseline; the last where there is nothing to draw from."""

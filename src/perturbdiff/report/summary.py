@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.figures.numbers import listed, quoted, short
 from perturbdiff.metrics.intervals import LEAST, UNITS
 from perturbdiff.report.drawings import names_of
 from perturbdiff.report.ranking import AHEAD, BEHIND, LEVEL, UNKNOWN, Comparer, Standing, directed, score_by, strongest
+from perturbdiff.results.evaluation import Evaluation
 
 FEW = 5
 """With fewer units to draw from than this, a sentence says that the intervals are rough."""

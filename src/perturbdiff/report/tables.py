@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from perturbdiff.evaluation.folder import Method
-from perturbdiff.evaluation.result import Evaluation, Metric, Score
 from perturbdiff.figures.numbers import MINUS, NONE, decimals, fixed
 from perturbdiff.report.drawings import absent
 from perturbdiff.report.ranking import AHEAD, BEHIND, LEVEL, NO_SCORE, UNKNOWN, Comparer, Standing, directed, score_by
+from perturbdiff.results.evaluation import Evaluation, Metric, Score
+from perturbdiff.results.folder import Method
 
 MOST_CONTEXTS = 40
 """So many cell types have a row."""

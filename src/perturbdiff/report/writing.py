@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from perturbdiff.evaluation.result import Evaluation
 from perturbdiff.io import check_writable, whole_file
 from perturbdiff.report.drawings import names_of
 from perturbdiff.report.page import Report, page, report_of
 from perturbdiff.report.ranking import Standing, directed, score_by
+from perturbdiff.results.evaluation import Evaluation
 
 _SUFFIXES = {".html", ".htm"}
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from shutil import copyfile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 
 from perturbdiff.io import whole_file
 from perturbdiff.metrics.conditions import LABELS, Condition
-
-if TYPE_CHECKING:
-    from perturbdiff.evaluation.scores import Test
+from perturbdiff.metrics.differential_expression import RankSum
+from perturbdiff.metrics.distances import Vector
 
 OBSERVED = "observed"
 """The side that is the truth."""
@@ -43,9 +42,19 @@ _SMALLEST = 1e-300
 _BATCH = 1 << 18
 _PYARROW: Any = pyarrow
 
+
+@dataclass(frozen=True)
+class Test:
+    """What is kept of a test of differential expression: the change from control, the test, the mean [genes]."""
+
+    change: Vector
+    test: RankSum
+    mean: Vector
+
+
 type Values = NDArray[np.float32]
 type Codes = NDArray[np.int64]
-type Tests = Sequence[tuple[Condition, Mapping[str, "Test"]]]
+type Tests = Sequence[tuple[Condition, Mapping[str, Test]]]
 """Of each condition, the tests of the observed cells and of predicted files, by side."""
 
 

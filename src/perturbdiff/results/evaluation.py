@@ -15,13 +15,16 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from perturbdiff.evaluation import folder as files
-from perturbdiff.evaluation.folder import Method
-from perturbdiff.evaluation.parts import Genes, Projection
 from perturbdiff.metrics.conditions import LABELS, Condition
 from perturbdiff.metrics.intervals import LEAST, RESAMPLES, UNITS
 from perturbdiff.metrics.tables import COLUMNS, OURS, SUITES, wide_table
 from perturbdiff.metrics.warnings import Warned
+from perturbdiff.results import folder as files
+from perturbdiff.results.folder import Method
+from perturbdiff.results.parts import Genes, Projection
+
+CONTROL, MEAN_SHIFT = "control", "control + mean shift"
+"""The baselines of every evaluation."""
 
 LAST = "R2"
 """R2 of means is high for nearly everything: it never stands among the headline metrics."""
@@ -195,10 +198,10 @@ class Evaluation:
 
     def summary(self) -> pd.DataFrame:
         """Our own metrics as they are read: a row per method, a column per metric; NaN for a method that is missing."""
-        from perturbdiff.evaluation.methods import BASELINES  # with all that these need, which a page does not
+        from perturbdiff.baselines.catalogue import NAMES  # with all that these need, which a page does not
 
         made = [one.name for one in self.of_kind("baseline")]
-        baselines = [name for name in BASELINES if name in {*made, *self.not_made}]
+        baselines = [name for name in NAMES if name in {*made, *self.not_made}]
         predicted, ceilings = ([one.name for one in self.of_kind(kind)] for kind in ("predicted", "ceiling"))
         return wide_table(self.overall[self.overall["suite"] == OURS]).reindex([*predicted, *baselines, *ceilings])
 
@@ -212,8 +215,6 @@ class Evaluation:
 
     def drawn(self) -> pd.DataFrame:
         """The part of `table` that a figure shows: predicted files, the simple baselines and the ceiling."""
-        from perturbdiff.evaluation.methods import CONTROL, MEAN_SHIFT
-
         shown = {one.name for one in self.of_kind("predicted")} | {CONTROL, MEAN_SHIFT, self.ceiling}
         return self.table[self.table["method"].isin(shown)]
 
