@@ -77,7 +77,7 @@ class Disk:
         """
         source = repr(path.name)
         check_totals_fit(columns, expression.scale, source)
-        with opened(path, expression) as file:
+        with opened(path, expression, source) as file:
             file.hold_pointers()
             obs = file.obs.whole()
         empty: Any = sp.csr_matrix(file.shape, dtype=np.float32)
@@ -143,7 +143,7 @@ class Disk:
     def _some(self, genes: Sequence[str], rows: Rows) -> "sp.csr_matrix[np.float32]":
         order = np.argsort(rows, kind="stable")
         values = self._read(rows[order])[np.argsort(order, kind="stable")]
-        obs, source = self._obs.iloc[rows], repr(self.file.source)
+        obs, source = self._obs.iloc[rows], self.file.source
         found = checked(values, obs, self.columns, self.expression, source, summed=self._summed, observed=self.observed)
         labels, scale = self.labels.iloc[rows], self.expression.scale
         cells = Cells(found.rows, scale, found.totals, self.genes, self.names[rows], labels, control=None)

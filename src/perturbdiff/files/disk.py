@@ -103,7 +103,8 @@ class OnDisk:
     """An AnnData that stays on disk, of whose matrices one is read; see `opened`.
 
     Attributes:
-        path: where it is; `source` is its name.
+        path: where it is.
+        source: opens the sentences of errors; its name.
         obs: the table of its cells.
         matrix: a matrix of anndata's on disk, a table or an array.
         form: how it is stored; "columns" is a table in obsm.
@@ -112,8 +113,8 @@ class OnDisk:
         note: a sentence on the columns that are not.
     """
 
-    def __init__(self, root: Stored, expression: Expression, path: Path) -> None:
-        self.path, self.source, layer = path, path.name, expression.layer or ""
+    def __init__(self, root: Stored, expression: Expression, path: Path, source: str | None = None) -> None:
+        self.path, self.source, layer = path, source or path.name, expression.layer or ""
         with readable(path):
             if "obs" not in root or "var" not in root:
                 raise ValueError("it has no obs or no var")
@@ -236,15 +237,15 @@ class OnDisk:
 
 
 @contextmanager
-def opened(path: Path, expression: Expression) -> Iterator[OnDisk]:
-    """Open a file for reading.
+def opened(path: Path, expression: Expression, source: str | None = None) -> Iterator[OnDisk]:
+    """Open a file for reading; `source` opens the sentences of errors in place of its name.
 
     Raises:
         FileNotFoundError: it is not there.
         ValueError: it is damaged or not an AnnData; or as in `reading.expression_of`.
     """
     with _root(path) as root:
-        yield OnDisk(root, expression, path)
+        yield OnDisk(root, expression, path, source)
 
 
 def check_whole(path: Path) -> None:
