@@ -25,7 +25,7 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "nothing trained": {"training": {"max_steps": 1, "learning_rate": 1e-12}},
     "target change": {"model": {"target": "change"}},
     "target cell": {"model": {"target": "cell"}},
-    "rho 0 (the paper's noise)": {"model": {"rho": 0.0}},
+    "rho 0 (the paper's noise)": {"model": {"shared_noise": 0.0}},
     "with MSE, weight 1": {"training": {"mse_weight": 1.0}},
     "self-conditioning 1/2": {"training": {"self_conditioning": 0.5}},
     "joint features": {"model": {"joint": "features"}},

@@ -97,14 +97,14 @@ def ranges(store: Path, settings: dict[str, Any]) -> Read:
 
 def ours(store: Path) -> Read:
     """All ranges at once; none are joined over small gaps, for a gap's cells would have to be left out again."""
-    from perturbdiff.cells.order import stretched
+    from perturbdiff.cells.order import aranges
     from perturbdiff.store.stored import Store
 
     parts = Store.open(store).parts
 
     def read(start: Integers, stop: Integers) -> Rows:
-        stretches = parts.stretches(stretched(start, stop - start), gap=1)
-        found = list(parts.rows(stretches, parts.extent(stretches)))
+        found_ranges = parts.ranges(aranges(start, stop - start), gap=1)
+        found = list(parts.rows(found_ranges, parts.extent(found_ranges)))
         return Rows(*(np.concatenate(one) for one in list(zip(*found, strict=True))[:3]))
 
     return read

@@ -29,11 +29,14 @@ from numpy.typing import NDArray
 
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
-from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.cli import main as run
-from perturbdiff.comparison import BASELINES, Comparison, Depth, compare
-from perturbdiff.evaluation.suites import SUITES
-from perturbdiff.recipes.dataset import Columns, Expression, Match, recipe_from_mapping, write_recipe
+from perturbdiff.evaluation.evaluate import Depth, evaluate
+from perturbdiff.evaluation.methods import BASELINES
+from perturbdiff.files.container import read_anndata
+from perturbdiff.metrics.tables import SUITES
+from perturbdiff.recipes.dataset import Columns, Expression, recipe_from_mapping, write_recipe
+from perturbdiff.recipes.selection import Match
+from perturbdiff.results.evaluation import Evaluation
 
 HERE = Path(__file__).parent
 N_GENES, N_CELLS, DEPTH = 2000, 200, 2000.0
@@ -171,12 +174,12 @@ def half(cells: Cells, keep: NDArray[np.bool_]) -> Cells:
     return cells.take(np.flatnonzero(keep))
 
 
-def real(data: Path) -> dict[str, Comparison]:
+def real(data: Path) -> dict[str, Evaluation]:
     """Every baseline and ceiling on the held-out conditions of two data sets; the observed cells stand for a model."""
     found = {}
     columns = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="batch")
     cells = cells_from_anndata(
-        read_h5ad(data / "kang_ifnb_1kgenes.h5ad"),
+        read_anndata(data / "kang_ifnb_1kgenes.h5ad"),
         columns=columns,
         expression=Expression(scale="counts"),
         control="control",
@@ -185,7 +188,7 @@ def real(data: Path) -> dict[str, Comparison]:
     held = cells.labels["cell_type"].isin(["B cells", "CD14+ Monocytes"]).to_numpy() & ~cells.is_control
     found["Kang"] = judged(half(cells, held | cells.is_control), half(cells, ~held))
     cells = cells_from_anndata(
-        read_h5ad(data / "papalexi_eccite_thp1_303genes.h5ad"),
+        read_anndata(data / "papalexi_eccite_thp1_303genes.h5ad"),
         columns=columns.model_copy(update={"total_counts": "total_umi"}),
         expression=Expression(scale="counts"),
         control="control",
@@ -196,12 +199,12 @@ def real(data: Path) -> dict[str, Comparison]:
     return found
 
 
-def judged(test: Cells, training: Cells) -> Comparison:
-    depth = Depth(suites=SUITES, forced=SUITES, baselines=tuple(BASELINES), replicates=True)
-    return compare({"observed cells": test}, test, training=training, seed=0, depth=depth)
+def judged(test: Cells, training: Cells) -> Evaluation:
+    depth = Depth(suites=tuple(SUITES), forced=tuple(SUITES), baselines=tuple(BASELINES), replicates=True)
+    return evaluate({"observed cells": test}, test, training=training, seed=0, depth=depth)
 
 
-def table(found: Comparison) -> list[str]:
+def table(found: Evaluation) -> list[str]:
     """What each metric says of every method but the stand-in."""
     methods = [method.name for method in found.methods if method.kind != "predicted"]
     wide = found.overall.pivot_table(index=["suite", "metric"], columns="method", values="value", sort=False)

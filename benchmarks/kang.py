@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from perturbdiff import Cells, PerturbDiff, compare, read_recipe
+from perturbdiff import Cells, PerturbDiff, evaluate, read_recipe
 from perturbdiff.cells.anndata import cells_from_anndata
-from perturbdiff.evaluation.tables import over_batches
+from perturbdiff.metrics.tables import over_batches
 from perturbdiff.prediction.conditions import held_out_conditions
 from perturbdiff.recipes.dataset import Columns, Expression
 
@@ -78,7 +78,7 @@ def one_seed(data: Path, seed: int, samplers: dict[str, dict[str, int]]) -> tupl
         labels=observed.labels,
         control=observed.control,
     )
-    table = compare(predicted, judged, training=training, seed=seed).table
+    table = evaluate(predicted, judged, training=training, seed=seed).table
     facts = {"seed": seed, "seconds": round(seconds, 1), **model.trained.history}
     return table.assign(seed=seed), facts
 

@@ -66,12 +66,12 @@ def worker(kind: str, source: str, out: str) -> None:
     """Do the work in this process; training notes each minibatch."""
     if kind == "prepare":
         from perturbdiff.recipes.dataset import read_recipe
-        from perturbdiff.store import making
-        from perturbdiff.store.prepare import prepare_store
+        from perturbdiff.store import build
+        from perturbdiff.store.build import build_store
 
-        making._CELLS = 500  # noqa: SLF001 - many small steps, so that there is something to interrupt
+        build._CELLS = 500  # noqa: SLF001 - many small steps, so that there is something to interrupt
         recipe = Path(source)
-        prepare_store(read_recipe(recipe), recipe.parent, Path(out))
+        build_store(read_recipe(recipe), recipe.parent, Path(out))
         return
     import torch
 

@@ -93,9 +93,9 @@ def timed(steps: Iterator[int], seconds: float) -> dict[str, Any]:
 
 def populations(store: Path, m: int, held: int, seconds: float) -> dict[str, Any]:
     """Minibatches of populations, read ahead in the background."""
+    from perturbdiff.core.choices import COVARIATES
     from perturbdiff.labels.vocabulary import Vocabulary
     from perturbdiff.populations.epochs import Populations
-    from perturbdiff.recipes.dataset import COVARIATES
     from perturbdiff.store.stored import Store
     from perturbdiff.training.streams import PopulationStream
 
@@ -259,9 +259,9 @@ def opening(folder: Path) -> dict[str, Any]:
 
 def drawing(folder: Path, m: int) -> dict[str, Any]:
     """Draw slabs of populations without reading them."""
+    from perturbdiff.core.choices import COVARIATES
     from perturbdiff.labels.vocabulary import Vocabulary
     from perturbdiff.populations.epochs import Populations
-    from perturbdiff.recipes.dataset import COVARIATES
     from perturbdiff.store.stored import Store
 
     source = Store.open(folder)

@@ -9,6 +9,7 @@ memory for four times as many cells would be a fault. Results: benchmarks/result
 
 import argparse
 import json
+import logging
 import platform
 import resource
 import shutil
@@ -79,7 +80,7 @@ def _write_tables(file: h5py.File, rng: np.random.Generator, first: int, n_cells
 def worker(folder: Path, memory: int) -> dict[str, Any]:
     """Make the store in this process."""
     from perturbdiff.recipes.dataset import recipe_from_mapping
-    from perturbdiff.store.prepare import prepare_store
+    from perturbdiff.store.build import build_store
 
     libraries = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     mapping = {
@@ -91,9 +92,11 @@ def worker(folder: Path, memory: int) -> dict[str, Any]:
     }
     start = time.perf_counter()
     said: list[str] = []
-    prepare_store(
-        recipe_from_mapping(mapping, "benchmark"), folder, folder / "made.store", memory=memory, say=said.append
-    )
+    log, handler = logging.getLogger("perturbdiff"), logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    build_store(recipe_from_mapping(mapping, "benchmark"), folder, folder / "made.store", memory=memory)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"seconds": seconds, "peak_bytes": peak, "libraries_bytes": libraries, "said": said}

@@ -27,7 +27,7 @@ from perturbdiff.recipes.dataset import recipe_from_mapping, write_recipe
 
 HERE = Path(__file__).parent
 COLUMNS = ("perturbation", "cell_type", "assay_batch")
-SLOW = "from perturbdiff.store import making, spill; making._CELLS = 40"
+SLOW = "from perturbdiff.store import build, spill; build._CELLS = 40"
 
 
 def cells(seed: int, edit: Callable[[AnnData], None] | None = None) -> AnnData:
@@ -94,14 +94,14 @@ def prepare(recipe: Path, out: Path, meanwhile: Callable[[Path], None] | None = 
         # stop after the first chunk until the harm is done
         program = (
             f"{SLOW}; import os, time\n"
-            "original = making.spill\n"
+            "original = build.spill\n"
             "def spill(*args):\n"
             "    original(*args)\n"
             "    mark = os.environ['MARK']\n"
             "    if not os.path.exists(mark + '.seen'):\n"
             "        open(mark + '.seen', 'w').close()\n"
             "        while not os.path.exists(mark + '.done'): time.sleep(0.01)\n"
-            "making.spill = spill\n"
+            "build.spill = spill\n"
         ) + program.removeprefix(f"{SLOW}; ")
 
     mark = recipe.parent / "mark"

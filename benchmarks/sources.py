@@ -17,12 +17,11 @@ from typing import Any
 import torch
 
 from perturbdiff import PerturbDiff, Recipe
-from perturbdiff.config import settings_of
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.recipes.dataset import recipe_from_mapping
 from perturbdiff.split.rules import split_cells
+from perturbdiff.store.build import build_store
 from perturbdiff.store.open import open_source
-from perturbdiff.store.prepare import prepare_store
 from perturbdiff.training.preparation import Prepared, prepare
 from perturbdiff.training.streams import PopulationStream
 
@@ -48,7 +47,7 @@ def recipe_of(data: Path, seed: int) -> Recipe:
 
 
 def prepared_of(recipe: Recipe, folder: Path) -> tuple[Prepared, str]:
-    settings = settings_of(recipe)
+    settings = recipe.settings
     split = split_cells(open_source(recipe, folder), recipe.hold_out, seed=settings.training.seed)
     return prepare(split, recipe, settings), split.hash
 
@@ -77,7 +76,7 @@ def compare(recipe: Recipe, stored: Recipe, folder: Path, n_batches: int) -> dic
         for one in (recipe, stored)
     ]
     return {
-        "seed": settings_of(recipe).training.seed,
+        "seed": recipe.settings.training.seed,
         "split": split == again,
         "panel and scale": (memory.genes, memory.scale) == (store.genes, store.scale),
         "batches": n_batches,
@@ -98,7 +97,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="sources.") as name:
         folder = Path(name)
-        prepare_store(recipe_of(arguments.data, 0), folder, folder / "made.store")
+        build_store(recipe_of(arguments.data, 0), folder, folder / "made.store")
         for seed in arguments.seeds:
             recipe = recipe_of(arguments.data, seed)
             stored = recipe.model_copy(update={"files": ("made.store",)})

@@ -16,17 +16,17 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from perturbdiff.building import build_denoiser, build_guided, build_objective, build_process, build_step, build_times
-from perturbdiff.config import Settings, settings_of
+from perturbdiff.building import build_denoiser, build_guided, build_objective, build_sampler
 from perturbdiff.core.population import Condition, PopulationBatch
 from perturbdiff.core.randomness import stream
-from perturbdiff.core.sampler import sample
 from perturbdiff.recipes.dataset import recipe_from_mapping
+from perturbdiff.recipes.settings import Settings
 
 HERE = Path(__file__).parent
 N_GENES, N_POPULATIONS, N_CELLS = 2000, 8, 256
@@ -37,9 +37,9 @@ PARITY: dict[str, Any] = {
         "target": "cell",
         "null": "joint",
         "modulate_by": "cell",
-        "rho": 0.0,
+        "shared_noise": 0.0,
     },
-    "training": {"mse_weight": 1.0, "condition_dropout": 0.5, "self_conditioning": 0.5, "coins": "minibatch"},
+    "training": {"mse_weight": 1.0, "condition_dropout": 0.5, "self_conditioning": 0.5, "dropout_per": "minibatch"},
     "sampling": {"steps": 100, "truncate": 100, "guidance": 1.0, "guidance_of": "x_0", "guidance_passes": "two"},
 }
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
@@ -52,7 +52,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 def settings(name: str) -> Settings:
     """The settings of one configuration."""
     mapping = {"name": name, "control": "c", "columns": {"perturbation": "p"}, "expression": {"scale": "counts"}}
-    return settings_of(recipe_from_mapping({**mapping, **CONFIGURATIONS[name]}, name))
+    return recipe_from_mapping({**mapping, **CONFIGURATIONS[name]}, name).settings
 
 
 def batch() -> PopulationBatch:
@@ -81,22 +81,18 @@ def worker(name: str, what: str, repeats: int) -> dict[str, Any]:
             seconds.append(time.perf_counter() - start)
     else:
         denoiser.eval().requires_grad_(requires_grad=False)
-        times = build_times(chosen)
+        whole = build_sampler(chosen)
         # the parity chain is timed on its last steps, all of which cost the same
-        timed = times[-2:] if len(times) > 20 else times
+        timed = replace(whole, times=whole.times[-2:]) if len(whole.times) > 20 else whole
         for _ in range(repeats + 1):
             start = time.perf_counter()
-            sample(
+            timed(
                 build_guided(chosen.sampling, denoiser),
-                build_process(chosen.model),
-                timed,
                 control=cells.control,
                 condition=cells.condition,
                 streams=[stream(0, i) for i in range(N_POPULATIONS)],
-                step=build_step(chosen.sampling),
-                cutoff=chosen.sampling.cutoff,
             )
-            seconds.append((time.perf_counter() - start) * len(times) / len(timed))
+            seconds.append((time.perf_counter() - start) * len(whole.times) / len(timed.times))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"seconds": seconds[1:], "peak_bytes": peak, "parameters": parameters}
 

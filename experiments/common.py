@@ -10,13 +10,13 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from perturbdiff import Cells, PerturbDiff, compare
+from perturbdiff import Cells, PerturbDiff, evaluate
 from perturbdiff.baselines.control import predict_control
 from perturbdiff.baselines.mean import MeanShift, mean_shift
 from perturbdiff.cells.anndata import cells_from_anndata
-from perturbdiff.comparison import Depth
-from perturbdiff.evaluation.tables import over_batches
-from perturbdiff.prediction.predict import UNSPECIFIED
+from perturbdiff.evaluation.evaluate import Depth
+from perturbdiff.metrics.tables import over_batches
+from perturbdiff.predicted import UNSPECIFIED
 from perturbdiff.recipes.dataset import Expression
 
 GROUP = ["perturbation", "cell_type", "assay_batch"]
@@ -145,7 +145,7 @@ def judged(
     predicted: Mapping[str, Cells], observed: Cells, seed: int, suites: Sequence[str] = ("ours",)
 ) -> pd.DataFrame:
     """The metrics of every prediction, the unchanged controls and the ceiling."""
-    found = compare(predicted, observed, training=None, seed=seed, depth=Depth(suites=suites))
+    found = evaluate(predicted, observed, training=None, seed=seed, depth=Depth(suites=suites))
     return found.scores.drop(columns="suite")
 
 

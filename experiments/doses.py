@@ -75,7 +75,6 @@ def one(seed: int) -> pd.DataFrame:
             unit="uM",
             seed=seed,
             device="cpu",
-            say=lambda _: None,
         )
         rows.append(("perturbdiff", "all", drug, 0.0, "doses at which it falls", float(series["falls"].sum())))
     columns = ["method", "where", "drug", "dose", "metric", "value"]

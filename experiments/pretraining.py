@@ -31,7 +31,7 @@ import torch
 from common import GROUP, METRICS, groups_of, judged, markdown, on_panel, parsed, predicted_cells, record, summary
 from perturbdiff import Cells, PerturbDiff, pretrain, read_recipe
 from perturbdiff.cells.anndata import cells_from_anndata
-from perturbdiff.evaluation.tables import over_batches
+from perturbdiff.metrics.tables import over_batches
 from perturbdiff.recipes.dataset import Expression
 
 HERE = Path(__file__).parent

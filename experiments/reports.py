@@ -17,8 +17,9 @@ import pandas as pd
 
 from common import markdown, parsed, record, summary
 from perturbdiff import PerturbDiff, Recipe, read_recipe
-from perturbdiff.evaluation.tables import over_batches
-from perturbdiff.recipes.dataset import hold_outs_from, write_recipe
+from perturbdiff.metrics.tables import over_batches
+from perturbdiff.recipes.dataset import write_recipe
+from perturbdiff.recipes.selection import hold_outs_from
 from unseen_knockouts import FEATURES, fold_of
 
 HERE = Path(__file__).parent

@@ -35,9 +35,10 @@ from common import (
     trained_shifts,
 )
 from perturbdiff import Cells, PerturbDiff, read_recipe
-from perturbdiff.core.ridge import PENALTIES, Ridge
+from perturbdiff.core.choices import PENALTIES
+from perturbdiff.core.ridge import Ridge
 from perturbdiff.features.files import read_features
-from perturbdiff.recipes.dataset import Match
+from perturbdiff.recipes.selection import Match
 
 HERE = Path(__file__).parent
 FEATURES = HERE / "data" / "genes.parquet"

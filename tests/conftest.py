@@ -1,11 +1,13 @@
 """Fixtures shared by all tests: real data and golden tensors, random generators, a tiny screen and its trained run."""
 
+import logging
 import os
 import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +18,8 @@ import torch
 from anndata import AnnData
 
 from perturbdiff.cells.anndata import cells_from_anndata
-from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.cli import main
+from perturbdiff.files.container import read_anndata
 from perturbdiff.io import write_h5ad
 from perturbdiff.model import PerturbDiff
 from perturbdiff.recipes.dataset import Recipe, read_recipe, recipe_from_mapping, write_recipe
@@ -60,6 +62,34 @@ def generator() -> torch.Generator:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@contextmanager
+def _listening() -> Iterator[list[str]]:
+    said: list[str] = []
+    log, handler = logging.getLogger("perturbdiff"), logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield said
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def listening() -> Callable[[], Any]:
+    """A context whose list holds the sentences that the package logs in it."""
+    return _listening
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """The sentences that the package logs during a test."""
+    with _listening() as sentences:
+        yield sentences
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -181,7 +211,7 @@ def predicted(screen: Screen, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("cli") / "predicted.h5ad"
     model = PerturbDiff.load(screen.run)
-    found = model.predict(read_h5ad(screen.data), perturbation="stimulus_1", cell_type="type_3", device="cpu")
+    found = model.predict(read_anndata(screen.data), perturbation="stimulus_1", cell_type="type_3", device="cpu")
     write_h5ad(found, path)
     return path
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import zipfile
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,6 +30,28 @@ def test_a_round_trip_is_exact(screen, tmp_path):
         assert getattr(first, name) == getattr(second, name)
     assert (tmp_path / "again" / DESCRIPTION).read_bytes() == (screen.run / DESCRIPTION).read_bytes()
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (screen.run / WEIGHTS).read_bytes()
+
+
+def test_a_model_of_before_with_former_names_is_read_and_its_run_resumed(make_model, tmp_path):
+    changes = {"perturbation": {"modality": "drug"}, "training": {"max_steps": 2}}
+    made = make_model(**changes).train(run=tmp_path / "run", device="cpu", show_progress=False).trained
+    former = {"conditioning.told.weight" if "novelty" in name else name: value for name, value in made.weights.items()}
+    assert former.keys() != made.weights.keys()
+    replace(made, weights=former).save(tmp_path / "run")
+    description = json.loads((tmp_path / "run" / DESCRIPTION).read_text())
+    for settings in (description["settings"], description["recipe"]):
+        settings["model"]["rho"] = settings["model"].pop("shared_noise", 0.5)
+        settings["training"]["coins"] = settings["training"].pop("dropout_per", "population")
+    change(tmp_path / "run", format=3, settings=description["settings"], recipe=description["recipe"])
+    read = load_checkpoint(tmp_path / "run")
+    assert read.settings == made.settings
+    both = (model.denoiser().parameters() for model in (read, made))
+    assert all(torch.equal(*pair) for pair in zip(*both, strict=True))
+    state = torch.load(tmp_path / "run" / RESUME, weights_only=True)
+    for key in ("state_dict", "current_model_state"):
+        state[key] = {name.replace("novelty_embedding", "told"): value for name, value in state[key].items()}
+    torch.save(state, tmp_path / "run" / RESUME)
+    assert make_model(**changes).train(run=tmp_path / "run", device="cpu", show_progress=False).outcome.steps == 2
 
 
 def test_what_is_loaded_is_what_was_trained(screen, make_model, tmp_path):

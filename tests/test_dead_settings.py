@@ -8,19 +8,19 @@ import pytest
 import torch
 
 from perturbdiff.building import build_denoiser, build_guided
-from perturbdiff.config import (
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.core.population import Condition, Noised
+from perturbdiff.pretraining import pretrain
+from perturbdiff.recipes.dataset import recipe_from_mapping
+from perturbdiff.recipes.selection import HoldOut
+from perturbdiff.recipes.settings import (
     EncoderSettings,
     FinetuningSettings,
     Guidance,
     ModelSettings,
     SamplingSettings,
     TrainingSettings,
-    settings_of,
 )
-from perturbdiff.core.choices import COVARIATES
-from perturbdiff.core.population import Condition, Noised
-from perturbdiff.pretraining import pretrain
-from perturbdiff.recipes.dataset import HoldOut, recipe_from_mapping
 
 TINY = {
     "model": {"preset": "tiny", "width": 16, "depth": 1, "heads": 2, "embedding_width": 4, "times": 20},
@@ -59,7 +59,7 @@ def with_features(make_model, **tables):
 
 def calls_to_the_network(make_model, **tables):
     """How often guidance asks the network, and for how many populations at a time."""
-    settings = settings_of(make_model(**tables).recipe)
+    settings = make_model(**tables).recipe.settings
     denoiser = build_denoiser(settings, n_genes=3, labels=(1, 1, 1))
     asked = []
 
@@ -75,7 +75,7 @@ def calls_to_the_network(make_model, **tables):
 
 def width_of_the_modulation(make_model, **tables):
     """The shape of the condition that the first block is given: once a population, or once a cell."""
-    settings = settings_of(make_model(**tables).recipe)
+    settings = make_model(**tables).recipe.settings
     denoiser, seen = build_denoiser(settings, n_genes=3, labels=(1, 1, 1)), []
     denoiser.blocks[0].register_forward_pre_hook(lambda _block, inputs: seen.append(tuple(inputs[2].shape)))
     cells, index = torch.zeros(2, 5, 3), torch.ones(2, dtype=torch.long)
@@ -86,7 +86,7 @@ def width_of_the_modulation(make_model, **tables):
 def filled(make_model, **tables):
     """What a preset fills in."""
     table = {"name": "r", "kind": "rna-seq", "expression": {"scale": "counts"}}
-    return settings_of(recipe_from_mapping(table | {"model": tables["model"]}, "the test")).model_dump()
+    return recipe_from_mapping(table | {"model": tables["model"]}, "the test").settings.model_dump()
 
 
 def pretrained_on_two(make_model, **tables):
@@ -113,7 +113,7 @@ def fine_tuned_outcome(make_model, **tables):
 
 
 BASE = {"training": {"learning_rate": 0.05, "condition_dropout": 0.5, "control_share": 0.1, "mmd_weight": 1.0}}
-BASE["training"] |= {"mse_weight": 1.0, "coins": "minibatch"}
+BASE["training"] |= {"mse_weight": 1.0, "dropout_per": "minibatch"}
 GAUSSIAN = {"model": {"kernel": "gaussian", "bandwidths": [1.0]}}
 GUIDED = {"sampling": {"guidance": 2.0}}
 
@@ -131,7 +131,7 @@ DIFFERENCES = {
         "schedule": ("linear", "cosine", {}, outcome),
         "gamma": (0.3, 0.6, {"model": {"schedule": "power-cosine"}}, outcome),
         "times": (20, 30, {}, outcome),
-        "rho": (0.0, 0.5, {}, outcome),
+        "shared_noise": (0.0, 0.5, {}, outcome),
         "kernel": ("energy", "gaussian", {}, outcome),
         "bandwidths": ([1.0], [3.0], GAUSSIAN, outcome),
         "scale": (1.0, 2.0, {}, outcome),
@@ -154,12 +154,12 @@ DIFFERENCES = {
         "condition_dropout": (0.0, 1.0, {}, outcome),
         "control_dropout": (0.0, 1.0, {}, outcome),
         "self_conditioning": (0.0, 1.0, {}, outcome),
-        "coins": ("minibatch", "population", {}, outcome),
+        "dropout_per": ("minibatch", "population", {}, outcome),
         "validate_every": (3, 4, {}, outcome),
         "validate_start": (False, True, {"training": {"learning_rate": 10.0}}, outcome),
         "patience": (0, 1, {"training": {"max_steps": 8, "validate_every": 1}}, steps_of_a_steady_training),
         "shrink_shifts": (False, True, {}, outcome),
-        "novelty": (0.0, 1.0, {"training": {"coins": "population"}}, with_features),
+        "novelty": (0.0, 1.0, {"training": {"dropout_per": "population"}}, with_features),
         "validation_populations": (4, 1, {}, outcome),
         "seed": (0, 1, {}, outcome),
         "precision": ("float32", "bfloat16", {}, outcome),

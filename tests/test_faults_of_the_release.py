@@ -10,13 +10,12 @@ import torch
 from scipy.sparse import csr_matrix
 
 import perturbdiff
-from perturbdiff.building import build_objective, build_times
+from perturbdiff.building import build_objective, build_sampler
 from perturbdiff.checkpoint import load_checkpoint
-from perturbdiff.config import settings_of
 from perturbdiff.core.kernel import energy_distance
-from perturbdiff.evaluation.metrics import METRICS
-from perturbdiff.evaluation.pairs import Condition as Judged
-from perturbdiff.evaluation.tables import long_table, overall_table, undefined_notes
+from perturbdiff.metrics.conditions import Condition as Judged
+from perturbdiff.metrics.ours import METRICS
+from perturbdiff.metrics.tables import long_table, overall_table, undefined_notes
 from perturbdiff.model import PerturbDiff
 from perturbdiff.split.audit import find_leaks
 from perturbdiff.training.preparation import prepare
@@ -30,7 +29,7 @@ def train(model, **options):
 
 def prepared_of(model):
     split = model.split()
-    return prepare(split, model.recipe, settings_of(model.recipe)), split
+    return prepare(split, model.recipe, model.recipe.settings), split
 
 
 # index caches keyed by data set and stage only, so that a changed hold-out silently reuses old indices
@@ -162,7 +161,7 @@ def test_no_source_file_evaluates_text_opens_pickles_or_loads_more_than_weights(
 
 def test_the_parts_of_a_loss_are_not_changed_by_their_sum(make_model):
     model = make_model(training={"mse_weight": 1.0, "mmd_weight": 1.0})
-    objective = build_objective(settings_of(model.recipe))
+    objective = build_objective(model.recipe.settings)
     prepared, _ = prepared_of(model)
     batch = prepared.training.batch(prepared.training.plan(0)[:4])
     estimate = batch.control
@@ -187,7 +186,7 @@ def test_a_weight_of_zero_takes_its_part_out_of_loss_and_gradient(make_model, pa
     gradients = []
     for changes in (weights, {"mse_weight": 1.0, "mmd_weight": 1.0}):
         estimate = batch.control.clone().requires_grad_()
-        loss = build_objective(settings_of(model.recipe, training=changes)).compare(batch, estimate)
+        loss = build_objective(model.recipe.settings_with(training=changes)).compare(batch, estimate)
         gradients.append(torch.autograd.grad(loss.total, estimate)[0])
         if changes is weights:
             torch.testing.assert_close(loss.total, getattr(loss, other).mean())
@@ -243,7 +242,7 @@ def test_the_default_configuration_composes_trains_and_predicts(adata):
     model = PerturbDiff.from_anndata(
         adata, perturbation="perturbation", control="control", cell_type="cell_type", assay_batch="assay_batch"
     )
-    assert len(build_times(settings_of(model.recipe))) > 0
+    assert len(build_sampler(model.recipe.settings).times) > 0
     train(model, max_steps=1)
     predicted = model.predict(adata, perturbation="stimulus_1", cell_type="type_3", device="cpu")
     assert np.isfinite(predicted.X.data).all()

@@ -7,7 +7,8 @@ import pytest
 
 LIBRARIES = {"torch", "anndata", "scipy", "lightning", "ot", "sklearn", "matplotlib", "cell_eval", "cell_eval2"}
 LIBRARIES |= {"umap", "numba", "rdkit", "tensorboard", "peft", "pandas"}
-OURS = {f"perturbdiff.{room}" for room in ("training.fitting", "prediction", "evaluation", "comparison", "report")}
+ROOMS = ("training.fitting", "prediction", "evaluation", "metrics", "results", "figures", "report")
+OURS = {f"perturbdiff.{room}" for room in ROOMS}
 READING = {"anndata", "pandas", "scipy"}
 USED = {
     "--help": set(),

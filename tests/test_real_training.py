@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perturbdiff import PerturbDiff, compare, read_recipe
+from perturbdiff import PerturbDiff, evaluate, read_recipe
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.prediction.conditions import held_out_conditions
 from perturbdiff.recipes.dataset import Columns, Expression
@@ -27,7 +27,7 @@ def test_a_short_training_on_real_cells_is_ahead_of_no_change_and_of_the_mean_sh
         predicted, columns=columns, expression=Expression(scale="log1p"), control="control", observed=False
     )
     training = model.source.take(model.split().rows("train"))
-    overall = compare({"model": judged}, model.source, training=training, seed=0, halvings=1).summary()
+    overall = evaluate({"model": judged}, model.source, training=training, seed=0, halvings=1).summary()
     energy = overall["energy_distance"]
     assert np.isfinite(energy).all()
     assert energy["model"] < 0.5 * energy["control"]

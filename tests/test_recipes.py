@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.dose import treatment_of, without_dose
 from perturbdiff.recipes.catalogue import names, path
-from perturbdiff.recipes.dataset import COVARIATES, read_recipe, write_recipe
+from perturbdiff.recipes.dataset import read_recipe, write_recipe
 from perturbdiff.split.audit import find_leaks
 from perturbdiff.split.rules import split_cells
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from perturbdiff.cells.reading import read_h5ad
+from perturbdiff.files.container import read_anndata
 
 RECIPE = """
 name = "story"
@@ -65,7 +65,7 @@ def test_from_an_h5ad_to_the_tables_of_a_report(cli, adata, tmp_path):
 
     observed = tmp_path / "screen.h5ad"
     assert cli("predict", run, observed, "--part", "test", "--out", predicted, "--device", "cpu").status == 0
-    cells = read_h5ad(predicted)
+    cells = read_anndata(predicted)
     made = cells[(cells.obs["population"] >= 0).to_numpy()]
     assert cells.shape == (24 + 48, 30)
     assert set(zip(made.obs["perturbation"], made.obs["cell_type"], strict=True)) == {

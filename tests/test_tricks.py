@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from perturbdiff.cells.memory import Cells
-from perturbdiff.comparison import HEADLINE, compare
+from perturbdiff.evaluation.evaluate import HEADLINE, evaluate
 
 GENES = [f"gene_{i}" for i in range(60)]
 TARGETS = {f"knockout of gene_{i}": i for i in range(6)}
@@ -97,7 +97,7 @@ TRICKS = {
 @pytest.fixture(scope="module")
 def compared():
     files = {name: _changed(change) for name, change in TRICKS.items()}
-    return compare({"honest": HONEST, **files}, OBSERVED, training=None, seed=0)
+    return evaluate({"honest": HONEST, **files}, OBSERVED, training=None, seed=0)
 
 
 @pytest.mark.parametrize("trick", TRICKS)
@@ -151,7 +151,7 @@ def _only_the_target(seed):
 
 
 def test_a_score_that_the_target_genes_alone_carry_is_warned_of():
-    found = compare({"target": _only_the_target(4), "honest": HONEST}, OBSERVED, training=None, seed=0)
+    found = evaluate({"target": _only_the_target(4), "honest": HONEST}, OBSERVED, training=None, seed=0)
     warned = [caution.text for caution in found.warnings if caution.kind == "targets"]
     assert any("pearson_from_centroid of 'target'" in text or "mae of 'target'" in text for text in warned), warned
     assert not any("'honest'" in text for text in warned)
@@ -159,7 +159,7 @@ def test_a_score_that_the_target_genes_alone_carry_is_warned_of():
 
 def test_spiking_the_target_gene_changes_no_metric_of_ours_at_all():
     spiked = _changed(_spiked_target)
-    found = compare({"honest": HONEST, "spiked": spiked}, OBSERVED, training=None, seed=0)
+    found = evaluate({"honest": HONEST, "spiked": spiked}, OBSERVED, training=None, seed=0)
     summary = found.summary()
     assert summary.loc["spiked"].to_dict() == pytest.approx(summary.loc["honest"].to_dict(), rel=1e-9)
     assert not [caution for caution in found.warnings if caution.kind == "targets"]
@@ -171,6 +171,6 @@ def test_spiking_different_targets_does_not_hide_one_response_for_all():
     labels = one.labels["perturbation"].astype(str).to_numpy()
     for label, gene in TARGETS.items():
         values[labels == label, gene] = 0.0
-    found = compare({"hidden": replace(one, values=values)}, OBSERVED, training=None, seed=0)
+    found = evaluate({"hidden": replace(one, values=values)}, OBSERVED, training=None, seed=0)
     assert found.summary().loc["hidden", "spread_between"] < 0.2
     assert [caution.kind for caution in found.warnings if caution.kind == "collapse"]

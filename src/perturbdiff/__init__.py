@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from perturbdiff.cells.anndata import read_cells
     from perturbdiff.cells.memory import Cells
     from perturbdiff.checkpoint import Checkpoint, load_checkpoint
-    from perturbdiff.comparison import Comparison, compare
+    from perturbdiff.evaluation.evaluate import evaluate
     from perturbdiff.model import PerturbDiff
     from perturbdiff.recipes.dataset import Recipe, read_recipe
+    from perturbdiff.results.evaluation import Evaluation
     from perturbdiff.simulation.screen import simulate
     from perturbdiff.split.rules import Split, split_cells
     from perturbdiff.store.stored import Store
@@ -24,12 +25,12 @@ __version__ = version("perturbdiff")
 __all__ = [
     "Cells",
     "Checkpoint",
-    "Comparison",
+    "Evaluation",
     "PerturbDiff",
     "Recipe",
     "Split",
     "Store",
-    "compare",
+    "evaluate",
     "load_checkpoint",
     "pretrain",
     "read_cells",
@@ -41,12 +42,12 @@ __all__ = [
 _HOMES = {
     "Cells": "cells.memory",
     "Checkpoint": "checkpoint",
-    "Comparison": "comparison",
+    "Evaluation": "results.evaluation",
     "PerturbDiff": "model",
     "Recipe": "recipes.dataset",
     "Split": "split.rules",
     "Store": "store.stored",
-    "compare": "comparison",
+    "evaluate": "evaluation.evaluate",
     "load_checkpoint": "checkpoint",
     "pretrain": "pretraining",
     "read_cells": "cells.anndata",
@@ -55,9 +56,13 @@ _HOMES = {
     "split_cells": "split.rules",
 }
 
+_BEFORE = {"Comparison": "Evaluation", "compare": "evaluate"}
+"""Names of before, which are still found."""
+
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
     """Import a public name when it is first asked for: torch takes seconds and hundreds of MB that not all need."""
+    name = _BEFORE.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from perturbdiff.config import Guidance, ModelSettings, SamplingSettings, Settings
 from perturbdiff.core.conditioning import Conditioning, Covariate
 from perturbdiff.core.denoiser import Denoiser, DenoiserContract
 from perturbdiff.core.guidance import Guided
 from perturbdiff.core.kernel import EnergyKernel, GaussianKernel, Kernel
 from perturbdiff.core.objective import Objective
 from perturbdiff.core.process import Process, linear_betas, power_cosine_betas
-from perturbdiff.core.sampler import DDIM, DDPM, Step, respaced
+from perturbdiff.core.sampler import DDIM, DDPM, Sampler, respaced
 from perturbdiff.core.shift import Shift
+from perturbdiff.recipes.settings import Guidance, ModelSettings, SamplingSettings, Settings
 
 
 def build_process(settings: ModelSettings) -> Process:
@@ -22,7 +22,7 @@ def build_process(settings: ModelSettings) -> Process:
     else:
         gamma = 1.0 if settings.schedule == "cosine" else settings.gamma
         betas = power_cosine_betas(settings.times, gamma)
-    return Process(betas, rho=settings.rho)
+    return Process(betas, rho=settings.shared_noise)
 
 
 def build_kernel(settings: ModelSettings) -> Kernel:
@@ -67,14 +67,9 @@ def build_objective(settings: Settings) -> Objective:
         condition_dropout=training.condition_dropout,
         control_dropout=training.control_dropout,
         self_conditioning=training.self_conditioning,
-        coins=training.coins,
+        dropout_per=training.dropout_per,
         novelty=training.novelty,
     )
-
-
-def build_step(settings: SamplingSettings) -> Step:
-    """One step of the reverse chain."""
-    return DDIM(settings.eta) if settings.sampler == "ddim" else DDPM(settings.variance)
 
 
 def build_guided(settings: SamplingSettings, denoiser: DenoiserContract) -> DenoiserContract:
@@ -89,6 +84,12 @@ def build_guided(settings: SamplingSettings, denoiser: DenoiserContract) -> Deno
     return guided if guided.terms else denoiser
 
 
-def build_times(settings: Settings) -> list[int]:
-    """The times of the reverse chain."""
-    return respaced(settings.model.times, settings.sampling.steps, truncate=settings.sampling.truncate)
+def build_sampler(settings: Settings) -> Sampler:
+    """The reverse chain."""
+    sampling = settings.sampling
+    return Sampler(
+        build_process(settings.model),
+        respaced(settings.model.times, sampling.steps, truncate=sampling.truncate),
+        DDIM(sampling.eta) if sampling.sampler == "ddim" else DDPM(sampling.variance),
+        cutoff=sampling.cutoff,
+    )

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +25,6 @@ from torch import Tensor
 
 from perturbdiff.building import build_denoiser
 from perturbdiff.cells.order import Hashes
-from perturbdiff.config import Settings
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.expectation import NOTHING_FITTED, Fit
 from perturbdiff.features.tables import FeatureTable, features_from
@@ -34,10 +33,11 @@ from perturbdiff.labels.conditions import Conditions
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.labels.vocabulary import Vocabulary
 from perturbdiff.recipes.dataset import Recipe, recipe_from_mapping
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.recipes.tables import validated
 from perturbdiff.split.fingerprints import Seen
 
-FORMAT = 3
+FORMAT = 4
 """Raised with every change that an older version could not read."""
 
 WEIGHTS, DESCRIPTION, LOGS = "model.safetensors", "model.json", "logs"
@@ -68,20 +68,18 @@ class Pretraining:
         return torch.tensor([0, *(owner.get(label, 0) for label in batches.labels)])
 
 
-@dataclass(frozen=True, eq=False)
-class Checkpoint:
-    """A trained denoiser and what its numbers mean.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ModelSpec:
+    """What the numbers of a model mean, trained or to be trained: all but its weights.
 
     Attributes:
-        weights: of the denoiser, by name.
-        settings: of the run that trained it.
+        settings: of the run that trains it.
         genes: the panel, in the order of the network's inputs and outputs.
         scale: what log1p counts per 10^4 were divided by.
         vocabularies: of the labels that training has seen, one for each covariate.
         recipe: of the data it was trained on.
         folder: that the recipe's files are relative to; None where the data were in memory.
         split: hash, seed, and the conditions of each held-out part.
-        history: step of these weights, validation energy.
         features: of labels or agents, by covariate; the covariates that have some.
         fit: of what is expected of unseen perturbations.
         pretraining: what a marginal pretraining was on; None in a model of perturbations.
@@ -90,7 +88,6 @@ class Checkpoint:
         begun_from: of a fine-tuned model the hash of the pretrained weights, their sources, and what was kept of them.
     """
 
-    weights: Mapping[str, Tensor]
     settings: Settings
     genes: tuple[str, ...]
     scale: float
@@ -98,7 +95,6 @@ class Checkpoint:
     recipe: Recipe
     folder: str | None
     split: Mapping[str, Any]
-    history: Mapping[str, Any] = field(default_factory=dict)
     features: Mapping[str, FeatureTable] = field(default_factory=dict)
     fit: Fit = NOTHING_FITTED
     pretraining: Pretraining | None = None
@@ -116,6 +112,24 @@ class Checkpoint:
             self.settings.encoders.with_learned_labels,
             self.fit,
         )
+
+    def with_weights(self, weights: Mapping[str, Tensor], history: Mapping[str, Any]) -> "Checkpoint":
+        """The trained model."""
+        known = {one.name: getattr(self, one.name) for one in fields(ModelSpec)}
+        return Checkpoint(**known, weights=weights, history=history)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Checkpoint(ModelSpec):
+    """A trained denoiser and what its numbers mean.
+
+    Attributes:
+        weights: of the denoiser, by name.
+        history: step of these weights, validation energy.
+    """
+
+    weights: Mapping[str, Tensor]
+    history: Mapping[str, Any] = field(default_factory=dict)
 
     def denoiser(self, conditions: Conditions | None = None) -> Denoiser:
         """The network with these weights, in evaluation mode, on the CPU; for more labels than its own, perhaps."""

@@ -18,18 +18,6 @@ import pandas as pd
 if TYPE_CHECKING:
     import anndata
 
-PREDICTIONS = 1
-"""The format of files of predicted cells: raised with every change that a reader must know of."""
-
-
-OWN_COLUMNS = ("population", "control_cell")
-"""The columns of a predicted file that are ours."""
-
-
-def drawn(adata: "anndata.AnnData") -> Any:  # noqa: ANN401 - a column of anndata's table
-    """Which of the draws each cell of a predicted file is of; -1 for control cells."""
-    return adata.obs[str(adata.uns["perturbdiff"]["own_columns"]["population"])]
-
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -47,6 +35,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 _LOCKED: ContextVar[frozenset[Path]] = ContextVar("_LOCKED", default=frozenset())
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -179,3 +168,44 @@ def free_name(wanted: str, taken: Iterable[str | None]) -> str:
     while wanted in known:
         wanted = f"perturbdiff_{wanted}"
     return wanted
+
+
+@contextmanager
+def room_on_disk(out: Path) -> Iterator[None]:
+    """Turn a full disk into one sentence, however deep the libraries have wrapped it.
+
+    Raises:
+        ValueError: there is no space left.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        raise ValueError(
+            f"there is no space left on the disk of {str(out)!r}; free some and run this again, which goes on where it "
+            "stopped, or choose another place."
+        ) from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if isinstance(error, BaseExceptionGroup):
+            return any(_is_full(one) for one in error.exceptions)
+        if "No space left" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def sized(n_bytes: float) -> str:
+    """A number of bytes for a sentence: "1.4 GiB"."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024 or unit == "GiB":
+            break
+        n_bytes /= 1024
+    return f"{n_bytes:.3g} {unit}"

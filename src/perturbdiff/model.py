@@ -5,37 +5,33 @@ model.train(hold_out=[{"part": "test", "perturbation": ["IFN-beta"], "cell_type"
 predicted = model.predict(adata[controls], perturbation="IFN-beta", cell_type="B cells", populations=8)
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import anndata
-import pandas as pd
 
 from perturbdiff.cells.anndata import cells_from_anndata
-from perturbdiff.cells.memory import Cells
 from perturbdiff.cells.source import Source
-from perturbdiff.config import settings_of
 from perturbdiff.features.files import Features, tables_of
 from perturbdiff.features.tables import FeatureTable
-from perturbdiff.io import drawn
 from perturbdiff.labels.members import grammar_of
-from perturbdiff.recipes.dataset import HoldOut, Recipe, hold_outs_of, recipe_from_mapping
+from perturbdiff.recipes.dataset import Recipe, hold_outs_of, recipe_from_mapping
+from perturbdiff.recipes.selection import HoldOut
 from perturbdiff.split.rules import Split, split_cells
 from perturbdiff.store.open import open_source, recipe_at
+from perturbdiff.trained import TrainedModel
 from perturbdiff.training.processes import one_at_a_time
 
 if TYPE_CHECKING:
     from perturbdiff.checkpoint import Checkpoint
-    from perturbdiff.prediction.predict import Say, Track
-    from perturbdiff.training.fitting import Outcome
-
-_LOG = logging.getLogger(__name__)
+    from perturbdiff.training.fitting import TrainingResult
 
 
-class PerturbDiff:
+class PerturbDiff(TrainedModel):
     """A model of how populations of cells respond to perturbations: untrained (with data), trained, or loaded.
+
+    It predicts as `trained.TrainedModel` does.
 
     Attributes:
         recipe: what is known of the data.
@@ -53,9 +49,8 @@ class PerturbDiff:
         features: Mapping[str, FeatureTable] | None = None,
     ) -> None:
         """Hold a recipe with its cells, or with a trained model; use `from_anndata`, `from_recipe` or `load`."""
-        self.recipe = recipe
-        self.checkpoint = checkpoint
-        self.outcome: Outcome | None = None
+        super().__init__(recipe, checkpoint=checkpoint)
+        self.outcome: TrainingResult | None = None
         self._source = source
         self._folder = folder
         self._features = dict(features or {})
@@ -139,7 +134,7 @@ class PerturbDiff:
             "sampling": dict(sampling or {}),
         }
         recipe = recipe_from_mapping(mapping, "the arguments")
-        settings_of(recipe)
+        recipe.settings_with()
         cells = cells_from_anndata(
             adata,
             columns=recipe.columns,
@@ -172,38 +167,10 @@ class PerturbDiff:
         if not isinstance(recipe, Recipe):
             recipe, beside = recipe_at(Path(recipe))
             folder = folder or beside
-        settings_of(recipe)
+        recipe.settings_with()
         place, tables = Path(folder or ".").resolve(), tables_of(features)
         source = open_source(recipe, place)
         return cls(_as_read(recipe, source), source=source, folder=place, features=tables)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """A trained model from its folder.
-
-        Raises:
-            FileNotFoundError: there is none.
-            ValueError: it is damaged, or a newer version wrote it.
-        """
-        from perturbdiff.checkpoint import load_checkpoint
-
-        checkpoint = load_checkpoint(Path(folder))
-        return cls(checkpoint.recipe, checkpoint=checkpoint)
-
-    def save(self, folder: str | Path) -> None:
-        """Write the trained model: model.safetensors and model.json."""
-        self.trained.save(Path(folder))
-
-    @property
-    def trained(self) -> "Checkpoint":
-        """The trained model.
-
-        Raises:
-            ValueError: it is not trained yet.
-        """
-        if self.checkpoint is None:
-            raise ValueError("this model is not trained; call train() first, or load() a trained one.")
-        return self.checkpoint
 
     @property
     def source(self) -> Source:
@@ -219,7 +186,7 @@ class PerturbDiff:
     def split(self, hold_out: Sequence[Mapping[str, Any] | HoldOut] | None = None, *, seed: int | None = None) -> Split:
         """The split that `train` would use."""
         rules = self.recipe.hold_out if hold_out is None else hold_outs_of(hold_out, self.recipe)
-        training = settings_of(self.recipe).training
+        training = self.recipe.settings.training
         m = training.cells_per_population
         return split_cells(self.source, rules, seed=training.seed if seed is None else seed, cells_per_population=m)
 
@@ -235,7 +202,6 @@ class PerturbDiff:
         overwrite: bool = False,
         device: str = "auto",
         show_progress: bool = True,
-        say: "Say" = _LOG.info,
     ) -> Self:
         """Train, keeping the weights with the best validation energy; Ctrl-C ends it early and keeps the model.
 
@@ -248,7 +214,6 @@ class PerturbDiff:
             overwrite: whether to begin anew where `run` holds a run.
             device: "auto", "cpu", "cuda".
             show_progress: whether to draw a bar.
-            say: receives sentences.
 
         Raises:
             ValueError: a rule or a setting does not fit, `run` holds another run, or the pretrained model has seen
@@ -266,7 +231,7 @@ class PerturbDiff:
             start = load_checkpoint(Path(pretrained))
         changed = {"max_steps": max_steps, "seed": seed}
         if start is None:
-            settings = settings_of(recipe, training=changed)
+            settings = recipe.settings_with(training=changed)
         else:
             from perturbdiff.training.transfer import fine_tuned
 
@@ -274,223 +239,20 @@ class PerturbDiff:
         m = settings.training.cells_per_population
         split = split_cells(self.source, recipe.hold_out, seed=settings.training.seed, cells_per_population=m)
         # not before the input has proved sound: Lightning takes seconds
+        from perturbdiff.training.run import Run
         from perturbdiff.training.trainer import train
 
         self.outcome = train(
             split,
             recipe,
             settings,
-            run=None if run is None else Path(run),
+            run=Run(None if run is None else Path(run), overwrite, device, show_progress),
             data_folder=self._folder,
-            overwrite=overwrite,
-            device=device,
             features=self._features,
             pretrained=start,
-            say=say,
-            show_progress=show_progress,
         )
         self.recipe, self.checkpoint = recipe, self.outcome.checkpoint
         return self
-
-    def predict(
-        self,
-        controls: anndata.AnnData | None = None,
-        *,
-        perturbation: str | None = None,
-        cell_type: str | None = None,
-        assay_batch: str | None = None,
-        cells: int | None = None,
-        dose: float | None = None,
-        dose_unit: str | None = None,
-        modality: str | None = None,
-        conditions: pd.DataFrame | None = None,
-        features: Mapping[str, Features] | None = None,
-        populations: int = 1,
-        seed: int = 0,
-        device: str = "auto",
-        sampling: Mapping[str, Any] | None = None,
-        columns: Mapping[str, str | None] | None = None,
-        expression: Mapping[str, Any] | None = None,
-        min_overlap: float = 0.9,
-        n_cells: int | None = None,
-        say: "Say" = _LOG.info,
-    ) -> anndata.AnnData:
-        """Predict one cell for each control cell of each condition.
-
-        Args:
-            controls: cells with the columns of the training data; where it has the perturbation column, only control
-                cells are used. Not needed by a pretrained model, which does not look at them.
-            perturbation: label of one condition.
-            cell_type: of the condition, and of the control cells that are used.
-            assay_batch: likewise; one that training has not seen, as a cell type, takes the trained null.
-            cells: how many cells to predict, where no control cells are given.
-            dose: of the perturbation, where the model was trained with doses.
-            dose_unit: of the dose; that of the training data when absent, where they have one.
-            modality: of the perturbation, where the model was trained with several.
-            conditions: a table of conditions (perturbation, cell_type, assay_batch, dose, dose_unit, modality) in place
-                of all of these.
-            features: of labels that the model has no features of, as in `from_anndata`.
-            populations: how many populations to draw for each condition.
-            seed: of all noise; the same seed gives the same cells.
-            device: "auto", "cpu", "cuda".
-            sampling: settings in place of the model's, as in the table [sampling] of a recipe.
-            columns: of `controls.obs`, in place of those of the training data, as in the table [columns] of a recipe.
-            expression: where and on which scale `controls` holds its expression, in place of what the training data
-                say, as in the table [expression] of a recipe.
-            min_overlap: least share of the panel's genes that `controls` must have; missing ones count as 0.
-            n_cells: predicted cells of each condition and draw; one for each of its control cells when absent.
-            say: receives sentences.
-
-        Returns:
-            Control and predicted cells: log1p counts per 10^4 in X; `population` is -1 for control cells.
-
-        Raises:
-            ValueError: a label is unknown (the nearest is named), genes do not match, or there are no control cells.
-        """
-        from perturbdiff.prediction.conditions import check_columns, conditions_of
-        from perturbdiff.prediction.inputs import no_cells
-
-        one = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
-        rows: list[dict[Any, Any]] = [one | {"dose": dose, "dose_unit": dose_unit, "modality": modality}]
-        if conditions is not None:
-            if any(label is not None for label in rows[0].values()):
-                raise ValueError("conditions come from a table or from the labels; give one of them.")
-            # the groups of a split are conditions with a number of cells beside them
-            check_columns([column for column in conditions.columns if column != "cells"], "the table of conditions")
-            rows = conditions.to_dict("records")
-        model = self.with_features(features) if features else self
-        recipe = self.trained.recipe
-        table = conditions_of(rows, model.trained.conditions, recipe.columns)
-        if (controls is None) == (cells is None) or (cells is not None and conditions is not None):
-            raise ValueError(
-                "cells are predicted from control cells, or so many (cells) of one cell type by a pretrained model; "
-                "give one of the two."
-            )
-        if controls is None:
-            start = no_cells(model.trained, cells or 0, cell_type=cell_type, assay_batch=assay_batch)
-        else:
-            start = model.control_cells(controls, columns=columns, expression=expression, min_overlap=min_overlap)
-        predicted = model.predict_cells(
-            start,
-            table,
-            populations=populations,
-            seed=seed,
-            device=device,
-            sampling=sampling,
-            min_overlap=min_overlap,
-            n_cells=n_cells,
-            say=say,
-        )
-        return predicted if controls is not None else predicted[drawn(predicted) >= 0].copy()
-
-    def control_cells(
-        self,
-        controls: anndata.AnnData,
-        *,
-        columns: Mapping[str, str | None] | None = None,
-        expression: Mapping[str, Any] | None = None,
-        min_overlap: float = 0.9,
-    ) -> Cells:
-        """The cells of an AnnData as `predict` reads them; see `prediction.inputs.control_cells`."""
-        from perturbdiff.prediction.inputs import control_cells
-
-        known = self.trained
-        return control_cells(
-            controls,
-            known.recipe,
-            columns=columns,
-            expression=expression,
-            total_genes=known.total_genes,
-            panel=known.genes,
-            min_overlap=min_overlap,
-        )
-
-    def predict_cells(
-        self,
-        cells: Cells,
-        conditions: pd.DataFrame,
-        *,
-        populations: int = 1,
-        seed: int = 0,
-        device: str = "auto",
-        sampling: Mapping[str, Any] | None = None,
-        min_overlap: float = 0.9,
-        n_cells: int | None = None,
-        say: "Say" = _LOG.info,
-        track: "Track" = iter,
-    ) -> anndata.AnnData:
-        """As `predict`, from cells that are read already; `track` wraps the list of minibatches, to show progress."""
-        from perturbdiff.prediction.inputs import torch_device, with_sampling
-        from perturbdiff.prediction.predict import predict
-
-        checkpoint = self.trained
-        return predict(
-            checkpoint,
-            cells,
-            conditions,
-            populations=populations,
-            seed=seed,
-            device=torch_device(device),
-            settings=with_sampling(checkpoint.settings, sampling),
-            min_overlap=min_overlap,
-            n_cells=n_cells,
-            say=say,
-            track=track,
-        )
-
-    def dose_response(
-        self,
-        controls: anndata.AnnData,
-        perturbation: str,
-        doses: Sequence[float],
-        *,
-        unit: str | None = None,
-        cell_type: str | None = None,
-        assay_batch: str | None = None,
-        modality: str | None = None,
-        say: "Say" = _LOG.warning,
-        **options: Any,  # noqa: ANN401 - those of `predict`
-    ) -> pd.DataFrame:
-        """The predicted response over doses, trained or not; see `prediction.dose_response` for the columns.
-
-        Args:
-            controls: as in `predict`, as are all that is not named here (seed, populations, device, sampling).
-            perturbation: without its dose.
-            doses: above 0, two or more.
-            unit: of the doses; that of the training data when absent, where they have one.
-            cell_type: of the condition.
-            assay_batch: of the condition.
-            modality: of the perturbation.
-            say: receives the sentence on doses at which the response falls.
-            options: of `predict`.
-
-        Raises:
-            ValueError: as `predict`; or a dose is not above 0 or occurs twice.
-        """
-        from perturbdiff.prediction.dose_response import check_doses, dose_table, falls_sentence
-
-        check_doses(doses)
-        options |= {"cell_type": cell_type, "assay_batch": assay_batch, "modality": modality, "dose_unit": unit}
-        predicted = [self.predict(controls, perturbation=perturbation, dose=dose, **options) for dose in doses]
-        table = dose_table(predicted, doses, unit or str(self.trained.recipe.columns.dose_unit))
-        falling = falls_sentence(table, perturbation)
-        if falling is not None:
-            say(falling)
-        return table
-
-    def with_features(self, features: Mapping[str, Features]) -> "PerturbDiff":
-        """The trained model with features of more labels, beside those that it has.
-
-        Raises:
-            ValueError: it was trained without features of that covariate, or they are of another width.
-        """
-        return PerturbDiff(self.recipe, checkpoint=self.trained.with_features(tables_of(features, "further features")))
-
-    def conditions(self) -> pd.DataFrame:
-        """What the trained model can be asked, a row a label; see `prediction.coverage`."""
-        from perturbdiff.prediction.coverage import coverage
-
-        return coverage(self.trained.conditions)
 
 
 def _as_read(recipe: Recipe, source: Source) -> Recipe:

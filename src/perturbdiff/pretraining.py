@@ -5,28 +5,20 @@ pretrained = pretrain({"atlas": atlas, "screen": screen}, weights={"atlas": 2}, 
 model = PerturbDiff.from_recipe("screen.toml").train(pretrained=pretrained)
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from perturbdiff.cells.source import Source
-from perturbdiff.config import settings_of
 from perturbdiff.features.files import Features, tables_of
 from perturbdiff.model import PerturbDiff
-from perturbdiff.populations.mixing import Member, Mixture, SourceRule, read_mixture
 from perturbdiff.prediction.inputs import torch_device
-from perturbdiff.prediction.predict import Say
-from perturbdiff.recipes.dataset import HoldOut, hold_outs_of
-from perturbdiff.recipes.tables import validated
-from perturbdiff.spelling import nearest
-from perturbdiff.split.rules import split_cells
-from perturbdiff.store.open import open_source
-from perturbdiff.training.pretraining import Given
-from perturbdiff.training.pretraining import pretrain as pretrain_on
+from perturbdiff.recipes.mixture import mixture_in_memory
+from perturbdiff.recipes.selection import HoldOut
+from perturbdiff.store.open import mixture_at, open_source
+from perturbdiff.training.marginal import pretrain as pretrain_on
+from perturbdiff.training.marginal import split_sources
 from perturbdiff.training.processes import one_at_a_time
-
-_LOG = logging.getLogger(__name__)
+from perturbdiff.training.run import Run
 
 
 @one_at_a_time
@@ -50,7 +42,6 @@ def pretrain(
     overwrite: bool = False,
     device: str = "auto",
     show_progress: bool = True,
-    say: Say = _LOG.info,
 ) -> PerturbDiff:
     """Pretrain a model on unlabelled cells; the same call on the same folder resumes.
 
@@ -75,7 +66,6 @@ def pretrain(
         overwrite: whether to begin anew where `run` holds a run.
         device: "auto", "cpu", "cuda".
         show_progress: whether to draw a bar.
-        say: receives sentences.
 
     Returns:
         A model that predicts the cells of a cell type and assay batch, and that `PerturbDiff.train` can begin from.
@@ -97,70 +87,22 @@ def pretrain(
         refused = [key for key, value in {**own, "weights": weights, "cells": cells}.items() if value]
         if refused:
             raise ValueError(f"{refused[0]} was given, but {str(sources)!r} says that; change the file instead.")
-        mixture, members = read_mixture(Path(sources))
+        mixture, members = mixture_at(Path(sources))
         folder = Path(sources).resolve().parent
         found = [open_source(member.recipe, member.folder or folder) for member in members]
     else:
-        mixture, members = _in_memory(sources, weights or {}, cells or {}, {"name": name, **own})
+        recipes = {known: one.recipe for known, one in sources.items()}
+        mixture, members = mixture_in_memory(recipes, weights or {}, cells or {}, {"name": name, **own})
         folder, found = None, [one.source for one in sources.values()]
-    settings = settings_of(mixture, training={"max_steps": max_steps, "seed": seed})
+    settings = mixture.settings_with(training={"max_steps": max_steps, "seed": seed})
     outcome = pretrain_on(
         mixture,
-        _given(members, found, hold_out or {}, settings.training.seed, settings.training.cells_per_population),
+        split_sources(members, found, hold_out or {}, settings),
         settings,
-        run=None if run is None else Path(run),
-        overwrite=overwrite,
-        device=device,
+        run=Run(None if run is None else Path(run), overwrite, device, show_progress),
         features=tables_of(features),
         folder=folder,
-        say=say,
-        show_progress=show_progress,
     )
     trained = PerturbDiff(outcome.checkpoint.recipe, checkpoint=outcome.checkpoint)
     trained.outcome = outcome
     return trained
-
-
-def _in_memory(
-    sources: Mapping[str, PerturbDiff],
-    weights: Mapping[str, float],
-    cells: Mapping[str, Any],
-    tables: Mapping[str, Any],
-) -> tuple[Mixture, tuple[Member, ...]]:
-    for what, given in (("weights", weights), ("cells", cells)):
-        _check_names(what, given, sources)
-    rules = [
-        validated(SourceRule, {"recipe": name, "weight": weights.get(name, 1.0), "cells": cells.get(name, "all")}, name)
-        for name in sources
-    ]
-    mixture = validated(Mixture, {**tables, "sources": [rule.model_dump() for rule in rules]}, "the arguments")
-    members = [
-        Member(name, one.recipe, None, rule.weight, rule.cells)
-        for (name, one), rule in zip(sources.items(), rules, strict=True)
-    ]
-    return mixture, tuple(members)
-
-
-def _given(
-    members: Sequence[Member],
-    sources: Sequence[Source],
-    hold_out: Mapping[str, Any],
-    seed: int,
-    cells_per_population: int,
-) -> list[Given]:
-    """The sources with their splits."""
-    _check_names("hold_out", hold_out, [member.name for member in members])
-    found = []
-    for member, source in zip(members, sources, strict=True):
-        rules = member.recipe.hold_out
-        if member.name in hold_out:
-            rules = hold_outs_of(hold_out[member.name], member.recipe)
-        split = split_cells(source, rules, seed=seed, cells_per_population=cells_per_population)
-        found.append(Given(member, split))
-    return found
-
-
-def _check_names(what: str, given: Mapping[str, Any], sources: Sequence[str] | Mapping[str, Any]) -> None:
-    for name in given:
-        if name not in sources:
-            raise ValueError(f"{what} names {name!r}, which is no source; {nearest(name, sources)}.")

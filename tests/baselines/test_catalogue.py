@@ -14,8 +14,9 @@ from perturbdiff.baselines.control import groups_of, predict_control
 from perturbdiff.baselines.mean import mean_shift
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
-from perturbdiff.cells.reading import read_h5ad
-from perturbdiff.recipes.dataset import Columns, Expression, Grammar, Match, hold_outs_from
+from perturbdiff.files.container import read_anndata
+from perturbdiff.recipes.dataset import Columns, Expression, Grammar
+from perturbdiff.recipes.selection import Match, hold_outs_from
 from perturbdiff.simulation.screen import simulate
 from perturbdiff.split.rules import split_cells
 
@@ -227,7 +228,7 @@ def _real(path, **more):
         pytest.skip(f"{path.name} is missing: this test reads files that are not part of the project")
     columns = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="batch", **more)
     cells = cells_from_anndata(
-        read_h5ad(path),
+        read_anndata(path),
         columns=columns,
         expression=Expression(scale="counts"),
         control="control",

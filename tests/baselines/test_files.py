@@ -9,8 +9,8 @@ import pytest
 from perturbdiff.baselines.catalogue import fitted
 from perturbdiff.baselines.files import predicted_file, write_prediction
 from perturbdiff.cells.anndata import cells_from_anndata
-from perturbdiff.cells.reading import read_h5ad
 from perturbdiff.evaluation.files import read_file
+from perturbdiff.files.container import read_anndata
 from perturbdiff.labels.dose import Quantity
 from perturbdiff.labels.members import members_of
 from perturbdiff.recipes.dataset import Columns, Expression, Grammar
@@ -69,10 +69,10 @@ def test_conditions_take_the_control_cells_of_their_labels_once_each(cells):
 
 
 def test_the_file_has_the_columns_and_the_description_of_a_models_prediction(cells, predicted, tmp_path):
-    model = read_h5ad(predicted)
+    model = read_anndata(predicted)
     path = tmp_path / "baseline.h5ad"
     write_prediction(fit("ridge", cells), cells, CONDITIONS, path, columns=COLUMNS, split_hash="abc")
-    own = read_h5ad(path)
+    own = read_anndata(path)
     assert list(own.obs.columns) == list(model.obs.columns)
     facts, described = own.uns["perturbdiff"], model.uns["perturbdiff"]
     assert set(described) - set(facts) == {"checkpoint", "sampling", "seed", "zero_shot"}

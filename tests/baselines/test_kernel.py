@@ -5,7 +5,7 @@ import pytest
 
 from perturbdiff.baselines import kernel
 from perturbdiff.baselines.kernel import KernelRidge
-from perturbdiff.baselines.regression import PENALTIES
+from perturbdiff.core.choices import PENALTIES
 from perturbdiff.features.tables import features_from
 
 KINDS, TAUS, N_GENES = ["A", "B", "C", "D"], ["p", "q", "r"], 5

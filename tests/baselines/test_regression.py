@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from perturbdiff.baselines.regression import PENALTIES, Regression
+from perturbdiff.baselines.regression import Regression
+from perturbdiff.core.choices import PENALTIES
 
 
 def data(seed=0, n=9, width=4, outputs=3):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from perturbdiff.baselines.embedding import Components, Embedding
-from perturbdiff.baselines.ridge import PENALTY, Ridge
+from perturbdiff.baselines.regression import PENALTY
+from perturbdiff.baselines.ridge import Ridge
 from perturbdiff.features.tables import features_from
 from perturbdiff.recipes.dataset import Grammar
 

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from perturbdiff.cells import genes as genes_module
 from perturbdiff.cells.genes import align_genes, check_panel, measured_scale, select_panel
 from perturbdiff.cells.moments import Moments
-from perturbdiff.cells.reading import read_h5ad
+from perturbdiff.files.container import read_anndata
 
 N_GENES = 40
 
@@ -148,7 +148,7 @@ REAL = {
 @pytest.mark.parametrize("file", REAL)
 def test_the_panel_of_real_cells_is_that_of_scanpy(real_data, file, n_bins, monkeypatch):
     monkeypatch.setattr(genes_module, "_GENES_FOR_BINS", 0 if n_bins == 20 else 10**9)
-    adata = read_h5ad(real_data / f"{file}.h5ad")
+    adata = read_anndata(real_data / f"{file}.h5ad")
     totals, sizes = REAL[file]
     logs = normalised(adata.X, None if totals is None else adata.obs[totals].to_numpy(dtype=np.float64))
     genes = [str(gene) for gene in adata.var_names]
@@ -159,7 +159,7 @@ def test_the_panel_of_real_cells_is_that_of_scanpy(real_data, file, n_bins, monk
 
 @pytest.mark.real
 def test_real_cells_are_ranked_in_bins_where_2000_genes_vary(real_data):
-    adata = read_h5ad(real_data / "zheng_pbmc_facs.h5ad")
+    adata = read_anndata(real_data / "zheng_pbmc_facs.h5ad")
     logs, genes = normalised(adata.X), [str(gene) for gene in adata.var_names]
     panel = select_panel(moments_of(logs, genes), 1000)
     assert panel == ranked_by_scanpy(logs, genes, 1000, 20)
@@ -207,7 +207,7 @@ def test_the_measured_scale_survives_a_large_mean(rng):
 
 @pytest.mark.real
 def test_the_measured_scale_of_real_cells_is_their_standard_deviation(real_data):
-    adata = read_h5ad(real_data / "kang_ifnb_1kgenes.h5ad")
+    adata = read_anndata(real_data / "kang_ifnb_1kgenes.h5ad")
     logs = normalised(adata.X)
     moments = moments_of(logs)
     assert measured_scale(moments, moments.genes) == pytest.approx(logs.toarray().std(dtype=np.float64), rel=1e-9)

@@ -10,7 +10,7 @@ from perturbdiff.cells.anndata import cells_from_anndata, read_cells
 from perturbdiff.cells.loadings import expression_loadings
 from perturbdiff.cells.order import Segments
 from perturbdiff.recipes.dataset import recipe_from_mapping
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.build import build_store
 from perturbdiff.store.stored import Store
 
 RECIPE = recipe_from_mapping(
@@ -148,7 +148,7 @@ def test_of_more_cells_an_even_share_is_read(cells):
 
 def test_a_store_gives_the_same_bits_as_memory(tmp_path):
     screen().write_h5ad(tmp_path / "a.h5ad")
-    prepare_store(RECIPE, tmp_path, tmp_path / "x.store")
+    build_store(RECIPE, tmp_path, tmp_path / "x.store")
     cells, store = read_cells(RECIPE, tmp_path), Store.open(tmp_path / "x.store")
     a, b = (expression_loadings(one, controls(one)) for one in (cells, store))
     assert a.labels == b.labels

@@ -5,8 +5,9 @@ import pytest
 import scipy.sparse as sp
 
 from perturbdiff.cells.anndata import cells_from_anndata, read_cells
-from perturbdiff.cells.memory import matches
-from perturbdiff.recipes.dataset import Columns, Expression, Match, recipe_from_mapping
+from perturbdiff.cells.memory import matches, profile_hashes
+from perturbdiff.recipes.dataset import Columns, Expression, recipe_from_mapping
+from perturbdiff.recipes.selection import Match
 
 COLUMNS = Columns(perturbation="guide", cell_type="line", assay_batch="plate")
 COUNTS = Expression(scale="counts")
@@ -280,3 +281,22 @@ def test_real_files_have_the_recorded_cells_genes_and_controls(real_data, file, 
     cells = read_cells(recipe_of(f"{file}.h5ad", columns=columns, control="control"), real_data)
     assert cells.values.shape == shape  # noqa: PD011
     assert cells.is_control.sum() == n_control
+
+
+def test_profiles_hash_alike_exactly_where_rows_are_equal(rng):
+    values = rng.poisson(0.7, (96, 30)).astype(np.float32)
+    values[40:60] = values[20:40]
+    values[70] = values[5][::-1]
+    values[80], values[81] = 0, 0
+    hashes, expressed = profile_hashes(sp.csr_matrix(values))
+    np.testing.assert_array_equal(expressed, (values > 0).sum(1))
+    equal = (values[:, None] == values[None]).all(-1)
+    np.testing.assert_array_equal(hashes[:, None] == hashes[None], equal)
+    np.testing.assert_array_equal(profile_hashes(values)[0], hashes)
+
+
+def test_an_explicit_zero_does_not_change_a_profile():
+    plain = sp.csr_matrix(np.array([[1.0, 0.0, 2.0]]))
+    stored = sp.csr_matrix((np.array([1.0, 0.0, 2.0]), np.arange(3), np.array([0, 3])), shape=(1, 3))
+    for one, other in zip(profile_hashes(plain), profile_hashes(stored), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -10,7 +10,7 @@ from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.measure import measure
 from perturbdiff.cells.moments import Moments
 from perturbdiff.cells.order import Loaded, Runs, Segments
-from perturbdiff.cells.reading import read_h5ad
+from perturbdiff.files.container import read_anndata
 from perturbdiff.recipes.dataset import Columns, Expression
 
 KANG = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="batch")
@@ -244,7 +244,7 @@ def test_a_table_without_moments_is_refused(logs):
 
 @pytest.mark.real
 def test_the_moments_of_real_cells_are_those_of_their_expression(real_data):
-    adata = read_h5ad(real_data / "kang_ifnb_1kgenes.h5ad")
+    adata = read_anndata(real_data / "kang_ifnb_1kgenes.h5ad")
     cells = cells_from_anndata(adata, columns=KANG, expression=Expression(scale="counts"), control="control")
     controls = cells.runs.whole(cells.runs.is_control)
     found = measure(cells, None, controls)

@@ -309,20 +309,20 @@ def test_a_label_is_taken_at_the_novelty_that_it_can_be_taken_at(model):
 def test_without_a_table_every_label_is_known(of_covariate, make_condition):
     label = make_condition(3).perturbation
     assert not of_covariate.novelty_of(label, torch.full_like(label, Novelty.NEW_AGENT)).any()
-    assert of_covariate.told is None
+    assert of_covariate.novelty_embedding is None
     novel = torch.full((3, 3), int(Novelty.NEW_AGENT))
     assert torch.equal(of_covariate(make_condition(3), None, novel), of_covariate(make_condition(3)))
 
 
 def test_the_network_is_told_how_new_a_label_is_by_a_vector_that_begins_at_0(model, perturbations):
-    assert not Conditioning([perturbations, 3, 2], width=6, embedding_width=3).told.weight.any()
+    assert not Conditioning([perturbations, 3, 2], width=6, embedding_width=3).novelty_embedding.weight.any()
     labels = [BOTH, BOTH, BOTH, ONE, CONTROL, UNSEEN]
     novel = torch.tensor([0, 1, 2, 2, 2, 0])
     taken = [0, 1, 2, 2, 0, 2]
     condition = asked(labels)
     vectors = model(condition, None, torch.stack([novel, torch.zeros(6).long(), torch.zeros(6).long()], dim=1))
     sets, types, batches = model.tables
-    told = model.told.weight[taken]
+    told = model.novelty_embedding.weight[taken]
     first = sets(condition.perturbation, torch.tensor(taken) == 2) + told
     mixed = model.mix(torch.cat([first, types(condition.cell_type), batches(condition.assay_batch)], dim=1))
     torch.testing.assert_close(vectors, model.project(torch.nn.functional.silu(mixed)))
@@ -355,7 +355,12 @@ def test_every_parameter_earns_a_gradient_of_features_members_doses_modalities_a
     assert len(grads) == 15
     assert [name for name, grad in grads.items() if grad is None or not grad.isfinite().all() or not grad.any()] == []
     # of every row, save those of nulls that nobody asked for
-    for name in ("told.weight", "tables.0.agents.weight", "tables.0.member.up.weight", "tables.0.member.down.weight"):
+    for name in (
+        "novelty_embedding.weight",
+        "tables.0.agents.weight",
+        "tables.0.member.up.weight",
+        "tables.0.member.down.weight",
+    ):
         assert grads[name].any(dim=1).all(), name
     assert grads["tables.0.member.modality.weight"].any(dim=1).tolist() == [False, True, True]
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from perturbdiff.core.choices import PENALTIES
 from perturbdiff.core.conditioning import Novelty
 from perturbdiff.core.expectation import Expectation, Fit, Part, Parts
-from perturbdiff.core.ridge import PENALTIES, Ridge
+from perturbdiff.core.ridge import Ridge
 
 KNOWN, NEW_SET, NEW_AGENT = (int(one) for one in Novelty)
 CONTROL: Parts = ()

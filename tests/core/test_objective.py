@@ -187,7 +187,7 @@ def test_times_are_uniform_over_the_chain_and_noise_is_standard(many):
 
 
 def test_coins_of_the_minibatch_are_shared_by_populations_and_covariates(make_batch):
-    objective = Objective(PROCESS, condition_dropout=0.5, control_dropout=0.3, coins="minibatch")
+    objective = Objective(PROCESS, condition_dropout=0.5, control_dropout=0.3, dropout_per="minibatch")
     draws = [objective.draw(make_batch(), seed=0, step=step) for step in range(1000)]
     for draw in draws:
         assert len(draw.dropped.unique()) == len(draw.control_dropped.unique()) == 1
@@ -230,11 +230,11 @@ def test_without_novelty_every_label_is_as_it_is_and_with_1_none_is(many):
     assert Objective(PROCESS, novelty=1.0).draw(many, seed=0, step=0).novel.all()
 
 
-@pytest.mark.parametrize("coins", ["population", "minibatch"])
-def test_novelty_is_drawn_last_so_that_it_changes_no_time_no_noise_and_no_other_coin(make_batch, coins):
+@pytest.mark.parametrize("dropout_per", ["population", "minibatch"])
+def test_novelty_is_drawn_last_so_that_it_changes_no_time_no_noise_and_no_other_coin(make_batch, dropout_per):
     process = Process(linear_betas(100), rho=0.3)
     one, other = (
-        Objective(process, condition_dropout=0.5, control_dropout=0.5, coins=coins, novelty=p).draw(
+        Objective(process, condition_dropout=0.5, control_dropout=0.5, dropout_per=dropout_per, novelty=p).draw(
             make_batch(), seed=1, step=2
         )
         for p in (0.0, 1.0)
@@ -244,7 +244,7 @@ def test_novelty_is_drawn_last_so_that_it_changes_no_time_no_noise_and_no_other_
 
 
 def test_coins_of_novelty_of_the_minibatch_are_shared_by_populations_and_not_by_covariates(make_batch):
-    objective = Objective(PROCESS, coins="minibatch", novelty=0.4)
+    objective = Objective(PROCESS, dropout_per="minibatch", novelty=0.4)
     draws = [objective.draw(make_batch(), seed=0, step=step).novel for step in range(1000)]
     assert all(torch.equal(novel, novel[:1].expand(3, 3)) for novel in draws)
     first = torch.stack([novel[0] for novel in draws])

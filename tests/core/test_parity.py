@@ -16,7 +16,7 @@ from perturbdiff.core.kernel import EnergyKernel, energy_distance
 from perturbdiff.core.objective import Objective
 from perturbdiff.core.population import Condition, Noised, PopulationBatch
 from perturbdiff.core.process import Process, linear_betas
-from perturbdiff.core.sampler import DDIM, respaced, reverse
+from perturbdiff.core.sampler import DDIM, Sampler, respaced
 
 pytestmark = pytest.mark.golden
 
@@ -183,15 +183,7 @@ def test_truncated_guided_sampling_is_the_releases(denoiser, process, config, ex
     )
     times = respaced(config["steps"], config["start_time"], truncate=config["start_time"])
     assert times == list(range(config["start_time"] - 1, -1, -1))
-    states = reverse(
-        Guided(denoiser, strength=strength, one_pass=one_pass),
-        process,
-        start,
-        times,
-        step=DDIM(),
-        noise=torch.zeros_like,
-        cutoff=config["cutoff"],
-    )
-    *_, last = states
+    sampler = Sampler(process, times, DDIM(), cutoff=config["cutoff"])
+    *_, last = sampler.reverse(Guided(denoiser, strength=strength, one_pass=one_pass), start, torch.zeros_like)
     assert last.t == -1
     close(last.x_t, expected[f"ddim_12_steps_guidance_{strength:.0f}"], atol=1e-4)

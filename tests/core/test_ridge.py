@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from perturbdiff.core.ridge import PENALTIES, Ridge
+from perturbdiff.core.choices import PENALTIES
+from perturbdiff.core.ridge import Ridge
 
 # more observations than features, as many, and fewer
 shapes = pytest.mark.parametrize("shape", [(9, 3), (6, 6), (5, 12)], ids=str)

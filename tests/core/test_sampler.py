@@ -12,7 +12,7 @@ from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.population import Noised
 from perturbdiff.core.process import Process, linear_betas, power_cosine_betas
 from perturbdiff.core.randomness import PopulationNoise, stream
-from perturbdiff.core.sampler import DDIM, DDPM, State, Step, respaced, reverse
+from perturbdiff.core.sampler import DDIM, DDPM, Sampler, State, Step, respaced
 
 T = 1025  # so that 2^k + 1 steps are evenly spaced
 PROCESS = Process(linear_betas(T, 1e-4, 0.01))
@@ -75,7 +75,7 @@ def started(x_t: Tensor, make_condition: Any) -> Noised:
 
 
 def sampled(denoiser: Any, start: Noised, times: list[int], step: Step, noise: Any = no_noise) -> list[State]:
-    return list(reverse(denoiser, PROCESS, start, times, step=step, noise=noise))
+    return list(Sampler(PROCESS, times, step).reverse(denoiser, start, noise))
 
 
 def std_at(t: int) -> Tensor:
@@ -273,7 +273,7 @@ def test_the_loop_asks_once_a_time_and_shows_the_last_estimate(normal, make_cond
 
 def test_without_self_conditioning_the_network_is_shown_nothing(normal, make_condition):
     denoiser, start = GaussianDenoiser(PROCESS), started(normal(2, 4, 3, seed=0), make_condition)
-    list(reverse(denoiser, PROCESS, start, [9, 5, 0], step=DDIM(), noise=no_noise, self_conditioning=False))
+    list(Sampler(PROCESS, [9, 5, 0], DDIM(), self_conditioning=False).reverse(denoiser, start, no_noise))
     assert [asked.self_conditioning for asked in denoiser.asked] == [None] * 3
 
 
@@ -281,7 +281,7 @@ def test_estimates_below_the_cutoff_are_zero_and_no_others_change(normal, make_c
     start = started(normal(2, 40, 3, seed=0), make_condition)
     for cutoff in (0.0, 0.5):
         denoiser = GaussianDenoiser(PROCESS)
-        states = list(reverse(denoiser, PROCESS, start, [9, 5, 0], step=DDIM(), noise=no_noise, cutoff=cutoff))
+        states = list(Sampler(PROCESS, [9, 5, 0], DDIM(), cutoff=cutoff).reverse(denoiser, start, no_noise))
         for asked, state in zip(list(denoiser.asked), states, strict=True):
             estimate = denoiser(asked)
             wanted = torch.where(estimate < cutoff, 0.0, estimate) if cutoff else estimate
@@ -304,5 +304,5 @@ def test_a_perfect_denoiser_is_reached_exactly_on_every_schedule_in_float32(beta
     process, x_0 = Process(betas), normal(2, 6, 3, seed=7, dtype=torch.float32).relu()
     start = started(normal(2, 6, 3, seed=8, dtype=torch.float32), make_condition)
     times = respaced(1000, 10)
-    *_, last = reverse(Perfect(x_0), process, start, times, step=step, noise=torch.ones_like)
+    *_, last = Sampler(process, times, step).reverse(Perfect(x_0), start, torch.ones_like)
     torch.testing.assert_close(last.x_t, x_0, rtol=1e-5, atol=1e-5)

@@ -10,8 +10,8 @@ import pytest
 from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.cache import Cache, content_hash
-from perturbdiff.evaluation.differential_expression import rank_sum
-from perturbdiff.evaluation.pairs import Context
+from perturbdiff.metrics.conditions import Context
+from perturbdiff.metrics.differential_expression import rank_sum
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation.alignment import align
-from perturbdiff.evaluation.pairs import Condition, Context
+from perturbdiff.metrics.conditions import Condition, Context
 
 GENES = ("g0", "g1", "g2")
 

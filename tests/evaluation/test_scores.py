@@ -8,10 +8,10 @@ import pytest
 
 from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation.alignment import align
-from perturbdiff.evaluation.conditions import TOGETHER
-from perturbdiff.evaluation.metrics import METRICS, Reference, judge
-from perturbdiff.evaluation.pairs import Condition, Context
-from perturbdiff.evaluation.scores import CEILING, OBSERVED, REPLICATES, Contexts, Judging, in_order
+from perturbdiff.evaluation.scores import CEILING, REPLICATES, Contexts, Judging, in_order
+from perturbdiff.metrics.conditions import TOGETHER, Condition, Context
+from perturbdiff.metrics.ours import METRICS, Reference, judge
+from perturbdiff.results.parts import OBSERVED
 
 GENES = ["TP53", *(f"g{i}" for i in range(11))]
 

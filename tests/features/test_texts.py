@@ -113,17 +113,16 @@ def test_an_unknown_token_counts_and_a_mask_does_not(words):
     np.testing.assert_allclose(one.rows(["unknown"])[0], states[1][1:3].mean(dim=0).numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_longer_texts_are_cut_and_it_is_said(words, tmp_path):
-    said = []
+def test_longer_texts_are_cut_and_it_is_said(words, tmp_path, said):
     texts = {"long": "a b " * 10, "cut": "a b a", "short": "a b"}
-    found = embed_texts(texts, words, max_length=4, say=said.append)
+    found = embed_texts(texts, words, max_length=4)
     assert said == ["2 of 3 texts have more than 4 tokens and are cut there."]
     assert np.array_equal(found.rows(["long"]), found.rows(["cut"]))
     np.testing.assert_allclose(found.rows(["long"]), found.rows(["short"]), atol=1e-6)
-    embed_texts(texts, words, say=said.append)
+    embed_texts(texts, words)
     assert said[1:] == ["1 of 3 texts have more than 10 tokens and are cut there."]
     absolute = esm(tmp_path, position_embedding_type="absolute")
-    embed_texts({"long": "L" * 30, "fits": "L" * 16}, absolute, say=said.append)
+    embed_texts({"long": "L" * 30, "fits": "L" * 16}, absolute)
     assert said[2:] == ["1 of 2 texts have more than 18 tokens and are cut there."]  # 20 positions from 2 on
 
 

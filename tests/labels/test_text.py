@@ -19,7 +19,7 @@ from perturbdiff.recipes.dataset import (
     write_recipe,
 )
 from perturbdiff.split.rules import split_cells
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.build import build_store
 from perturbdiff.store.stored import Store
 
 COLUMNS = {"perturbation": "guide", "cell_type": "line", "assay_batch": "plate"}
@@ -55,7 +55,7 @@ def read(request, tmp_path):
             adata.write_h5ad(tmp_path / f"f{i}.h5ad")
         if request.param == "memory":
             return read_cells(recipe, tmp_path)
-        prepare_store(recipe, tmp_path, tmp_path / "x.store", overwrite=True)
+        build_store(recipe, tmp_path, tmp_path / "x.store", overwrite=True)
         store = Store.open(tmp_path / "x.store")
         return store.in_memory(store.runs.whole())
 

@@ -11,10 +11,11 @@ from scipy.sparse import csr_matrix
 
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.order import Runs, Segments
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.vocabulary import Vocabulary
 from perturbdiff.populations.epochs import Populations
 from perturbdiff.populations.pairing import Groups, cut
-from perturbdiff.recipes.dataset import COVARIATES, Columns, Expression
+from perturbdiff.recipes.dataset import Columns, Expression
 
 COLUMNS = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="assay_batch")
 

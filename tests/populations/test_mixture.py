@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.vocabulary import Vocabulary
 from perturbdiff.populations.epochs import Populations
-from perturbdiff.populations.mixture import Aligned, Mixture
-from perturbdiff.recipes.dataset import COVARIATES, Columns, Expression
+from perturbdiff.populations.mixture import Aligned, MixedPopulations
+from perturbdiff.recipes.dataset import Columns, Expression
 from perturbdiff.simulation.screen import simulate
-from perturbdiff.training.streams import PopulationStream, Share
+from perturbdiff.training.processes import Processes
+from perturbdiff.training.streams import PopulationStream
 
 COLUMNS = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="assay_batch")
 SIZES = {"n_genes": 40, "n_cell_types": 2, "n_assay_batches": 2, "n_perturbations": 2}
@@ -57,14 +59,14 @@ def members(sources):
 
 
 def test_each_source_has_its_share_of_every_chunk_whatever_its_size(members):
-    mixture = Mixture(members, [3.0, 1.0], seed=0)
+    mixture = MixedPopulations(members, [3.0, 1.0], seed=0)
     for slab in islice(mixture.slabs(), 3):
         shares = np.bincount([draw.source for draw in slab.draws]) / len(slab.draws)
         np.testing.assert_allclose(shares, [0.75, 0.25], atol=1 / mixture.chunk)
 
 
 def test_every_source_is_gone_through_epoch_by_epoch(members):
-    mixture = Mixture(members, [1.0, 2.0], seed=0)
+    mixture = MixedPopulations(members, [1.0, 2.0], seed=0)
     drawn = [draw for slab in islice(mixture.slabs(), 2) for draw in slab.draws]
     for i, member in enumerate(members):
         own = [draw.rows for draw in drawn if draw.source == i][: 2 * len(member)]
@@ -75,7 +77,7 @@ def test_every_source_is_gone_through_epoch_by_epoch(members):
 
 
 def test_a_mixture_begins_anywhere_as_if_it_had_begun_at_the_start(members):
-    mixture = Mixture(members, [1.0, 2.0], seed=3)
+    mixture = MixedPopulations(members, [1.0, 2.0], seed=3)
     n_drawn = 3 * mixture.chunk
     whole = mixture.plan(0, n_drawn)
     assert [draw.key for draw in whole] == list(range(n_drawn))
@@ -88,7 +90,7 @@ def test_a_mixture_begins_anywhere_as_if_it_had_begun_at_the_start(members):
 
 
 def test_a_minibatch_holds_each_sources_own_expression_and_nothing_for_genes_it_lacks(members, sources):
-    mixture = Mixture(members, [1.0, 1.0], seed=0)
+    mixture = MixedPopulations(members, [1.0, 1.0], seed=0)
     batch, draws = next(iter(PopulationStream(mixture, per_batch=12))), {draw.key: draw for draw in mixture.plan(0)}
     assert {draws[key].source for key in batch.key.tolist()} == {0, 1}
     for i, key in enumerate(batch.key.tolist()):
@@ -104,10 +106,12 @@ def test_a_minibatch_holds_each_sources_own_expression_and_nothing_for_genes_it_
 
 
 def test_processes_share_out_a_mixture_too(members):
-    mixture = Mixture(members, [1.0, 3.0], seed=0)
+    mixture = MixedPopulations(members, [1.0, 3.0], seed=0)
     steps = 30
     alone = list(islice(PopulationStream(mixture, per_batch=6), steps))
-    shares = [list(islice(PopulationStream(mixture, per_batch=6, share=Share(rank, 2)), steps)) for rank in range(2)]
+    shares = [
+        list(islice(PopulationStream(mixture, per_batch=6, share=Processes(rank, 2)), steps)) for rank in range(2)
+    ]
     for whole, *parts in zip(alone, *shares, strict=True):
         assert torch.equal(whole.key, torch.cat([part.key for part in parts]))
         assert torch.equal(whole.perturbed, torch.cat([part.perturbed for part in parts]))
@@ -131,4 +135,4 @@ def test_an_aligned_source_tells_which_genes_it_has(sources):
 )
 def test_weights_that_cannot_be_kept_are_refused(members, weights, message):
     with pytest.raises(ValueError, match=message):
-        Mixture(members, weights, seed=0)
+        MixedPopulations(members, weights, seed=0)

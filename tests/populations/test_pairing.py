@@ -11,10 +11,11 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.vocabulary import Vocabulary
 from perturbdiff.populations.epochs import Populations
 from perturbdiff.populations.pairing import nearest_controls, transported_controls
-from perturbdiff.recipes.dataset import COVARIATES, Columns, Expression
+from perturbdiff.recipes.dataset import Columns, Expression
 
 
 @pytest.fixture

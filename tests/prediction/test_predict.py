@@ -101,12 +101,12 @@ def test_genes_are_matched_by_name_whatever_their_order_and_whatever_else_there_
     assert np.array_equal(dense(found), dense(expected))
 
 
-def test_missing_genes_count_as_zero_and_are_said_and_recorded(model, controls):
-    said, (gone, *kept) = [], model.trained.genes
+def test_missing_genes_count_as_zero_and_are_said_and_recorded(model, controls, said):
+    gone, *kept = model.trained.genes
     panel = model.trained.genes[:10] + model.trained.genes[10:]
     fewer = controls[:, [gene != gone for gene in controls.var_names]].copy()
     fewer.obs["umi"] = np.asarray(controls.X.sum(axis=1)).ravel()
-    found = predict(model, fewer, columns={"total_counts": "umi"}, say=said.append)
+    found = predict(model, fewer, columns={"total_counts": "umi"})
     assert f"1 of the panel's {len(panel)} genes are not in the control cells and count as 0: {gone}." in said
     assert json.loads(found.uns["perturbdiff"]["missing_genes"]) == [gone]
     controls_alone = found[(found.obs["population"] == -1).to_numpy()]
@@ -123,10 +123,9 @@ def test_too_few_of_the_panels_genes_are_refused(model, controls):
         predict(model, renamed)
 
 
-def test_an_empty_label_is_the_trained_null_and_said_once(model, controls):
-    said = []
+def test_an_empty_label_is_the_trained_null_and_said_once(model, controls, said):
     conditions = pd.DataFrame({"perturbation": ["stimulus_1", "stimulus_2"]})
-    found = predict(model, controls, conditions=conditions, perturbation=None, cell_type=None, say=said.append)
+    found = predict(model, controls, conditions=conditions, perturbation=None, cell_type=None)
     assert said == [
         "conditions without cell type are predicted with its trained null.",
         "conditions without assay batch are predicted with its trained null.",
@@ -167,18 +166,18 @@ def test_only_control_rows_are_used_and_observed_perturbed_cells_are_not_needed(
     assert np.array_equal(dense(predict(model, changed)), dense(expected))
 
 
-def test_without_a_column_of_perturbations_all_cells_are_controls_and_that_is_said(model, controls):
-    said, bare = [], controls.copy()
+def test_without_a_column_of_perturbations_all_cells_are_controls_and_that_is_said(model, controls, said):
+    bare = controls.copy()
     del bare.obs["perturbation"]
-    found = predict(model, bare, say=said.append)
+    found = predict(model, bare)
     assert np.array_equal(dense(found), dense(predict(model, controls)))
     assert "there is no column 'perturbation', so all 72 cells are taken as control cells." in said
 
 
-def test_without_a_column_of_cell_types_all_control_cells_serve_and_that_is_said(model, controls):
-    said, bare = [], controls.copy()
+def test_without_a_column_of_cell_types_all_control_cells_serve_and_that_is_said(model, controls, said):
+    bare = controls.copy()
     del bare.obs["cell_type"]
-    found = predict(model, bare, say=said.append)
+    found = predict(model, bare)
     assert len(made(found)) == 72
     assert set(made(found).obs["cell_type"]) == {"type_3"}
     assert "the control cells have no column 'cell_type', so all of them serve every cell type." in said
@@ -281,11 +280,10 @@ def test_so_many_cells_of_each_condition_are_predicted_each_control_cell_once_a_
         predict(model, controls, n_cells=0)
 
 
-def test_a_batch_with_fewer_than_two_control_cells_borrows_those_of_its_cell_type_as_in_training(model, controls):
+def test_a_batch_with_fewer_than_two_control_cells_borrows_those_of_its_cell_type_as_in_training(model, controls, said):
     own = (controls.obs["assay_batch"] == "donor_1") & (controls.obs["cell_type"] == "type_3")
     fewer = controls[~own | (own.cumsum() == 1)].copy()
-    said = []
-    found = made(predict(model, fewer, assay_batch="donor_1", say=said.append))
+    found = made(predict(model, fewer, assay_batch="donor_1"))
     assert found.n_obs == 12 + 1
     assert set(found.obs["assay_batch"]) == {"donor_1"}
     assert any("with fewer than 2 control cells in the batch begin at those of the cell type" in one for one in said)

@@ -175,7 +175,7 @@ def test_predicted_cells_have_the_columns_of_the_data_and_can_be_judged_by_them(
 
 def test_a_series_over_doses_grows_to_one_and_says_where_it_falls(dosed):
     adata, model = dosed
-    table = model.dose_response(adata, "drug_2", [10.0, 0.01, 1.0], unit="uM", device="cpu", say=lambda _: None)
+    table = model.dose_response(adata, "drug_2", [10.0, 0.01, 1.0], unit="uM", device="cpu")
     assert list(table["dose"]) == [0.01, 1.0, 10.0]
     assert table["along"].iloc[-1] == pytest.approx(1.0)
     assert table["size"].iloc[-1] > table["size"].iloc[0]
@@ -184,19 +184,16 @@ def test_a_series_over_doses_grows_to_one_and_says_where_it_falls(dosed):
             model.dose_response(adata, "drug_2", doses, unit="uM")
 
 
-def test_an_unseen_cell_type_or_assay_batch_is_the_trained_null_and_said_once(screen, adata):
+def test_an_unseen_cell_type_or_assay_batch_is_the_trained_null_and_said_once(screen, adata, said):
     model = PerturbDiff.load(screen.run)
     other = adata.copy()
     other.obs["assay_batch"] = other.obs["assay_batch"].astype(str).replace({"donor_2": "donor_9"})
-    said = []
-    made = model.predict(
-        other, perturbation="stimulus_1", cell_type="type_3", assay_batch="donor_9", device="cpu", say=said.append
-    )
+    made = model.predict(other, perturbation="stimulus_1", cell_type="type_3", assay_batch="donor_9", device="cpu")
     assert len([line for line in said if "donor_9" in line]) == 1
     assert "predicted with the trained null" in said[0]
     assert set(made.obs["assay_batch"]) == {"donor_9"}
     opened = other[other.obs["assay_batch"] == "donor_9"].copy()
-    null = model.predict(opened, perturbation="stimulus_1", cell_type="type_3", device="cpu", say=lambda _: None)
+    null = model.predict(opened, perturbation="stimulus_1", cell_type="type_3", device="cpu")
     kept = made.obs["population"] >= 0
     assert np.array_equal(made[kept].X.toarray(), null[null.obs["population"] >= 0].X.toarray())
 
@@ -209,14 +206,14 @@ def test_a_model_without_trained_nulls_refuses_what_would_need_one(make_model, a
         model.predict(other, perturbation="stimulus_1", cell_type="type_3", assay_batch="donor_9")
 
 
-def test_data_without_cell_types_and_assay_batches_train_and_predict(adata, tiny):
+def test_data_without_cell_types_and_assay_batches_train_and_predict(adata, tiny, said):
     alone = adata.copy()
     alone.obs = alone.obs[["perturbation"]]
     model = PerturbDiff.from_anndata(alone, perturbation="perturbation", control="control", n_genes=20, **tiny())
     rules = [{"part": "test", "perturbation": ["stimulus_1"], "keep_cells": 10}]
     model.train(hold_out=rules, device="cpu", show_progress=False)
-    said = []
-    made = model.predict(alone, perturbation="stimulus_1", device="cpu", say=said.append)
+    said.clear()
+    made = model.predict(alone, perturbation="stimulus_1", device="cpu")
     assert (made.obs["population"] >= 0).sum() == (alone.obs["perturbation"] == "control").sum()
     assert said == []
 

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.report.figure import figure
-from perturbdiff.report.reading import read_evaluation
-from perturbdiff.report.standing import AHEAD, LEVEL, UNKNOWN, Comparer, Differences
+from perturbdiff.figures.dot_plot import figure
+from perturbdiff.metrics.conditions import Condition
+from perturbdiff.report.ranking import AHEAD, LEVEL, UNKNOWN, Comparer, Differences
 from perturbdiff.report.writing import write_report
+from perturbdiff.results.evaluation import Evaluation
 
 BATCHES = ("donor 1", "donor 2", "donor 3")
 
@@ -57,8 +58,8 @@ def test_a_condition_is_chosen_by_its_whole_name_and_not_by_one_of_several_batch
 
 def test_two_units_have_no_interval_no_star_and_no_claim(batched, tmp_path, elements):
     report = write_report(batched(batches=BATCHES[:2]), tmp_path / "report.html")
-    assert {one.outcome for one in report.verdict.standings} == {UNKNOWN}
-    assert report.verdict.sentences[0].startswith("Only 2 assay batches were judged, so there is no interval")
+    assert {one.outcome for one in report.summary.standings} == {UNKNOWN}
+    assert report.summary.sentences[0].startswith("Only 2 assay batches were judged, so there is no interval")
     page = elements(tmp_path / "report.html")
     assert not page.all("span", class_="star")
     assert not page.one("table", id="scores-1").all("span", class_="interval")
@@ -68,7 +69,7 @@ def test_two_units_have_no_interval_no_star_and_no_claim(batched, tmp_path, elem
 
 def _differences(rows):
     gain = np.array([value for *_, value in rows])
-    return Differences(gain, 0 * gain, tuple((p, c, b) for p, c, b, _ in rows), gain)
+    return Differences(gain, 0 * gain, tuple(Condition(p, c, b) for p, c, b, _ in rows), gain)
 
 
 def test_batches_are_averaged_before_conditions_and_drawn_with_all_that_they_hold():
@@ -89,16 +90,16 @@ def test_batches_are_averaged_before_conditions_and_drawn_with_all_that_they_hol
 
 
 def test_a_folder_without_batches_is_read_as_pooled(make_folder):
-    evaluation = read_evaluation(make_folder(n_perturbations=3, n_genes=5, n_cells=3))
+    evaluation = Evaluation.load(make_folder(n_perturbations=3, n_genes=5, n_cells=3))
     assert {batch for _, _, batch in evaluation.conditions} == {""}
-    assert set(evaluation.cells.table["assay_batch"]) == {""}
+    assert set(evaluation.projection.table["assay_batch"]) == {""}
     assert {batch for _, _, batch in evaluation.genes.conditions} == {""}
     assert (evaluation.unit, evaluation.n_units) == ("perturbation", 3)
 
 
 def test_methods_that_are_level_have_no_star_and_one_that_is_ahead_of_all_has_it(make_folder, tmp_path):
     skills = {"model": 0.6, "copy": 0.6}
-    evaluation = read_evaluation(make_folder(files=skills, n_perturbations=8, n_genes=5, n_cells=3))
+    evaluation = Evaluation.load(make_folder(files=skills, n_perturbations=8, n_genes=5, n_cells=3))
     comparer = Comparer(evaluation)
     (energy,) = [metric for metric in evaluation.metrics if metric.name == "energy_distance"]
     values = {one.name: evaluation.score(energy, one.name).value for one in evaluation.methods if one.kind != "ceiling"}

@@ -284,8 +284,8 @@ def test_a_headline_metric_that_says_little_is_marked(make_folder, change, tmp_p
     assert marked["PDCorr"] == ["ceiling and baseline not told apart"]
     assert marked["DEOver"] == ["undefined in 2 of 6"]
     assert marked["energy"] == []
-    assert "Undefined are DEOver in 2 of 6 conditions." in report.verdict.sentences
-    assert any(one.startswith("Ceiling and baseline are not told apart by PDCorr") for one in report.verdict.sentences)
+    assert "Undefined are DEOver in 2 of 6 conditions." in report.summary.sentences
+    assert any(one.startswith("Ceiling and baseline are not told apart by PDCorr") for one in report.summary.sentences)
     ranges = page.one("table", class_="ranges")
     said = [[cell.text for cell in (*row.all("th"), *row.all("td"))] for row in ranges.one("tbody").all("tr")]
     assert said == [

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbdiff.report.radar import CENTRE, RIM, radar
-from perturbdiff.report.reading import read_evaluation
+from perturbdiff.figures.radar import CENTRE, RIM
+from perturbdiff.report.drawings import radar_of
+from perturbdiff.results.evaluation import Evaluation
 
 METRICS = ("R2", "PDCorr", "MAE", "MSE", "PDS_L1")
 CENTRE_OF_DRAWING = np.array([215.0, 168.0])
@@ -26,7 +27,7 @@ def drawn(make_folder):
         for metric, score in zip(METRICS, scores, strict=True):
             table.loc[(table["metric"] == metric) & (table["method"] == "model"), "scaled"] = score
         table.to_csv(folder / "overall.csv", index=False, na_rep="nan")
-        drawing = radar(read_evaluation(folder))
+        drawing = radar_of(Evaluation.load(folder))
         return drawing, ET.fromstring(str(drawing.panels[0].svg))  # noqa: S314
 
     return make

@@ -39,7 +39,7 @@ def test_the_json_holds_the_tables_the_verdict_and_what_is_not_shown(small, tmp_
     summary = pd.DataFrame(content["summary"])[list(overall.columns)]
     pd.testing.assert_frame_equal(summary.fillna(np.nan), overall, check_dtype=False)
     assert len(content["contexts"]) == len(pd.read_csv(small / "contexts.csv"))
-    assert content["verdict"] == report.verdict.paragraph
+    assert content["verdict"] == report.summary.paragraph
     assert content["against"] == "ridge"
     assert [one["metric"] for one in content["headline"]] == ["energy_distance", "PDCorr", "PDS_L1", "DEOver"]
     assert set(content["not_shown"]) == {"cells"}

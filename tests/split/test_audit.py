@@ -12,7 +12,8 @@ import scipy.sparse as sp
 from perturbdiff.cells import order
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.order import Segments
-from perturbdiff.recipes.dataset import Columns, Expression, Grammar, HoldOut
+from perturbdiff.recipes.dataset import Columns, Expression, Grammar
+from perturbdiff.recipes.selection import HoldOut
 from perturbdiff.split import audit
 from perturbdiff.split.audit import find_leaks
 from perturbdiff.split.rules import PARTS, split_cells

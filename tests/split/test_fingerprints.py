@@ -7,7 +7,8 @@ import pytest
 import scipy.sparse as sp
 
 from perturbdiff.cells.anndata import cells_from_anndata
-from perturbdiff.recipes.dataset import Columns, Expression, HoldOut
+from perturbdiff.recipes.dataset import Columns, Expression
+from perturbdiff.recipes.selection import HoldOut
 from perturbdiff.split.fingerprints import Seen
 from perturbdiff.split.rules import split_cells
 

@@ -9,7 +9,8 @@ import pytest
 import scipy.sparse as sp
 
 from perturbdiff.cells.anndata import cells_from_anndata, read_cells
-from perturbdiff.recipes.dataset import Columns, Expression, HoldOut, recipe_from_mapping
+from perturbdiff.recipes.dataset import Columns, Expression, recipe_from_mapping
+from perturbdiff.recipes.selection import HoldOut
 from perturbdiff.split.audit import find_leaks
 from perturbdiff.split.rules import PARTS, split_cells
 

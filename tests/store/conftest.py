@@ -15,7 +15,8 @@ import zarr
 
 from perturbdiff.cells.memory import Cells
 from perturbdiff.cells.order import name_hashes
-from perturbdiff.recipes.dataset import COVARIATES, Recipe
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.recipes.dataset import Recipe
 
 
 def write_by_hand(cells: Cells, recipe: Recipe, folder: Path, *, n_parts: int = 4) -> Path:

@@ -7,10 +7,11 @@ import pytest
 import scipy.sparse as sp
 
 from perturbdiff.cells.anndata import read_cells
-from perturbdiff.recipes.dataset import COVARIATES, recipe_from_mapping
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.recipes.dataset import recipe_from_mapping
 from perturbdiff.split.rules import split_cells
 from perturbdiff.store import scan
-from perturbdiff.store.prepare import prepare_store
+from perturbdiff.store.build import build_store
 from perturbdiff.store.stored import Store
 
 DOSED = {"perturbation": "drug", "cell_type": "line", "dose": "dose", "dose_unit": "unit", "modality": "kind"}
@@ -70,7 +71,7 @@ def folder(tmp_path, monkeypatch):
 def test_a_store_has_the_runs_of_the_cells_in_memory(folder, changes):
     columns = {name: column for name, column in (DOSED | changes).items() if column is not None}
     both = recipe(columns, "p1.h5ad", "p2.h5ad")
-    prepare_store(both, folder, folder / "x.store")
+    build_store(both, folder, folder / "x.store")
     cells, store = read_cells(both, folder), Store.open(folder / "x.store")
     for name in COVARIATES:
         assert store.runs.labels[name].astype(str).tolist() == cells.runs.labels[name].astype(str).tolist()
@@ -93,7 +94,7 @@ def test_a_store_has_the_runs_of_the_cells_in_memory(folder, changes):
 
 def test_a_rule_that_names_a_drug_splits_a_store_as_cells_in_memory(folder):
     both = recipe(DOSED, "p1.h5ad", "p2.h5ad")
-    prepare_store(both, folder, folder / "x.store")
+    build_store(both, folder, folder / "x.store")
     rules = recipe_from_mapping(
         both.model_dump(exclude_none=True) | {"hold_out": [{"part": "test", "perturbation": ["it's"]}]}, "x"
     ).hold_out
@@ -130,7 +131,7 @@ def test_columns_that_lack_something_are_refused_in_memory_and_in_a_store_alike(
     change(adata.obs)
     adata.write_h5ad(folder / "p1.h5ad")
     one = recipe(DOSED, "p1.h5ad")
-    for read in (lambda: read_cells(one, folder), lambda: prepare_store(one, folder, folder / "x.store")):
+    for read in (lambda: read_cells(one, folder), lambda: build_store(one, folder, folder / "x.store")):
         with pytest.raises(ValueError, match=sentence):
             read()
 
@@ -138,6 +139,6 @@ def test_columns_that_lack_something_are_refused_in_memory_and_in_a_store_alike(
 @pytest.mark.parametrize("key", ["dose", "dose_unit", "modality"])
 def test_a_column_that_is_not_there_is_refused_in_memory_and_in_a_store_alike(folder, key):
     one = recipe(DOSED | {key: f"{DOSED[key]}s"}, "p1.h5ad")
-    for read in (lambda: read_cells(one, folder), lambda: prepare_store(one, folder, folder / "x.store")):
+    for read in (lambda: read_cells(one, folder), lambda: build_store(one, folder, folder / "x.store")):
         with pytest.raises(ValueError, match=rf"'{DOSED[key]}s', .*columns.{key}.* nearest is '{DOSED[key]}'"):
             read()

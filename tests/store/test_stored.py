@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from perturbdiff.cells.anndata import read_cells
 from perturbdiff.cells.measure import measure
 from perturbdiff.cells.order import Segments
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.vocabulary import Vocabulary
 from perturbdiff.populations.epochs import Populations
-from perturbdiff.recipes.dataset import COVARIATES, recipe_from_mapping
+from perturbdiff.recipes.dataset import recipe_from_mapping
 from perturbdiff.split.rules import split_cells
-from perturbdiff.store import buckets, parts
+from perturbdiff.store import parts, spill
+from perturbdiff.store.build import build_store
 from perturbdiff.store.layout import CHUNK, file_hash
-from perturbdiff.store.prepare import prepare_store
 from perturbdiff.store.stored import Store
 
 COLUMNS = {"perturbation": "guide", "cell_type": "line", "assay_batch": "plate"}
@@ -63,10 +64,10 @@ def folder(tmp_path_factory, by_hand):
     folder = tmp_path_factory.mktemp("stores")
     make().write_h5ad(folder / "a.h5ad")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(buckets, "PART_VALUES", 8000)
+        patch.setattr(spill, "PART_VALUES", 8000)
         for scale in SCALES:
             by_hand(read_cells(recipe(scale), folder), recipe(scale), folder / f"{scale}.by_hand")
-            prepare_store(recipe(scale), folder, folder / f"{scale}.prepared")
+            build_store(recipe(scale), folder, folder / f"{scale}.prepared")
     return folder
 
 
@@ -192,7 +193,7 @@ def test_log1p_does_not_depend_on_where_in_a_reading_a_value_stands(tmp_path, by
 def test_near_cells_are_read_as_one_range_and_far_ones_are_not_read_between(folder):
     store = Store.open(folder / "counts.by_hand")
     positions = np.array([3, 4, 8, 9, 30, 31, *range(95, 140)])
-    found = replace(store.parts, gap=4).stretches(positions)
+    found = replace(store.parts, gap=4).ranges(positions)
     # parts of 100 cells; ranges of at most 16
     assert list(zip(*(one.tolist() for one in found[:3]), strict=True)) == [
         (0, 3, 10),

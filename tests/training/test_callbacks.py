@@ -156,11 +156,10 @@ def test_the_best_so_far_survives_a_resumption(make_model, tmp_path, monkeypatch
     assert json.loads((tmp_path / "run" / "model.json").read_text())["history"]["step"] == 2
 
 
-def test_without_a_validation_the_last_weights_are_kept_and_a_note_says_why(make_model, tmp_path):
-    said = []
+def test_without_a_validation_the_last_weights_are_kept_and_a_note_says_why(make_model, tmp_path, said):
     small = make_model(hold_out=NO_VALIDATION)
     assert len(small.split().groups("validation")) == 0
-    train(small, tmp_path / "run", say=said.append)
+    train(small, tmp_path / "run")
     assert small.trained.history == {"step": 4, "validation_energy": None}
     assert any(note.startswith("No validation: ") and "the last checkpoint is kept" in note for note in said)
 

@@ -8,7 +8,6 @@ import torch
 
 from perturbdiff.building import build_objective
 from perturbdiff.checkpoint import untrained
-from perturbdiff.config import settings_of
 from perturbdiff.core.kernel import energy_distance
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.core.randomness import stream
@@ -25,7 +24,7 @@ def parts(make_model):
 
     def make(**changes):
         model = make_model(**changes)
-        settings = settings_of(model.recipe)
+        settings = model.recipe.settings
         prepared = prepare(model.split(), model.recipe, settings)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(stream(1).get_state())
@@ -82,7 +81,7 @@ def test_a_validation_repeats_and_is_about_zero_for_the_observed_cells_themselve
         first = validate()
         assert first == validate()
         observed = iter([batches[i].batch.perturbed for i in range(len(batches))])
-        monkeypatch.setattr("perturbdiff.training.module.sample", lambda *_args, **_kwargs: next(observed))
+        monkeypatch.setattr("perturbdiff.core.sampler.Sampler.__call__", lambda *_args, **_kwargs: next(observed))
         # a sample held against itself: the unbiased estimate lies below zero
         assert validate() < 0 < first
 
@@ -113,7 +112,7 @@ def test_donors_that_training_has_not_seen_are_judged_apart_and_averaged_before_
     judged = FixedPopulations(prepared.validation, per_batch=4, at_most=100)
     shift = iter(range(100))
     monkeypatch.setattr(
-        "perturbdiff.training.module.sample", lambda *_args, control, **_kwargs: control + 0.1 * next(shift)
+        "perturbdiff.core.sampler.Sampler.__call__", lambda *_args, control, **_kwargs: control + 0.1 * next(shift)
     )
     cells = {}
     for i, (batch, groups) in enumerate(judged):
@@ -182,7 +181,7 @@ def test_a_part_of_the_loss_that_is_not_computed_is_not_logged(parts):
 
 
 def test_the_objective_of_a_module_is_the_one_that_the_settings_describe(parts):
-    module, _, _ = parts(training={"mse_weight": 0.0, "coins": "minibatch"})
+    module, _, _ = parts(training={"mse_weight": 0.0, "dropout_per": "minibatch"})
     described = build_objective(module.settings)
     assert module.objective.mse_weight == described.mse_weight == 0.0
-    assert module.objective.coins == "minibatch"
+    assert module.objective.dropout_per == "minibatch"

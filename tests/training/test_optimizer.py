@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from perturbdiff.config import TrainingSettings
-from perturbdiff.training.optimizer import FINAL_SHARE, build_optimizer, learning_rate_factor
+from perturbdiff.recipes.settings import TrainingSettings
+from perturbdiff.training.module import FINAL_SHARE, build_optimizer, learning_rate_factor
 
 
 def settings(**changes):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from perturbdiff.checkpoint import load_checkpoint
-from perturbdiff.config import TrainingSettings
+from perturbdiff.recipes.settings import TrainingSettings
 from perturbdiff.training.callbacks import RESUME
 from perturbdiff.training.module import DenoiserModule
 from perturbdiff.training.patience import Patience
@@ -30,10 +30,16 @@ def energies(monkeypatch):
     return arrange
 
 
-def train(model, run=None, **options):
-    said = []
-    model.train(run=run, device="cpu", show_progress=False, say=said.append, **options)
-    return model, [sentence for sentence in said if sentence.startswith("training ended")]
+@pytest.fixture
+def train(said):
+    """Trains a model, and says how patience ended it."""
+
+    def trained(model, run=None, **options):
+        said.clear()
+        model.train(run=run, device="cpu", show_progress=False, **options)
+        return model, [sentence for sentence in said if sentence.startswith("training ended")]
+
+    return trained
 
 
 def seen(*energies, patience=3, every=10):
@@ -71,7 +77,9 @@ def test_validations_between_those_of_every_nth_step_do_not_count():
     assert "at step 30 of 99: no validation has been better since step 0 " in found.sentence(99)
 
 
-def test_training_ends_after_the_patience_keeps_the_best_and_says_so_in_one_sentence(make_model, energies, tmp_path):
+def test_training_ends_after_the_patience_keeps_the_best_and_says_so_in_one_sentence(
+    train, make_model, energies, tmp_path
+):
     energies(_2=1.0)
     model, said = train(make_model(training=EVERY), tmp_path / "run")
     assert model.outcome.steps == 6
@@ -83,7 +91,7 @@ def test_training_ends_after_the_patience_keeps_the_best_and_says_so_in_one_sent
     ]
 
 
-def test_training_in_memory_has_a_patience_too_and_weights_of_step_0_count(make_model, energies):
+def test_training_in_memory_has_a_patience_too_and_weights_of_step_0_count(train, make_model, energies):
     energies(_0=1.0)
     model, (sentence,) = train(make_model(training=EVERY | {"validate_start": True}))
     assert model.outcome.steps == 4
@@ -91,7 +99,7 @@ def test_training_in_memory_has_a_patience_too_and_weights_of_step_0_count(make_
     assert "since step 0" in sentence
 
 
-def test_a_setting_overrules_it(make_model, energies):
+def test_a_setting_overrules_it(train, make_model, energies):
     energies(_2=1.0)
     assert TrainingSettings.model_fields["patience"].default == 15
     for patience, steps in ((0, 16), (3, 8), (100, 16)):
@@ -100,7 +108,7 @@ def test_a_setting_overrules_it(make_model, energies):
         assert len(said) == (steps < 16)
 
 
-def test_a_training_without_validation_goes_on_to_its_last_step(make_model):
+def test_a_training_without_validation_goes_on_to_its_last_step(train, make_model):
     hold_out = [{"part": "test", "perturbation": ["stimulus_1", "stimulus_2"], "keep_cells": 1}]
     model, said = train(make_model(hold_out=hold_out, training={"max_steps": 9, "validate_every": 1, "patience": 1}))
     assert model.outcome.steps == 9
@@ -109,7 +117,7 @@ def test_a_training_without_validation_goes_on_to_its_last_step(make_model):
 
 @pytest.mark.parametrize("step", [2, 3, 4])
 def test_an_interrupted_and_resumed_run_ends_at_the_same_step(
-    make_model, energies, signal_at, monkeypatch, tmp_path, step
+    train, make_model, energies, signal_at, monkeypatch, tmp_path, step
 ):
     # what an interrupted run validates besides would be the best by far
     by_step = {"_2": 1.0, "_3": 0.5, "_5": 0.5}
@@ -127,7 +135,9 @@ def test_an_interrupted_and_resumed_run_ends_at_the_same_step(
     assert "at step 6 of 16: no validation has been better since step 2" in said[0]
 
 
-def test_a_run_that_patience_ended_is_complete_and_goes_on_only_where_it_is_told_to(make_model, energies, tmp_path):
+def test_a_run_that_patience_ended_is_complete_and_goes_on_only_where_it_is_told_to(
+    train, make_model, energies, tmp_path
+):
     energies(_2=1.0, _12=0.5)
     run = tmp_path / "run"
     _, said = train(make_model(training=EVERY), run)
@@ -148,7 +158,7 @@ def test_a_run_that_patience_ended_is_complete_and_goes_on_only_where_it_is_told
     assert on.trained.history["step"] == 12
 
 
-def test_a_state_of_before_there_was_a_patience_is_taken_up(make_model, energies, tmp_path):
+def test_a_state_of_before_there_was_a_patience_is_taken_up(train, make_model, energies, tmp_path):
     energies(_2=1.0)
     run = tmp_path / "run"
     train(make_model(training=EVERY), run, max_steps=4)

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from perturbdiff.config import settings_of
 from perturbdiff.features.tables import features_from
 from perturbdiff.training.preparation import mean_shifts, prepare
 
 
 def prepared_of(model, **changes):
     split = model.split(**changes)
-    return prepare(split, model.recipe, settings_of(model.recipe)), split
+    return prepare(split, model.recipe, model.recipe.settings), split
 
 
 def drawn(cells, populations, epochs=2):
@@ -168,7 +167,7 @@ def test_held_out_perturbations_that_the_model_cannot_be_asked_are_said_before_t
         (partly[:1], {"perturbation": table}, "1 of the 1 perturbations held out for test .*predict --features"),
     ):
         model = make_model(hold_out=rules, encoders={"perturbation": {"kind": "table"}} if features else {})
-        found = prepare(model.split(), model.recipe, settings_of(model.recipe), features=features)
+        found = prepare(model.split(), model.recipe, model.recipe.settings, features=features)
         assert any(re.match(expected, note) for note in found.notes)
     prepared, _ = prepared_of(make_model())
     assert not any("cannot be asked" in note for note in prepared.notes)

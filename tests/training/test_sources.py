@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from perturbdiff.config import settings_of
 from perturbdiff.model import PerturbDiff
 from perturbdiff.recipes.dataset import read_recipe, recipe_from_mapping, write_recipe
 from perturbdiff.split.rules import split_cells
+from perturbdiff.store.build import build_store
 from perturbdiff.store.open import open_source, recipe_at
-from perturbdiff.store.prepare import prepare_store
 from perturbdiff.store.stored import Store
 from perturbdiff.training.preparation import mean_shifts, prepare
 from perturbdiff.training.streams import PopulationStream
@@ -19,7 +18,7 @@ from perturbdiff.training.streams import PopulationStream
 
 def prepared_of(recipe, folder):
     source = open_source(recipe, folder)
-    settings = settings_of(recipe)
+    settings = recipe.settings
     split = split_cells(source, recipe.hold_out, seed=settings.training.seed)
     return prepare(split, recipe, settings), split
 
@@ -48,7 +47,7 @@ def stored(screen, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stored")
     recipe = read_recipe(screen.recipe).model_copy(update={"files": (str(screen.data),)})
     write_recipe(recipe, folder / "recipe.toml")
-    prepare_store(recipe, folder, folder / "screen.store")
+    build_store(recipe, folder, folder / "screen.store")
     return folder, recipe, recipe.model_copy(update={"files": ("screen.store",)})
 
 
@@ -129,6 +128,6 @@ def test_real_knock_outs_give_the_same_minibatches_from_a_store(real_data, tmp_p
         },
         "the test",
     )
-    prepare_store(recipe, tmp_path, tmp_path / "made.store")
+    build_store(recipe, tmp_path, tmp_path / "made.store")
     stored = recipe.model_copy(update={"files": ("made.store",)})
     assert_same_training(prepared_of(recipe, tmp_path), prepared_of(stored, tmp_path), n_steps=150)

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from perturbdiff.config import settings_of
 from perturbdiff.core.population import Condition, PopulationBatch
 from perturbdiff.split.rules import split_cells
 from perturbdiff.training.preparation import prepare
-from perturbdiff.training.streams import FixedPopulations, PopulationStream, Share, shared_out
+from perturbdiff.training.processes import Processes
+from perturbdiff.training.streams import FixedPopulations, PopulationStream, shared_out
 
 
 @pytest.fixture(scope="module")
 def prepared(make_model):
     model = make_model()
     split = model.split()
-    return prepare(split, model.recipe, settings_of(model.recipe))
+    return prepare(split, model.recipe, model.recipe.settings)
 
 
 def equal(one, other):
@@ -44,7 +44,7 @@ def joined(batches):
 def test_processes_share_out_what_one_process_would_see(prepared, world, per_batch, first_step):
     def steps(**share):
         stream = PopulationStream(
-            prepared.training, per_batch=per_batch, first_step=first_step, share=Share(**share) if share else None
+            prepared.training, per_batch=per_batch, first_step=first_step, share=Processes(**share) if share else None
         )
         return list(islice(stream, 20))
 
@@ -60,7 +60,7 @@ def test_a_step_that_cannot_be_shared_out_evenly_is_refused(prepared):
     with pytest.raises(
         ValueError, match="populations_per_batch = 5 cannot be shared out evenly among 2 processes; make"
     ):
-        PopulationStream(prepared.training, per_batch=5, share=Share(0, 2))
+        PopulationStream(prepared.training, per_batch=5, share=Processes(0, 2))
 
 
 def test_a_process_reads_only_blocks_of_its_own_populations(prepared, monkeypatch):
@@ -70,12 +70,12 @@ def test_a_process_reads_only_blocks_of_its_own_populations(prepared, monkeypatc
     monkeypatch.setattr(
         prepared.training, "reader", SimpleNamespace(load=lambda rows: asked.append(rows) or reader.load(rows))
     )
-    stream = PopulationStream(prepared.training, per_batch=4, share=Share(1, 2))
+    stream = PopulationStream(prepared.training, per_batch=4, share=Processes(1, 2))
     used = set()
     for batch in islice(stream, 3):
         used |= set(batch.key.tolist())
     slab = next(prepared.training.slabs())
-    own = [draw for draws in shared_out(slab, 4, Share(1, 2)) for draw in draws]
+    own = [draw for draws in shared_out(slab, 4, Processes(1, 2)) for draw in draws]
     assert used <= {draw.key for draw in own}
     needed = np.unique(np.concatenate([rows for draw in own for rows in (draw.rows, draw.control_rows)]))
     np.testing.assert_array_equal(asked[0], needed)
@@ -104,7 +104,7 @@ def test_the_stream_of_another_seed_is_another(make_model):
     def first(seed):
         model = make_model(training={"seed": seed})
         split = split_cells(model.source, model.recipe.hold_out, seed=0)
-        prepared = prepare(split, model.recipe, settings_of(model.recipe))
+        prepared = prepare(split, model.recipe, model.recipe.settings)
         return next(iter(PopulationStream(prepared.training, per_batch=4)))
 
     assert equal(first(0), first(0))

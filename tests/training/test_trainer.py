@@ -10,7 +10,6 @@ import torch
 
 from perturbdiff.building import build_objective
 from perturbdiff.checkpoint import untrained
-from perturbdiff.config import settings_of
 from perturbdiff.training.cost import Cost, measure_cost
 from perturbdiff.training.preparation import prepare
 from perturbdiff.training.streams import PopulationStream
@@ -53,9 +52,8 @@ def test_training_draws_nothing_from_the_global_generators(make_model):
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
 
 
-def test_one_line_says_what_the_training_will_cost(make_model):
-    said = []
-    model = train(make_model(), say=said.append)
+def test_one_line_says_what_the_training_will_cost(make_model, said):
+    model = train(make_model())
     (line,) = [sentence for sentence in said if "parameters" in sentence]
     found = re.fullmatch(
         r"([\d,]+) parameters, about [\d.]+ GiB beside the data, about \d+ (s|min) for 4 steps on cpu, "
@@ -69,7 +67,7 @@ def test_one_line_says_what_the_training_will_cost(make_model):
 
 def test_measuring_the_cost_changes_no_weight_and_leaves_no_gradient(make_model):
     model = make_model()
-    settings = settings_of(model.recipe)
+    settings = model.recipe.settings
     prepared = prepare(model.split(), model.recipe, settings)
     denoiser = untrained(settings, prepared.genes, prepared.conditions)
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}

@@ -14,7 +14,7 @@ from perturbdiff.recipes.dataset import recipe_from_mapping
 from perturbdiff.simulation.screen import simulate
 from perturbdiff.training import transfer
 from perturbdiff.training.callbacks import RESUME
-from perturbdiff.training.optimizer import build_optimizer
+from perturbdiff.training.module import build_optimizer
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +24,11 @@ def pretrained(make_model, tiny):
 
 
 @pytest.fixture
-def begun(make_model, monkeypatch, pretrained):
+def begun(make_model, monkeypatch, pretrained, listening):
     """The network at step 0 of a fine-tuning, its model and what was said."""
 
     def begin(*, start=None, model=None, **changes):
-        kept, said, original = [], [], transfer.transferred
+        kept, original = [], transfer.transferred
 
         def recorded(*arguments):
             found = original(*arguments)
@@ -38,7 +38,8 @@ def begun(make_model, monkeypatch, pretrained):
 
         monkeypatch.setattr("perturbdiff.training.trainer.transferred", recorded)
         model = model or make_model(**changes)
-        model.train(pretrained=start or pretrained, device="cpu", show_progress=False, say=said.append)
+        with listening() as said:
+            model.train(pretrained=start or pretrained, device="cpu", show_progress=False)
         return kept[0], model, said, kept[1]
 
     return begin

@@ -7,16 +7,14 @@ agent with its modality and dose, see `labels.members`). A member that training 
 condition out. The combination itself, where training has it, is not used.
 """
 
-from collections.abc import Iterable, Sequence
-
 import numpy as np
 
-from perturbdiff.baselines.predictor import Training
+from perturbdiff.baselines.predictor import Response, Training
 from perturbdiff.baselines.pseudobulk import Vector
 from perturbdiff.labels.members import Member
 
 
-class Additive:
+class Additive(Response):
     """The sum of the members' own shifts."""
 
     def __init__(self, training: Training) -> None:
@@ -45,10 +43,6 @@ class Additive:
             here = [i for i in own if bulks.conditions[i][1] == cell_type]
             total += bulks.average(np.array(here or own, dtype=np.int64))
         return total
-
-    def remarks(self, perturbations: Sequence[str]) -> Iterable[str]:  # noqa: ARG002 - all is in the reasons
-        """Nothing."""
-        return []
 
 
 def written(member: Member) -> str:

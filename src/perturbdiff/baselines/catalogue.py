@@ -27,20 +27,12 @@ from perturbdiff.recipes.dataset import PLAIN, Grammar
 from perturbdiff.spelling import nearest
 
 
-class NoResponse:
+class NoResponse(Response):
     """No change under any condition."""
-
-    def refusal(self, perturbation: str, cell_type: str) -> str:  # noqa: ARG002 - it always has an answer
-        """It can say something of everything."""
-        return ""
 
     def shift(self, perturbation: str, cell_type: str, given: Vector) -> Vector:  # noqa: ARG002
         """Zeros [genes]."""
         return np.zeros_like(given)
-
-    def remarks(self, perturbations: Sequence[str]) -> list[str]:  # noqa: ARG002
-        """Nothing."""
-        return []
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,28 +15,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from perturbdiff.baselines.predictor import Training, unseen_remark
+from perturbdiff.baselines.predictor import Response, Training, unseen_remark
 from perturbdiff.baselines.pseudobulk import Pseudobulks, Vector
 
 
-class PerturbedMean:
+class PerturbedMean(Response):
     """One response for all perturbations of a cell type."""
 
     def __init__(self, training: Training) -> None:
         self._means = _means(training.bulks)
         self._overall: Vector = training.bulks.mean_shifts.mean(axis=0)
 
-    def refusal(self, perturbation: str, cell_type: str) -> str:  # noqa: ARG002 - it always has an answer
-        """It can say something of everything."""
-        return ""
-
     def shift(self, perturbation: str, cell_type: str, given: Vector) -> Vector:  # noqa: ARG002 - one for all
         """The mean change of all perturbations in the cell type [genes], else in all cell types."""
         return self._means.get(cell_type, self._overall)
-
-    def remarks(self, perturbations: Sequence[str]) -> list[str]:  # noqa: ARG002 - they don't matter
-        """Nothing."""
-        return []
 
 
 class ContextMean(PerturbedMean):

@@ -2,13 +2,12 @@
 
 First the control cells, then those of every condition: the control cells of its cell type and assay batch (of any,
 where its label is empty), each moved, in the order of the file. Columns, `population`, `control_cell` and
-``uns["perturbdiff"]`` are as of a model's prediction (`prediction.predict`), ``baseline`` and ``left_out`` besides.
+``uns["perturbdiff"]`` are as of a model's prediction (`predicted`), ``baseline`` and ``left_out`` besides.
 """
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from perturbdiff.baselines.predictor import Predictor
 from perturbdiff.baselines.pseudobulk import Places
 from perturbdiff.cells.controls import borrowing_note, controls_of
 from perturbdiff.cells.memory import Cells
-from perturbdiff.io import OWN_COLUMNS, PREDICTIONS, free_name, write_h5ad
-from perturbdiff.labels.members import beside, parts_of
+from perturbdiff.io import write_h5ad
+from perturbdiff.predicted import Predicted, as_file
 from perturbdiff.recipes.dataset import Columns
 
 _LOG = logging.getLogger(__name__)
@@ -37,10 +36,9 @@ def write_prediction(
     *,
     columns: Columns,
     split_hash: str | None = None,
-    say: Callable[[str], None] = _LOG.info,
 ) -> None:
     """Write `predicted_file`, whole or not at all; its arguments and errors."""
-    write_h5ad(predicted_file(predictor, cells, conditions, columns=columns, split_hash=split_hash, say=say), path)
+    write_h5ad(predicted_file(predictor, cells, conditions, columns=columns, split_hash=split_hash), path)
 
 
 def predicted_file(
@@ -50,7 +48,6 @@ def predicted_file(
     *,
     columns: Columns,
     split_hash: str | None = None,
-    say: Callable[[str], None] = _LOG.info,
 ) -> anndata.AnnData:
     """Predict conditions from control cells.
 
@@ -60,7 +57,6 @@ def predicted_file(
         conditions: a row for each (perturbation, cell_type, assay_batch), "" for any cell type or assay batch.
         columns: of the data, under which the labels are written.
         split_hash: of the split that the training cells came from.
-        say: receives sentences on control cells that are borrowed and on conditions that are left out.
 
     Returns:
         The control cells and the predicted cells [cells, genes], log1p counts per 10^4. Conditions that the baseline
@@ -73,7 +69,7 @@ def predicted_file(
     given = [_labels(row) for row in conditions[list(GROUP)].to_dict("records")]
     matched, borrowing = controls_of(cells, given)
     for note in borrowing_note(given, borrowing):
-        say(note)
+        _LOG.info(note)
     parts: list[tuple[int, Places, sp.csr_matrix[np.float32]]] = []
     left_out = []
     for number, (labels, rows) in enumerate(zip(given, matched, strict=True)):
@@ -87,39 +83,33 @@ def predicted_file(
             f"{left_out[0]['reason']}; name others, or give more training cells."
         )
     if left_out:
-        say(
+        _LOG.info(
             f"{len(left_out)} of {len(given)} conditions are left out, such as {left_out[0]['perturbation']!r}: "
             f"{left_out[0]['reason']}."
         )
-    used = np.unique(np.concatenate([rows for _, rows, _ in parts]))
-    source = np.concatenate([rows for _, rows, _ in parts])
-    condition = np.repeat([number for number, _, _ in parts], [len(rows) for _, rows, _ in parts])
-    control = cells.log_expression(predictor.genes, used)
-    names = cells.names.to_numpy(dtype=object)
-    predicted = [f"{names[row]}-predicted-{number}-0" for row, number in zip(source, condition, strict=True)]
-    obs, ours = _obs(cells, used, source, [given[number] for number in condition], columns)
-    obs.index = pd.Index([*map(str, names[used]), *predicted], dtype=str)
+    sizes = [len(rows) for _, rows, _ in parts]
+    made = Predicted(
+        sp.vstack([values for _, _, values in parts], format="csr"),
+        source=np.concatenate([rows for _, rows, _ in parts]),
+        condition=np.repeat([number for number, _, _ in parts], sizes),
+    )
     facts = {
-        "format": PREDICTIONS,
-        "version": version("perturbdiff"),
-        "scale": "log1p",
-        "unit": "log1p counts per 10^4",
         **({} if split_hash is None else {"split_hash": split_hash}),
         "baseline": predictor.name,
         "left_out": json.dumps(left_out),
         "populations": 1,
         "missing_genes": "[]",
         "grammar": cells.grammar.model_dump_json(),
-        "columns": columns.of_predictions(),
-        "own_columns": ours,
-        "control": str(cells.control),
-        "conditions": pd.DataFrame(given).to_json(orient="records"),
     }
-    return anndata.AnnData(
-        X=sp.vstack([control, *(values for _, _, values in parts)], format="csr"),
-        obs=obs,
-        var=pd.DataFrame(index=pd.Index(predictor.genes, dtype=str)),
-        uns={"perturbdiff": facts},
+    return as_file(
+        made,
+        cells,
+        pd.DataFrame(given),
+        cells.log_expression(predictor.genes, np.unique(made.source)),
+        genes=predictor.genes,
+        columns=columns,
+        control=str(cells.control),
+        facts=facts,
     )
 
 
@@ -163,25 +153,3 @@ def _moved(
         control=cells.control,
     )
     return rows, predictor.predict(start).log_expression(predictor.genes), ""
-
-
-def _obs(
-    cells: Cells, used: Places, source: Places, given: list[dict[str, str]], columns: Columns
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The labels of the control cells `used`, then of the predicted ones, and what our own columns are called."""
-    obs: dict[str, Any] = {}
-    composed = [str(cells.control)] * len(used) + [labels["perturbation"] for labels in given]
-    parts = {label: parts_of(label, columns) for label in dict.fromkeys(composed)}
-    obs[str(columns.perturbation)] = pd.Categorical([parts[label]["perturbation"] for label in composed])
-    for name in GROUP[1:]:
-        column = getattr(columns, name)
-        if column is not None:
-            own = cells.labels[name].astype(str).to_numpy()
-            wanted = [labels[name] or own[row] for labels, row in zip(given, source, strict=True)]
-            obs[column] = pd.Categorical([*own[used], *wanted])
-    obs |= beside(composed, columns)
-    names = cells.names.to_numpy(dtype=object)
-    ours = {name: free_name(name, obs) for name in OWN_COLUMNS}
-    obs[ours["population"]] = np.repeat([-1, 0], [len(used), len(source)])
-    obs[ours["control_cell"]] = np.concatenate([names[used], names[source]])
-    return pd.DataFrame(obs), ours

@@ -16,15 +16,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from perturbdiff.baselines.embedding import Embedding
-from perturbdiff.baselines.predictor import Training, unseen_remark
+from perturbdiff.baselines.predictor import Response, Training, unseen_remark
 from perturbdiff.baselines.pseudobulk import Matrix, Vector
 from perturbdiff.baselines.regression import Regression
 
 CONDITIONS = 2048
 """So many trained conditions at most are regressed on: an even share of them."""
-
-PENALTY = 0.1
-"""Where none can be chosen."""
 
 
 class Part:
@@ -51,7 +48,7 @@ class Part:
         return found
 
 
-class KernelRidge:
+class KernelRidge(Response):
     """The regression of conditions' shifts on their contexts and perturbations."""
 
     def __init__(self, training: Training) -> None:
@@ -71,16 +68,12 @@ class KernelRidge:
         apart = distances[np.triu_indices(len(rows), k=1)]
         apart = apart[apart > 0]
         self.bandwidth = float(np.sqrt(np.median(apart))) if apart.size else 1.0
-        self._regression = Regression.chosen(self._kernel(distances), self._shifts, PENALTY)
+        self._regression = Regression.chosen(self._kernel(distances), self._shifts)
 
     @property
     def penalty(self) -> float:
         """Lambda, in units of the mean eigenvalue."""
         return self._regression.penalty
-
-    def refusal(self, perturbation: str, cell_type: str) -> str:  # noqa: ARG002 - it always has an answer
-        """It can say something of everything."""
-        return ""
 
     def shift(self, perturbation: str, cell_type: str, given: Vector) -> Vector:
         """The regression at the condition [genes]."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from perturbdiff.baselines.predictor import Training, unseen_remark
+from perturbdiff.baselines.predictor import Response, Training, unseen_remark
 from perturbdiff.baselines.pseudobulk import Pseudobulks, Vector, pseudobulks
 from perturbdiff.cells.memory import Cells
 
@@ -64,17 +64,13 @@ def mean_shift(training: Cells, genes: Sequence[str]) -> MeanShift:
     return MeanShift.of(pseudobulks(training, genes))
 
 
-class Shifted:
+class Shifted(Response):
     """The mean shift, as a `Response`."""
 
     def __init__(self, training: Training) -> None:
         self._bulks = training.bulks
         self._place = {label: i for i, label in enumerate(training.bulks.perturbations)}
         self._average = training.bulks.mean_shifts.mean(axis=0)
-
-    def refusal(self, perturbation: str, cell_type: str) -> str:  # noqa: ARG002 - it always has an answer
-        """It can say something of everything."""
-        return ""
 
     def shift(self, perturbation: str, cell_type: str, given: Vector) -> Vector:  # noqa: ARG002 - the same everywhere
         """The mean change of the perturbation [genes], or of all perturbations where training has not seen it."""

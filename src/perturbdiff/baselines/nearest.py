@@ -7,15 +7,13 @@ training has none; distances are Euclidean, over the genes that are predicted. W
 is the nearest. A perturbation that training has nowhere leaves the condition out.
 """
 
-from collections.abc import Iterable, Sequence
-
 import numpy as np
 
-from perturbdiff.baselines.predictor import Training
+from perturbdiff.baselines.predictor import Response, Training
 from perturbdiff.baselines.pseudobulk import Vector
 
 
-class NearestCellType:
+class NearestCellType(Response):
     """The shift of the nearest cell type in which training has the perturbation."""
 
     def __init__(self, training: Training) -> None:
@@ -41,7 +39,3 @@ class NearestCellType:
         known = self._bulks.context(cell_type)
         means = self._bulks.controls[[self._bulks.type_place[kind] for kind in kinds]]
         return kinds[int(np.argmin(np.linalg.norm(means - (given if known is None else known), axis=1)))]
-
-    def remarks(self, perturbations: Sequence[str]) -> Iterable[str]:  # noqa: ARG002 - all is in the reasons
-        """Nothing."""
-        return []

@@ -6,9 +6,10 @@ in log1p counts per 10^4. A baseline is what it says of a condition, a `Response
 A condition of which it can say nothing is left out, with the reason.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,17 +24,20 @@ _SHOWN = 5
 """So many labels are named in a sentence."""
 
 
-class Response(Protocol):
-    """What a baseline expects of conditions."""
+class Response(ABC):
+    """What a baseline expects of conditions; of everything, and without a remark, unless it says otherwise."""
 
-    def refusal(self, perturbation: str, cell_type: str) -> str:
-        """Why it can say nothing of a condition, as the end of a sentence; "" where it can."""
-
+    @abstractmethod
     def shift(self, perturbation: str, cell_type: str, given: Vector) -> Vector:
         """The change that it expects [genes]; `given` is the mean of the control cells that are to be moved [genes]."""
 
-    def remarks(self, perturbations: Sequence[str]) -> Iterable[str]:
+    def refusal(self, perturbation: str, cell_type: str) -> str:  # noqa: ARG002 - it has an answer to everything
+        """Why it can say nothing of a condition, as the end of a sentence; "" where it can."""
+        return ""
+
+    def remarks(self, perturbations: Sequence[str]) -> list[str]:  # noqa: ARG002 - nothing is to be said
         """What is to be said of some perturbations, as sentences without the baseline's name."""
+        return []
 
 
 class Training(NamedTuple):

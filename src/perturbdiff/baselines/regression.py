@@ -15,9 +15,10 @@ import math
 import numpy as np
 
 from perturbdiff.baselines.pseudobulk import Matrix, Vector
+from perturbdiff.core.choices import PENALTIES
 
-PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, math.inf)
-"""Those to choose from."""
+PENALTY = 0.1
+"""Where none can be chosen."""
 
 FEWEST = 3
 """Observations that a choice by leaving one out takes."""
@@ -29,7 +30,7 @@ _NOTHING = 1e-9
 class Regression:
     """The regression on observations with a kernel [n, n], symmetric and not negative, at a penalty."""
 
-    def __init__(self, kernel: Matrix, penalty: float) -> None:
+    def __init__(self, kernel: Matrix, penalty: float = PENALTY) -> None:
         self._columns = kernel.mean(axis=0)
         centred = kernel - self._columns - self._columns[:, None] + kernel.mean()
         e, self._u = np.linalg.eigh((centred + centred.T) / 2)
@@ -38,7 +39,7 @@ class Regression:
         self.penalty = penalty
 
     @classmethod
-    def chosen(cls, kernel: Matrix, y: Matrix, otherwise: float) -> "Regression":
+    def chosen(cls, kernel: Matrix, y: Matrix, otherwise: float = PENALTY) -> "Regression":
         """At the penalty that predicts left-out observations y [n, outputs] best, in squares.
 
         `otherwise` is taken for fewer than three observations, for equal ones, and where all penalties are as good.

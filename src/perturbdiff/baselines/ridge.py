@@ -16,15 +16,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from perturbdiff.baselines.embedding import Components, Embedding
-from perturbdiff.baselines.predictor import Training, unseen_remark
+from perturbdiff.baselines.predictor import Response, Training, unseen_remark
 from perturbdiff.baselines.pseudobulk import Vector
 from perturbdiff.baselines.regression import Regression
 
-PENALTY = 0.1
-"""Where none can be chosen."""
 
-
-class Ridge:
+class Ridge(Response):
     """The regression of shifts on embeddings, through the principal components of genes."""
 
     def __init__(self, training: Training) -> None:
@@ -39,18 +36,14 @@ class Ridge:
         self._scores = (shifts - shifts.mean(axis=0)) @ self._axes
         kernel = self._vectors @ self._vectors.T
         if self.embedding.kind == "members":
-            self._regression = Regression(kernel, PENALTY)
+            self._regression = Regression(kernel)
         else:
-            self._regression = Regression.chosen(kernel, self._scores, PENALTY)
+            self._regression = Regression.chosen(kernel, self._scores)
 
     @property
     def penalty(self) -> float:
         """Lambda, in units of the mean eigenvalue."""
         return self._regression.penalty
-
-    def refusal(self, perturbation: str, cell_type: str) -> str:  # noqa: ARG002 - it always has an answer
-        """It can say something of everything."""
-        return ""
 
     def shift(self, perturbation: str, cell_type: str, given: Vector) -> Vector:  # noqa: ARG002 - the same everywhere
         """The regression at the perturbation's embedding [genes]; the mean where it has none."""

@@ -9,7 +9,11 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from perturbdiff.cells.joining import (
+from perturbdiff.cells.memory import Cells, matches
+from perturbdiff.cells.order import Flags
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.files.container import read_anndata
+from perturbdiff.files.joining import (
     GeneTable,
     aligned,
     below,
@@ -19,33 +23,27 @@ from perturbdiff.cells.joining import (
     join_note,
     labels_below,
 )
-from perturbdiff.cells.memory import Cells, matches
-from perturbdiff.cells.order import Flags
-from perturbdiff.cells.reading import (
-    check_control_label,
-    check_control_labels,
-    check_label_texts,
-    check_values,
-    clipped,
-    column_of,
-    expression_of,
-    missing_labels,
-    read_anndata,
-)
-from perturbdiff.cells.totals import check_normalised, check_totals_fit, converted, genes_summed, total_counts_of
+from perturbdiff.files.matrices import clipped, column_of, expression_of
+from perturbdiff.files.totals import check_totals_fit, checked, genes_summed
 from perturbdiff.labels.members import grammar_of, labels_from
 from perturbdiff.labels.text import (
     NO_LABEL,
+    check_control_label,
+    check_control_labels,
+    check_label_texts,
     counted,
+    exclusion_notes,
     known_as,
+    missing_labels,
     one_name,
     remarks,
     renamed,
     renaming_note,
     texts_of,
 )
-from perturbdiff.recipes.dataset import COVARIATES, PLAIN, Columns, Expression, Grammar, Match, Recipe
+from perturbdiff.recipes.dataset import PLAIN, Columns, Expression, Grammar, Recipe
 from perturbdiff.recipes.files import resolve_files
+from perturbdiff.recipes.selection import Match
 
 type Required = Literal["all", "any", "none"]
 
@@ -97,7 +95,7 @@ def cells_from_anndata(
 def read_cells(recipe: Recipe, folder: Path) -> Cells:
     """Cells of a recipe's files, one below the other; paths are relative to `folder`.
 
-    Genes are in the order of the first file; `cells.joining` says how files with other genes or with the same names of
+    Genes are in the order of the first file; `files.joining` says how files with other genes or with the same names of
     cells are joined. A gene that a file lacks holds no counts in its cells.
 
     Raises:
@@ -154,28 +152,22 @@ def _load(
     values, genes, _, note = expression_of(adata, expression, source)
     notes = [note]
     labels = pd.DataFrame({key: _labels(adata, rules, key, source) for key in COVARIATES})
-    names = pd.Index(adata.obs_names.astype(str), name=None)
+    names, obs = pd.Index(adata.obs_names.astype(str), name=None), _table(adata)
     seen = Seen(labels.drop_duplicates(ignore_index=True), len(labels))
     left = _excluded(labels, rules)
     if left.any() and not left.all():
         # what is left out need be neither labelled nor counted
-        values, names = values[~left], names[~left]
-        adata = anndata.AnnData(obs=_table(adata)[~left])
+        values, names, obs = values[~left], names[~left], obs[~left]
         labels = pd.DataFrame({key: labels[key].array[~left].remove_unused_categories() for key in COVARIATES})
     if clip:
         values, below = clipped(values, source)
         notes.append(below)
-    check_values(values, expression.scale, source)
     check_totals_fit(rules.columns, expression.scale, source)
-    totals = None
-    if expression.scale == "counts":
-        over = None if rules.columns.total_counts is not None else genes_summed(genes, summed, source)
-        totals = total_counts_of(adata, values, rules.columns.total_counts, source, over)
-    else:
-        notes.append(check_normalised(values, expression, source) if observed else None)
-        values = converted(values, expression)
-    said = tuple(one for one in notes if one is not None)
-    cells = Cells(values, expression.scale, totals, genes, names, labels, None, said, rules.grammar)
+    own = expression.scale == "counts" and rules.columns.total_counts is None
+    over = genes_summed(genes, summed, source) if own else None
+    found = checked(values, obs, rules.columns, expression, source, summed=over, observed=observed)
+    said = tuple(one for one in (*notes, found.note) if one is not None)
+    cells = Cells(found.rows, expression.scale, found.totals, genes, names, labels, None, said, rules.grammar)
     return cells, seen
 
 
@@ -238,10 +230,8 @@ def _kept(cells: Cells, seen: Sequence[Seen], rules: Rules) -> tuple[Cells, list
     for i, rule in enumerate(rules.exclude):
         matches(labels, rule, f"exclude[{i}]", rules.grammar, rules.control)
     left, n_all = _excluded(cells.labels, rules), sum(one.n_cells for one in seen)
-    if left.all():
-        raise ValueError(f"exclude leaves none of {n_all} cells, and some must remain; take a rule out of exclude.")
-    cells = cells.take(~left) if left.any() else cells
-    return cells, [f"exclude leaves out {n_all - cells.n_cells} of {n_all} cells."] if cells.n_cells < n_all else []
+    notes = exclusion_notes(int((~left).sum()), n_all)
+    return cells.take(~left) if left.any() else cells, notes
 
 
 def _excluded(labels: pd.DataFrame, rules: Rules) -> Flags:

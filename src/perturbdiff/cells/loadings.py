@@ -39,13 +39,13 @@ type Numbers = npt.NDArray[np.float64]
 def expression_loadings(
     source: Source, segments: Segments, *, components: int = 32, at_most: int = 4096
 ) -> FeatureTable:
-    """The loadings of the genes that vary in the cells of these stretches, between -1 and 1; see the module.
+    """The loadings of the genes that vary in the cells of these segments, between -1 and 1; see the module.
 
     Args:
         source: of the cells.
-        segments: the stretches; control cells of the training part, where features are to say nothing of the rest.
+        segments: the segments; control cells of the training part, where features are to say nothing of the rest.
         components: so many features; fewer where cells or genes do not suffice.
-        at_most: of more cells, about so many are read, an even share of every stretch.
+        at_most: of more cells, about so many are read, an even share of every segment.
 
     Raises:
         ValueError: there are fewer than 3 cells, or fewer than 3 genes vary in them; `components` is below 1.

@@ -1,7 +1,7 @@
 """Sums over cells, gene by gene: all that the panel and the scale need to know of expression, from one pass.
 
 With y = log1p(10^4 c / t) and x = expm1(y), a gene's sums over cells of x, x^2, y and y^2 give its mean and variance as
-counts and as logarithms. The sums are of blocks of so many cells, counted along the stretches of positions that are
+counts and as logarithms. The sums are of blocks of so many cells, counted along the segments that are
 measured, and within a block of each gene's values in the order of its cells. So they are the same to the last bit for
 every source of the same cells, however it keeps them.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from perturbdiff.cells.moments import Logs, Moments, Sums
-from perturbdiff.cells.order import Integers, Segments, stretched
+from perturbdiff.cells.order import Integers, Segments, aranges
 from perturbdiff.cells.source import Source
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ type Track = Callable[[Sequence[int]], Iterator[int]]
 
 
 def measure(source: Source, genes: Sequence[str] | None, segments: Segments, track: Track = iter) -> Moments:
-    """The moments of some genes (None: all of the source's, in its order) over the cells of these stretches.
+    """The moments of some genes (None: all of the source's, in its order) over the cells of these segments.
 
-    One pass; some blocks of cells are in memory at a time, and short stretches share a block. `track` wraps the list of
+    One pass; some blocks of cells are in memory at a time, and short segments share a block. `track` wraps the list of
     reads, to show progress.
 
     Raises:
@@ -78,8 +78,8 @@ def _add(block: "sp.csr_matrix[np.float32]", sums: Sums, lowest: Logs, highest: 
 
 
 def _positions(segments: Segments, ends: Integers, first: int, last: int) -> Integers:
-    """The positions of the `first` to `last` cell of all stretches, told one after the other; `ends` adds up sizes."""
+    """The positions of the `first` to `last` cell of all segments, told one after the other; `ends` adds up sizes."""
     chosen = slice(int(np.searchsorted(ends, first, side="right")), int(np.searchsorted(ends, last, side="left")) + 1)
     begins = ends[chosen] - segments.sizes[chosen]
     skipped = np.maximum(first - begins, 0)
-    return stretched(segments.start[chosen] + skipped, np.minimum(ends[chosen], last) - begins - skipped)
+    return aranges(segments.start[chosen] + skipped, np.minimum(ends[chosen], last) - begins - skipped)

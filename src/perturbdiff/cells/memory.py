@@ -22,21 +22,26 @@ from perturbdiff.cells.order import (
     Segments,
     arrange,
     digested,
+    mixed,
     name_hashes,
     thinned_note,
 )
-from perturbdiff.cells.profiles import profile_hashes
-from perturbdiff.cells.reading import (
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.files.matrices import (
     Matrix,
     Scale,
 )
 from perturbdiff.labels.members import at_any_dose, same_as
 from perturbdiff.labels.text import NO_LABEL, is_missing, plain
 from perturbdiff.labels.vocabulary import columns_of
-from perturbdiff.recipes.dataset import COVARIATES, PER, PLAIN, Grammar, Match
+from perturbdiff.recipes.dataset import PER, PLAIN, Grammar
+from perturbdiff.recipes.selection import Match
 from perturbdiff.spelling import nearest
 
 type Rows = npt.NDArray[np.integer[Any]]
+
+_PROFILED = 1 << 20
+"""About so many values are hashed together."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -124,7 +129,7 @@ class Cells:
         return self.names[self.order[start:stop]].astype(str).to_numpy(dtype=object)
 
     def rows(self, segments: Segments) -> Integers:
-        """The rows of stretches of positions, ascending."""
+        """The rows of segments, ascending."""
         return np.sort(self.order[segments.positions()])
 
     def in_memory(self, segments: Segments, at_most: int | None = None) -> "Cells":
@@ -134,13 +139,13 @@ class Cells:
         return replace(cells, notes=(*cells.notes, *thinned_note(segments, some)))
 
     def segments(self, rows: Rows) -> Segments:
-        """The stretches of positions that rows make."""
+        """The segments that rows make."""
         place = np.empty(self.n_cells, dtype=np.int64)
         place[self.order] = np.arange(self.n_cells)
         return Segments.of(self.runs, np.sort(place[rows]))
 
     def reader(self, genes: Sequence[str], segments: Segments, scale: float = 1.0) -> "Held":
-        """See `Source`: the panel of these stretches, made once and held in memory."""
+        """See `Source`: the panel of these segments, made once and held in memory."""
         positions = segments.positions()
         expression = self.log_expression(genes, self.order[positions])
         expression.data /= np.float32(scale)
@@ -239,6 +244,29 @@ def matches(
             named += one
         found &= np.isin(labels[covariate].cat.codes, categories.get_indexer(pd.Index(named, dtype=str)))
     return found
+
+
+def profile_hashes(values: Matrix) -> tuple[Hashes, Integers]:
+    """A 64-bit hash of every row of [n, genes], equal for equal rows, and its number of expressed genes [n].
+
+    The hash is a sum over expressed genes of a mixed (gene, value), so it needs no sorting and one pass in chunks.
+    """
+    keys = mixed(np.arange(1, values.shape[1] + 1, dtype=np.uint64))
+    hashes = np.zeros(values.shape[0], dtype=np.uint64)
+    expressed = np.zeros(values.shape[0], dtype=np.int64)
+    n_cells, per_cell = values.shape
+    if not isinstance(values, np.ndarray):
+        per_cell = values.nnz // max(1, n_cells)
+    step = max(1, _PROFILED // max(1, per_cell))
+    for start in range(0, n_cells, step):
+        block = sp.csr_matrix(values[start : start + step], dtype=np.float64)
+        block.eliminate_zeros()
+        terms = mixed(block.data.view(np.uint64) ^ keys[block.indices])
+        filled = np.flatnonzero(np.diff(block.indptr))
+        if len(filled):
+            hashes[start + filled] = np.add.reduceat(terms, block.indptr[filled])
+        expressed[start : start + step] = np.diff(block.indptr)
+    return hashes, expressed
 
 
 def _float32_csr(values: Matrix, *, fresh: bool) -> "sp.csr_matrix[np.float32]":

@@ -1,8 +1,8 @@
-"""The canonical order of cells: runs of one condition, stretches of positions, and what is read of them.
+"""The canonical order of cells: runs of one condition, segments of them, and what is read of them.
 
 A *source* holds its cells in the canonical order: by (perturbation, cell type, assay batch) as text, then by a hash of
 the cell's name. All cells of one condition are one contiguous *run*, in an order that is random to biology and yet a
-function of the names alone: a stretch of a run is a random draw of its cells, whatever files they came from and
+function of the names alone: a segment of a run is a random draw of its cells, whatever files they came from and
 wherever they are kept. A *position* is an index into that order. Whoever draws populations sees positions only, so
 cells in memory and a store give the same populations.
 """
@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from perturbdiff.recipes.dataset import COVARIATES, PLAIN, Grammar
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.recipes.dataset import PLAIN, Grammar
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -45,9 +46,9 @@ def name_hashes(names: "pd.Index | npt.NDArray[np.object_]") -> Hashes:
 
 
 def digested(hashes: Hashes, offsets: Integers) -> Hashes:
-    """Two sums of hashes of names for each stretch ``offsets[i]`` to ``offsets[i + 1]``, none empty [stretches, 2].
+    """Two sums of hashes of names for each range ``offsets[i]`` to ``offsets[i + 1]``, none empty [ranges, 2].
 
-    Equal for equal sets of names in any order, and sums of stretches are the sums of what they hold.
+    Equal for equal sets of names in any order, and sums of ranges are the sums of what they hold.
     """
     words = np.stack([mixed(hashes), mixed(~hashes)], axis=1)
     found: Hashes = np.add.reduceat(words, offsets[:-1], axis=0)
@@ -114,7 +115,7 @@ class Runs:
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Stretches of positions ``start`` to ``stop``, each within one run, ascending and disjoint."""
+    """Segments of runs: positions ``start`` to ``stop``, ascending and disjoint."""
 
     run: Integers
     start: Integers
@@ -122,7 +123,7 @@ class Segments:
 
     @classmethod
     def of(cls, runs: Runs, positions: Integers) -> "Segments":
-        """The stretches that ascending positions make."""
+        """The segments that ascending positions make."""
         positions = np.asarray(positions, dtype=np.int64)
         run = runs.of(positions)
         first = np.ones(len(positions), dtype=bool)
@@ -132,63 +133,63 @@ class Segments:
         return cls(run[starts], positions[starts], positions[last[: len(starts)]] + 1)
 
     def __len__(self) -> int:
-        """Count the stretches."""
+        """Count the segments."""
         return len(self.run)
 
     @cached_property
     def sizes(self) -> Integers:
-        """Cells of each stretch."""
+        """Cells of each segment."""
         return self.stop - self.start
 
     @property
     def n_cells(self) -> int:
-        """The cells of all stretches."""
+        """The cells of all segments."""
         return int(self.sizes.sum())
 
     def take(self, chosen: Flags) -> "Segments":
-        """The chosen stretches."""
+        """The chosen segments."""
         return Segments(self.run[chosen], self.start[chosen], self.stop[chosen])
 
     def union(self, other: "Segments") -> "Segments":
-        """These stretches and others, none of which overlap."""
+        """These segments and others, none of which overlap."""
         run, start, stop = (
             np.concatenate([getattr(self, key), getattr(other, key)]) for key in ("run", "start", "stop")
         )
         order = np.argsort(start, kind="stable")
         return Segments(run[order], start[order], stop[order])
 
-    def spans(self) -> "Iterator[tuple[int, int]]":
-        """The stretches as start and stop, neighbours joined: what can be read in one go."""
+    def ranges(self) -> "Iterator[tuple[int, int]]":
+        """The segments as ranges, start and stop, neighbours joined: what can be read in one go."""
         ends = np.ones(len(self), dtype=bool)
         ends[:-1] = self.start[1:] != self.stop[:-1]
         begins = np.roll(ends, 1)
         yield from zip(self.start[begins].tolist(), self.stop[ends].tolist(), strict=True)
 
     def thinned(self, at_most: int | None) -> "Segments":
-        """About so many cells at most: an even share of every stretch, its first cells, which are random ones."""
+        """About so many cells at most: an even share of every segment, its first cells, which are random ones."""
         if at_most is None or self.n_cells <= at_most:
             return self
         return Segments(self.run, self.start, self.start + -(-self.sizes * at_most // self.n_cells))
 
     def positions(self) -> Integers:
         """All positions, ascending [n_cells]."""
-        return stretched(self.start, self.sizes)
+        return aranges(self.start, self.sizes)
 
 
 def chunks(segments: Segments) -> "Iterator[tuple[int, int]]":
-    """Stretches of positions of bounded length, neighbours joined."""
-    for start, stop in segments.spans():
+    """Ranges of positions of bounded length, in which neighbouring segments are joined."""
+    for start, stop in segments.ranges():
         yield from ((at, min(at + CHUNK, stop)) for at in range(start, stop, CHUNK))
 
 
-def stretched(start: Integers, sizes: Integers) -> Integers:
-    """The integers of stretches, one after the other: ``start[i], ..., start[i] + sizes[i] - 1``."""
+def aranges(start: Integers, sizes: Integers) -> Integers:
+    """The integers of ranges, one after the other: ``start[i], ..., start[i] + sizes[i] - 1``."""
     before = np.cumsum(sizes) - sizes
     return np.repeat(start - before, sizes) + np.arange(int(sizes.sum()), dtype=np.int64)
 
 
 def thinned_note(segments: Segments, some: Segments) -> tuple[str, ...]:
-    """The sentence on stretches that were thinned."""
+    """The sentence on segments that were thinned."""
     if some.n_cells == segments.n_cells:
         return ()
     return (f"{some.n_cells} of {segments.n_cells} cells are read, an even share of every group.",)

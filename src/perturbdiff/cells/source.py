@@ -61,7 +61,7 @@ class Source(Protocol):
         ...
 
     def profiles(self, start: int, stop: int) -> tuple[Hashes, Integers]:
-        """The hash of each cell's values, and its number of expressed genes; see `cells.profiles`."""
+        """The hash of each cell's values, and its number of expressed genes; see `memory.profile_hashes`."""
         ...
 
     def name(self, position: int) -> str:
@@ -73,15 +73,15 @@ class Source(Protocol):
         ...
 
     def rows(self, segments: Segments) -> Integers:
-        """What the user knows the cells of these stretches by: rows of cells in memory, positions in a store."""
+        """What the user knows the cells of these segments by: rows of cells in memory, positions in a store."""
         ...
 
     def in_memory(self, segments: Segments, at_most: int | None = None) -> "Cells":
-        """The cells of these stretches; of more than `at_most` an even share of every stretch, and a note says so."""
+        """The cells of these segments; of more than `at_most` an even share of every segment, and a note says so."""
         ...
 
     def reader(self, genes: Sequence[str], segments: Segments, scale: float = 1.0) -> Reader:
-        """A reader of these stretches; what it reads is divided by `scale`.
+        """A reader of these segments; what it reads is divided by `scale`.
 
         Raises:
             ValueError: a gene is not there; the nearest is named.

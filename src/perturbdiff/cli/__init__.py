@@ -9,13 +9,13 @@ from rich.console import Console
 
 from perturbdiff.cli.baseline import baseline
 from perturbdiff.cli.data import prepare, recipes, split
+from perturbdiff.cli.demo import demo
 from perturbdiff.cli.features import app as features_app
 from perturbdiff.cli.judging import evaluate, predict
 from perturbdiff.cli.pretraining import finetune, pretrain
 from perturbdiff.cli.report import report
-from perturbdiff.cli.simulated import demo
+from perturbdiff.cli.screen import sentence
 from perturbdiff.cli.training import inspect, train
-from perturbdiff.screen import sentence
 
 app = typer.Typer(
     no_args_is_help=True,

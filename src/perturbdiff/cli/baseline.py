@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from perturbdiff.options import GeneNames, Layer, Overwrite, Quiet, TargetSum, TotalCounts, by_options
-from perturbdiff.screen import Screen
+from perturbdiff.cli.options import GeneNames, Layer, Overwrite, Quiet, TargetSum, TotalCounts, by_options
+from perturbdiff.cli.screen import Screen
 
 
 def baseline(
@@ -33,11 +33,11 @@ def baseline(
     """Predict by a simple baseline, fitted to the training cells: the same .h5ad as a model's."""
     from perturbdiff.baselines.catalogue import check_names
     from perturbdiff.baselines.files import write_prediction
-    from perturbdiff.cells.reading import read_h5ad
+    from perturbdiff.files.container import read_anndata
     from perturbdiff.io import check_writable
-    from perturbdiff.origin import Origin
     from perturbdiff.prediction.conditions import check_part, labelled, read_rows
     from perturbdiff.prediction.inputs import control_cells
+    from perturbdiff.training_data import TrainingData
 
     screen = Screen(quiet=quiet)
     check_names([name])
@@ -46,37 +46,35 @@ def baseline(
         raise ValueError("conditions come from a CSV file or from --part; give one of them.")
     check_part(part or "test")
     if run is not None and recipe is None:
-        origin = Origin.of_run(run)
+        data = TrainingData.of_run(run)
     elif recipe is not None and run is None:
-        origin = Origin.of_recipe(recipe)
+        data = TrainingData.of_recipe(recipe)
     else:
         raise ValueError("a baseline is fitted to the training cells of --run or of --recipe; give one of the two.")
-    rows = None if conditions is None else read_rows(conditions, screen.say)
+    rows = None if conditions is None else read_rows(conditions)
     with by_options():
         cells = control_cells(
-            read_h5ad(controls),
-            origin.recipe,
+            read_anndata(controls),
+            data.recipe,
             columns={"total_counts": total_counts},
             expression={"scale": scale, "layer": layer, "gene_names": gene_names, "target_sum": target_sum},
-            total_genes=origin.total_genes,
+            total_genes=data.total_genes,
         )
     for note in cells.notes:
         screen.say(note)
     if rows is None:
-        rows = origin.split.groups(part or "test").to_dict("records")
+        rows = data.split.groups(part or "test").to_dict("records")
         if not rows:
             raise ValueError(
-                f"the split of {origin.recipe.name!r} has no perturbed cells in its {part or 'test'} part; "
+                f"the split of {data.recipe.name!r} has no perturbed cells in its {part or 'test'} part; "
                 "give a CSV of conditions."
             )
-    table = labelled(rows, origin.conditions, origin.recipe.columns)
+    table = labelled(rows, data.conditions, data.recipe.columns)
     kinds = sorted(set(cells.labels["cell_type"][cells.is_control].astype(str)))
     pairs = table[["perturbation", "cell_type"]].astype(str).to_numpy()
     asked = [(label, kind) for label, own in pairs for kind in ([own] if own else kinds)]
-    predictor = origin.baseline(name, asked)
+    predictor = data.baseline(name, asked)
     for note in predictor.notes:
         screen.say(note)
-    write_prediction(
-        predictor, cells, table, out, columns=origin.recipe.columns, split_hash=origin.split.hash, say=screen.say
-    )
+    write_prediction(predictor, cells, table, out, columns=data.recipe.columns, split_hash=data.split.hash)
     screen.say(f"{str(out)!r} holds what {name!r} predicts of {len(table)} conditions, and their control cells.")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perturbdiff.options import Json, OptionalSeed, Overwrite, Quiet
-from perturbdiff.screen import Screen
+from perturbdiff.cli.options import Json, OptionalSeed, Overwrite, Quiet
+from perturbdiff.cli.screen import Screen
 
 if TYPE_CHECKING:
     from perturbdiff.split.rules import Split
-    from perturbdiff.store.prepare import Plan
+    from perturbdiff.store.plan import Plan
 
 
 def recipes(
@@ -58,7 +58,8 @@ def prepare(
 ) -> None:
     """Make one store of all files of a recipe, to train on data larger than memory."""
     from perturbdiff.recipes.dataset import read_recipe
-    from perturbdiff.store.prepare import plan_store, prepare_store
+    from perturbdiff.store.build import build_store
+    from perturbdiff.store.plan import plan_store
 
     screen = Screen(quiet=quiet)
     known, folder, most = read_recipe(recipe), recipe.resolve().parent, int(memory * 2**30)
@@ -71,7 +72,7 @@ def prepare(
         return
     if as_json:
         raise ValueError("--json prints the plan of --dry-run; give both, or neither.")
-    prepare_store(known, folder, out, memory=most, overwrite=overwrite, say=screen.say, track=screen.track)
+    build_store(known, folder, out, memory=most, overwrite=overwrite, track=screen.track)
     screen.say(f'train on it with files = ["{out.name}"] in a recipe beside it, or by its name in place of a recipe.')
 
 
@@ -89,7 +90,6 @@ def split(
     as_json: Json = False,
 ) -> None:
     """Print what a recipe holds out, and every leak found; exit status 1 on a leak."""
-    from perturbdiff.config import settings_of
     from perturbdiff.labels.members import grammar_of
     from perturbdiff.model import PerturbDiff
     from perturbdiff.split.audit import LOOKED_FOR, find_leaks
@@ -105,7 +105,7 @@ def split(
     if cells is not None:
         _list_cells(found, cells)
         return
-    m = settings_of(model.recipe).training.cells_per_population
+    m = model.recipe.settings.training.cells_per_population
     leaks = find_leaks(found, grammar_of(model.recipe))
     if as_json:
         held_out = {part: found.groups(part).to_dict(orient="records") for part in ("validation", "test")}
@@ -151,7 +151,7 @@ def _found(leaks: list[str]) -> str:
 
 
 def _facts(plan: "Plan") -> dict[str, str]:
-    from perturbdiff.store.prepare import sized
+    from perturbdiff.io import sized
 
     labels = ", ".join(f"{count:,} of {name}" for name, count in plan.n_labels.items())
     return {

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbdiff.options import Device, Overwrite, Quiet, TargetSum, by_options, given, refuse
-from perturbdiff.screen import Screen
+from perturbdiff.cli.options import Device, Overwrite, Quiet, TargetSum, by_options, given, recipe_of
+from perturbdiff.cli.screen import Screen
 
 if TYPE_CHECKING:
     from perturbdiff.cells.order import Segments
@@ -99,18 +99,15 @@ def language(
         batch_size=batch_size,
         device=torch_device(device),
         track=screen.track,
-        say=screen.say,
     )
     _write(table, out, screen)
 
 
 def _cells(data: Path, described: dict[str, Any]) -> "tuple[Source, Segments]":
     """The cells of a file and its options, or of a recipe; and the control cells that nothing holds out."""
-    from perturbdiff.config import settings_of
-    from perturbdiff.recipes.dataset import recipe_from_mapping
     from perturbdiff.recipes.files import CELLS
     from perturbdiff.split.rules import split_cells
-    from perturbdiff.store.open import open_source, recipe_at
+    from perturbdiff.store.open import open_source
 
     if data.suffix in CELLS:
         if "scale" not in described.get("expression", {}):
@@ -121,17 +118,13 @@ def _cells(data: Path, described: dict[str, Any]) -> "tuple[Source, Segments]":
                 f"--{'perturbation' if perturbed else 'control'} is given alone, and control cells are those with a "
                 "label in a column; give both --perturbation and --control, or neither to take all cells."
             )
-        kind = "perturb-seq" if perturbed else "rna-seq"
-        mapping = {"name": data.stem, "kind": kind, "files": [str(data.resolve())], **described}
-        recipe, folder = recipe_from_mapping(mapping, "the options"), data.resolve().parent
-    else:
-        refuse(described, data)
-        recipe, folder = recipe_at(data)
+        described["kind"] = "perturb-seq" if perturbed else "rna-seq"
+    recipe, folder = recipe_of(data, described)
     source = open_source(recipe, folder)
     runs = source.runs
     if not recipe.hold_out:
         return source, runs.whole(runs.is_control)
-    settings = settings_of(recipe).training
+    settings = recipe.settings.training
     split = split_cells(source, recipe.hold_out, seed=settings.seed, cells_per_population=settings.cells_per_population)
     training = split.of("train")
     return source, training.take(runs.is_control[training.run])

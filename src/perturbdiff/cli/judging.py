@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbdiff.options import (
+from perturbdiff.cli.options import (
     Device,
     GeneNames,
     Json,
@@ -23,12 +23,15 @@ from perturbdiff.options import (
     guidance_of,
     names,
 )
-from perturbdiff.screen import Screen
+from perturbdiff.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from perturbdiff.evaluation.pairs import Condition
-    from perturbdiff.origin import Origin
+    from perturbdiff.metrics.conditions import Condition
+    from perturbdiff.training_data import TrainingData
 
+
+ONE_SOURCE = "conditions come from a CSV file, from --perturbation or from --part; give one of them."
+"""Said where there is none, or more than one."""
 
 FAR_ABOVE = 10
 """So many times the cells that were held out are more predicted ones than anybody needs."""
@@ -80,17 +83,18 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Predict one cell for each control cell of each condition."""
-    from perturbdiff.cells.reading import read_h5ad
-    from perturbdiff.io import check_writable, drawn, write_h5ad
+    from perturbdiff.files.container import read_anndata
+    from perturbdiff.io import check_writable, write_h5ad
     from perturbdiff.model import PerturbDiff
-    from perturbdiff.prediction.conditions import conditions_of, held_out_conditions, read_conditions
-    from perturbdiff.prediction.inputs import no_cells, with_sampling
+    from perturbdiff.predicted import drawn, without_controls
+    from perturbdiff.prediction.conditions import asked_conditions
+    from perturbdiff.prediction.inputs import with_sampling
 
     screen = Screen(quiet=quiet)
     check_writable(out, overwrite=overwrite)
     sources = sum(source is not None for source in (conditions, perturbation, part))
     if sources > 1:
-        raise ValueError("conditions come from a CSV file, from --perturbation or from --part; give one of them.")
+        raise ValueError(ONE_SOURCE)
     if (controls is None) == (cells is None):
         raise ValueError(
             "cells are predicted from a file of control cells, or so many by --cells; give one of the two."
@@ -99,27 +103,23 @@ def predict(
     model = PerturbDiff.load(run)
     if features is not None:
         model = model.with_features({"perturbation": features})
-    checkpoint = model.trained
-    if sources == 0 and checkpoint.pretraining is None:
-        raise ValueError("conditions come from a CSV file, from --perturbation or from --part; give one of them.")
-    with_sampling(checkpoint.settings, sampling)
-    if conditions is not None:
-        table = read_conditions(conditions, checkpoint.conditions, checkpoint.recipe.columns, screen.say)
-    elif part is not None:
-        table = held_out_conditions(checkpoint, part, screen.say)
-    else:
-        row = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
-        row |= {"dose": dose, "dose_unit": dose_unit, "modality": modality}
-        table = conditions_of([row], checkpoint.conditions, checkpoint.recipe.columns)
+    if sources == 0 and model.trained.pretraining is None:
+        raise ValueError(ONE_SOURCE)
+    with_sampling(model.trained.settings, sampling)
+    one = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
+    one |= {"dose": dose, "dose_unit": dose_unit, "modality": modality}
+    table = asked_conditions(model.trained, one, table=conditions, part=part)
     columns = {"perturbation": perturbation_column, "cell_type": cell_type_column, "assay_batch": assay_batch_column}
-    columns["total_counts"] = total_counts
-    read = {"scale": scale, "layer": layer, "gene_names": gene_names, "target_sum": target_sum}
-    if controls is None:
-        start = no_cells(checkpoint, cells or 0, cell_type=cell_type, assay_batch=assay_batch)
-    else:
-        with by_options():
-            start = model.control_cells(read_h5ad(controls), columns=columns, expression=read, min_overlap=min_overlap)
     with by_options():
+        start = model.control_cells(
+            None if controls is None else read_anndata(controls),
+            cells=cells,
+            cell_type=cell_type,
+            assay_batch=assay_batch,
+            columns=columns | {"total_counts": total_counts},
+            expression={"scale": scale, "layer": layer, "gene_names": gene_names, "target_sum": target_sum},
+            min_overlap=min_overlap,
+        )
         adata = model.predict_cells(
             start,
             table,
@@ -129,16 +129,14 @@ def predict(
             sampling=sampling,
             min_overlap=min_overlap,
             n_cells=cells_per_condition,
-            say=screen.say,
             track=screen.track,
         )
-    predicted = (drawn(adata) >= 0).to_numpy()
-    write_h5ad(adata if controls is not None else adata[predicted].copy(), out)
-    n_predicted = int(predicted.sum())
+    write_h5ad(without_controls(adata) if controls is None else adata, out)
+    n_predicted = int((drawn(adata) >= 0).sum())
     of = "1 condition" if len(table) == 1 else f"{len(table)} conditions"
     beside = "" if controls is None else ", and their control cells"
     screen.say(f"{str(out)!r} holds {n_predicted} predicted cells of {of}{beside}.")
-    n_observed = sum(int(row["cells"]) for row in checkpoint.split["conditions"][part]) if part is not None else 0
+    n_observed = 0 if part is None else sum(int(row["cells"]) for row in model.trained.split["conditions"][part])
     if n_observed and n_predicted > FAR_ABOVE * n_observed:
         screen.say(
             f"that is {n_predicted / n_observed:.0f} times the {n_observed} cells that are held out for {part}; "
@@ -194,12 +192,13 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge predicted files against observed cells, beside baselines and a ceiling."""
-    from perturbdiff.comparison import Depth
+    from perturbdiff.evaluation.audit import LEAK
+    from perturbdiff.evaluation.evaluate import Depth
+    from perturbdiff.evaluation.from_files import evaluate_files
+    from perturbdiff.figures.dot_plot import figure, save_figure
     from perturbdiff.io import check_writable
-    from perturbdiff.judgement import LEAK, compare_files
     from perturbdiff.recipes.dataset import Columns, Expression
     from perturbdiff.recipes.tables import validated
-    from perturbdiff.report.figure import figure, save_figure
 
     screen = Screen(quiet=quiet)
     if len(files) < 2:
@@ -207,18 +206,9 @@ def evaluate(
     check_writable(out / "metrics.json", overwrite=overwrite)
     *predicted, observed = files
     by_name = names(predicted)
-    columns = {
-        "perturbation": perturbation,
-        "cell_type": cell_type,
-        "assay_batch": assay_batch,
-        "total_counts": total_counts,
-    }
-    named = given(columns)
-    source = _origin(run, recipe)
-    if source is not None and set(named) == {"total_counts"}:
-        named = source.recipe.columns.model_dump(exclude_none=True) | named
-    elif named and perturbation is None:
-        raise ValueError(f"{', '.join(named)} were given without --perturbation; name all columns, or none.")
+    labels = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
+    source = _training_data(run, recipe)
+    named = _named(given(labels | {"total_counts": total_counts}), source)
     read = _read_as(given({"layer": layer, "gene_names": gene_names, "scale": scale, "target_sum": target_sum}), source)
     if predicted_layer is not None and predicted_scale is None:
         raise ValueError(f"--predicted-layer {predicted_layer!r} is given without its scale; add --predicted-scale.")
@@ -240,12 +230,8 @@ def evaluate(
         jobs=jobs,
         track=track,
     )
-    either = {
-        "--layer": "--layer (of a predicted file --predicted-layer)",
-        "or clip predicted ones": "or judge those of predicted files as 0 by --clip",
-    }
-    with by_options(either):
-        comparison = compare_files(
+    with by_options("evaluate"):
+        found = evaluate_files(
             by_name,
             observed,
             source=source,
@@ -261,32 +247,41 @@ def evaluate(
             cache=out / "cache" if cache is None else cache,
             clip=clip,
         )
-    comparison.save(out)
-    save_figure(figure(comparison.drawn()), out / "figure.png")
+    found.save(out)
+    save_figure(figure(found.drawn()), out / "figure.png")
     # what leads fits a terminal; a record a method with every metric fits a program
-    screen.table(comparison.summary().reset_index() if as_json else comparison.headlines(), as_json=as_json)
-    for caution in comparison.warnings:
-        if caution.kind == LEAK:  # said however quiet
-            screen.err.print(f"LEAK: {caution.text}", markup=False)
+    screen.table(found.summary().reset_index() if as_json else found.headlines(), as_json=as_json)
+    for one in found.warnings:
+        if one.kind == LEAK:  # said however quiet
+            screen.err.print(f"LEAK: {one.text}", markup=False)
         else:
-            screen.say(f"warning: {caution.text}")
-    for note in comparison.notes:
+            screen.say(f"warning: {one.text}")
+    for note in found.notes:
         screen.say(note)
     screen.say(f"{str(out)!r} holds the tables, metrics.json and figure.png; `perturbdiff report` makes a page of it.")
 
 
-def _origin(run: Path | None, recipe: Path | None) -> "Origin | None":
+def _training_data(run: Path | None, recipe: Path | None) -> "TrainingData | None":
     """What brings the training cells, if anything does."""
-    from perturbdiff.origin import Origin
+    from perturbdiff.training_data import TrainingData
 
     if run is not None and recipe is not None:
         raise ValueError("--run and --recipe both bring the training cells; give one of them.")
     if recipe is not None:
-        return Origin.of_recipe(recipe)
-    return None if run is None else Origin.of_run(run)
+        return TrainingData.of_recipe(recipe)
+    return None if run is None else TrainingData.of_run(run)
 
 
-def _read_as(read: dict[str, Any], source: "Origin | None") -> dict[str, Any]:
+def _named(columns: dict[str, Any], source: "TrainingData | None") -> dict[str, Any]:
+    """The columns that the options name: all, or total counts beside those of a run's or recipe's data."""
+    if source is not None and set(columns) == {"total_counts"}:
+        return source.recipe.columns.model_dump(exclude_none=True) | columns
+    if columns and "perturbation" not in columns:
+        raise ValueError(f"{', '.join(columns)} were given without --perturbation; name all columns, or none.")
+    return columns
+
+
+def _read_as(read: dict[str, Any], source: "TrainingData | None") -> dict[str, Any]:
     """How the observed file is read: as the options say, and in what they do not as a run's or recipe's data are."""
     if source is not None and read and "scale" not in read:
         read = source.recipe.expression.model_dump(exclude_none=True) | read
@@ -298,7 +293,7 @@ def _read_as(read: dict[str, Any], source: "Origin | None") -> dict[str, Any]:
 
 def baselines_of(text: str) -> tuple[str, ...]:
     """The baselines of --baselines, by name."""
-    from perturbdiff.comparison import BASELINES
+    from perturbdiff.evaluation.methods import BASELINES
 
     if text in ("all", "none"):
         return tuple(BASELINES) if text == "all" else ()
@@ -307,8 +302,8 @@ def baselines_of(text: str) -> tuple[str, ...]:
 
 def suites_of(text: str | None) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """The suites to compute (ours is always one), those that were asked for by name, and a sentence that says so."""
-    from perturbdiff.evaluation.suites import PAPER, SUITES, check_suites, is_installed
-    from perturbdiff.evaluation.tables import OURS
+    from perturbdiff.metrics.suites import PAPER, check_suites, is_installed
+    from perturbdiff.metrics.tables import OURS, SUITES
 
     asked = tuple(name.strip() for name in text.split(",")) if text is not None else ()
     check_suites(asked)

@@ -1,13 +1,13 @@
 """Commands that begin a model, or go on from one: pretrain, finetune."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from perturbdiff.cli.training import finish, keep_recipe
-from perturbdiff.options import Device, MaxSteps, OptionalSeed, Overwrite, Quiet
-from perturbdiff.screen import Screen
+from perturbdiff.cli.options import Device, MaxSteps, OptionalSeed, Overwrite, Quiet
+from perturbdiff.cli.screen import Screen
+from perturbdiff.cli.training import finish, trained
 
 
 def pretrain(
@@ -38,7 +38,6 @@ def pretrain(
         overwrite=overwrite,
         device=device,
         show_progress=not screen.quiet,
-        say=screen.say,
     )
     finish(model, out, screen)
 
@@ -58,28 +57,11 @@ def finetune(
 
     The table [finetuning] of the recipe says what is kept, frozen and learned slowly.
     """
-    from perturbdiff.io import check_writable, run_lock
     from perturbdiff.model import PerturbDiff
     from perturbdiff.store.open import recipe_at
     from perturbdiff.training.processes import processes
 
-    first = processes().rank == 0
-    screen = Screen(quiet=quiet or not first)
-    before = PerturbDiff.load(pretrained)
-    read, folder = recipe_at(recipe)
-    with run_lock(out, first=first):
-        check_writable(out / "model.json", overwrite=True)
-        model = PerturbDiff.from_recipe(read, folder=folder)
-        model.train(
-            run=out,
-            max_steps=max_steps,
-            seed=seed,
-            pretrained=before,
-            overwrite=overwrite,
-            device=device,
-            show_progress=not screen.quiet,
-            say=screen.say,
-        )
-        if first:
-            keep_recipe(model.recipe, folder, out)
+    screen = Screen(quiet=quiet or processes().rank > 0)
+    changed: dict[str, Any] = {"pretrained": PerturbDiff.load(pretrained), "max_steps": max_steps, "seed": seed}
+    model = trained(*recipe_at(recipe), out, screen, overwrite=overwrite, device=device, **changed)
     finish(model, out, screen)

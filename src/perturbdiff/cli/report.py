@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from perturbdiff.options import Overwrite, Quiet
-from perturbdiff.screen import Screen
+from perturbdiff.cli.options import Overwrite, Quiet
+from perturbdiff.cli.screen import Screen
 
 
 def report(
@@ -27,7 +27,7 @@ def report(
 
     screen = Screen(quiet=quiet)
     made = write_report(folder, out, against=against, condition=condition, overwrite=overwrite)
-    screen.out.print(made.verdict.paragraph, markup=False)
+    screen.out.print(made.summary.paragraph, markup=False)
     for kind, text in made.evaluation.warnings:
         screen.say(f"warning ({kind}): {text}")
     for sentence in made.evaluation.missing.values():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from perturbdiff.options import (
+from perturbdiff.cli.options import (
     INTERRUPTED,
     RULE,
     Device,
@@ -20,21 +20,14 @@ from perturbdiff.options import (
     TargetSum,
     by_options,
     given,
-    refuse,
+    recipe_of,
     rule,
 )
-from perturbdiff.screen import Screen
+from perturbdiff.cli.screen import Screen
 
 if TYPE_CHECKING:
     from perturbdiff.model import PerturbDiff
     from perturbdiff.recipes.dataset import Recipe
-
-REMEDIES = {
-    "name features in [encoders.perturbation]": "give --features",
-    "(exclude)": "(--exclude)",
-    "exclude them in a recipe by the label": "leave them out by --exclude with the label",
-}
-"""What an error calls the keys of a recipe, and the options of `train` that stand for them."""
 
 
 def train(
@@ -74,15 +67,10 @@ def train(
 
     Under torchrun or srun all processes train one model together: torchrun --nproc-per-node 4 -m perturbdiff train ...
     """
-    from perturbdiff.io import check_writable, run_lock
-    from perturbdiff.model import PerturbDiff
-    from perturbdiff.recipes.dataset import recipe_from_mapping
     from perturbdiff.recipes.files import CELLS
-    from perturbdiff.store.open import recipe_at
     from perturbdiff.training.processes import processes
 
-    first = processes().rank == 0
-    screen = Screen(quiet=quiet or not first)
+    screen = Screen(quiet=quiet or processes().rank > 0)
     columns = {
         "perturbation": perturbation,
         "cell_type": cell_type,
@@ -103,25 +91,31 @@ def train(
     described["expression"] = {"layer": layer, "scale": scale, "gene_names": gene_names, "target_sum": target_sum}
     described["hold_out"] = [rule(text) for text in hold_out or []]
     described["exclude"] = [rule(text) for text in exclude or []]
-    folder = data.resolve().parent
-    if data.suffix in CELLS:
-        mapping = {"name": data.stem, "files": [str(data.resolve())], **described}
-        recipe = recipe_from_mapping(given(mapping), "the options")
-    else:
-        refuse(given(described), data)
-        recipe, folder = recipe_at(data)
+    recipe, folder = recipe_of(data, given(described))
     changed = {
         "model": recipe.model | given({"preset": preset}),
         "training": recipe.training | given({"max_steps": max_steps, "seed": seed}),
     }
     recipe = recipe.model_copy(update=changed)
-    with by_options(REMEDIES, instead=data.suffix in CELLS), run_lock(out, first=first):
+    with by_options("train", instead=data.suffix in CELLS):
+        model = trained(recipe, folder, out, screen, overwrite=overwrite, device=device)
+    finish(model, out, screen)
+
+
+def trained(recipe: "Recipe", folder: Path, out: Path, screen: Screen, **training: Any) -> "PerturbDiff":  # noqa: ANN401
+    """The model of a recipe, trained in a run folder that keeps the recipe; `training` as in `PerturbDiff.train`."""
+    from perturbdiff.io import check_writable, run_lock
+    from perturbdiff.model import PerturbDiff
+    from perturbdiff.training.processes import processes
+
+    first = processes().rank == 0
+    with run_lock(out, first=first):
         check_writable(out / "model.json", overwrite=True)
         model = PerturbDiff.from_recipe(recipe, folder=folder)
-        model.train(run=out, overwrite=overwrite, device=device, show_progress=not screen.quiet, say=screen.say)
+        model.train(run=out, show_progress=not screen.quiet, **training)
         if first:
             keep_recipe(model.recipe, folder, out)
-    finish(model, out, screen)
+    return model
 
 
 def keep_recipe(recipe: "Recipe", folder: Path, out: Path) -> None:

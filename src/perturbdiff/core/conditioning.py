@@ -30,7 +30,7 @@ to the width of the network. Where conditions are dropped, `null` says what stan
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -207,9 +207,10 @@ class Conditioning(nn.Module):
         self.n_perturbations = first.n_trained if first.members is None else len(first.members.agent) - 1
         self.novelty: Tensor | None
         self.register_buffer("novelty", first.novelty, persistent=False)
-        self.told = None if first.novelty is None else nn.Embedding(len(Novelty), embedding_width)
-        if self.told is not None:
-            nn.init.zeros_(self.told.weight)
+        self.novelty_embedding = None if first.novelty is None else nn.Embedding(len(Novelty), embedding_width)
+        if self.novelty_embedding is not None:
+            nn.init.zeros_(self.novelty_embedding.weight)
+        self.register_load_state_dict_pre_hook(_todays_names)  # type: ignore[no-untyped-call]
         self.mix = nn.Linear(len(known) * embedding_width, mixed_width)
         self.project = nn.Linear(mixed_width, width)
         self.joint_null = nn.Parameter(torch.randn(width) * 0.02) if null == "joint" else None
@@ -240,10 +241,17 @@ class Conditioning(nn.Module):
         others: list[Tensor | None] = [None, None] if novel is None else [*(novel[:, 1:] == Novelty.NEW_AGENT).T]
         as_new = [taken == Novelty.NEW_AGENT, *others]
         vectors = [table(index, new) for table, index, new in zip(self.tables, condition, as_new, strict=True)]
-        if self.told is not None:
-            vectors[0] = vectors[0] + self.told(taken)
+        if self.novelty_embedding is not None:
+            vectors[0] = vectors[0] + self.novelty_embedding(taken)
         mixed = self.mix(torch.cat(vectors, dim=-1))
         vector: Tensor = self.project(nn.functional.silu(mixed))
         if dropped is not None and self.joint_null is not None:
             vector = torch.where(dropped.all(dim=-1, keepdim=True), self.joint_null, vector)
         return vector
+
+
+def _todays_names(module: nn.Module, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:  # noqa: ARG001, ANN401
+    """Read weights whose embedding of novelty was called `told`, as it was at first."""
+    former = f"{prefix}told.weight"
+    if former in weights:
+        weights[f"{prefix}novelty_embedding.weight"] = weights.pop(former)

@@ -27,8 +27,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from perturbdiff.core.choices import PENALTIES
 from perturbdiff.core.conditioning import Novelty
-from perturbdiff.core.ridge import PENALTIES, Ridge
+from perturbdiff.core.ridge import Ridge
 
 type Weights = Tensor
 """Over the trained labels, the null's first; float64 [n + 1]."""

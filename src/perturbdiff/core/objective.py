@@ -10,8 +10,8 @@ Per population, from a stream that is a function of (seed, step, index of the po
 for each covariate (its label is replaced by the null), one for the control cells (replaced by zeros), one for
 self-conditioning (the network's own estimate of x_0 from a first pass without gradient, else zeros); then the noise;
 then one coin for each covariate on whether its label is taken as new, half of them as a label of new agents. With
-``coins="minibatch"`` the first population's coins serve all, its condition coin all covariates at once: the release's
-way.
+``dropout_per="minibatch"`` the first population's coins serve all, its condition coin all covariates at once: the
+release's way.
 """
 
 from dataclasses import dataclass, field
@@ -21,11 +21,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from perturbdiff.core.choices import Coins
+from perturbdiff.core.choices import DropoutPer
 from perturbdiff.core.conditioning import Novelty
 from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.kernel import EnergyKernel, Kernel, mmd_squared
-from perturbdiff.core.population import Condition, Noised, PopulationBatch, measured
+from perturbdiff.core.population import Noised, PopulationBatch, measured
 from perturbdiff.core.process import Process
 from perturbdiff.core.randomness import PopulationNoise, stream
 
@@ -61,7 +61,7 @@ class Objective:
         condition_dropout: probability that a covariate is replaced by its null.
         control_dropout: probability that the control cells are replaced by zeros.
         self_conditioning: probability that the network sees its own first estimate.
-        coins: one set a population, or one a minibatch.
+        dropout_per: whether there is a set of coins for each population, or one for a minibatch.
         novelty: probability that a covariate's label is taken as if training had not seen it, see `core.conditioning`.
     """
 
@@ -72,7 +72,7 @@ class Objective:
     condition_dropout: float = 0.1
     control_dropout: float = 0.0
     self_conditioning: float = 0.5
-    coins: Coins = "population"
+    dropout_per: DropoutPer = "population"
     novelty: float = 0.0
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ class Objective:
         streams = [stream(seed, step, int(key), device=device) for key in batch.key.tolist()]
         t = torch.cat([torch.randint(self.process.n_times, (1,), generator=own, device=device) for own in streams])
         coins = torch.stack([torch.rand(5, generator=own, device=device) for own in streams])
-        if self.coins == "minibatch":
+        if self.dropout_per == "minibatch":
             coins = coins[:1, [0, 0, 0, 3, 4]].expand(len(streams), -1)
         eps = PopulationNoise(self.process, streams)(batch.perturbed)
         return Draw(
@@ -103,7 +103,7 @@ class Objective:
 
     def _novel(self, streams: list[torch.Generator], device: torch.device) -> Int[Tensor, "batch 3"]:
         coins = torch.stack([torch.rand(3, generator=own, device=device) for own in streams])
-        if self.coins == "minibatch":
+        if self.dropout_per == "minibatch":
             coins = coins[:1].expand(len(streams), -1)
         as_set, as_agents = coins < self.novelty, coins < self.novelty / 2
         return torch.where(as_agents, int(Novelty.NEW_AGENT), torch.where(as_set, int(Novelty.NEW_SET), 0))
@@ -148,16 +148,6 @@ class Objective:
         rows = chosen.nonzero().squeeze(-1)
         if len(rows) == 0:
             return hint
-        some = Noised(
-            x_t=noised.x_t[rows],
-            t=noised.t[rows],
-            control=noised.control[rows],
-            condition=Condition(*(index[rows] for index in noised.condition)),
-            mask=None if noised.mask is None else noised.mask[rows],
-            dropped=None if noised.dropped is None else noised.dropped[rows],
-            novel=None if noised.novel is None else noised.novel[rows],
-            genes=None if noised.genes is None else noised.genes[rows],
-        )
         with torch.no_grad():
-            hint[rows] = denoiser(some)
+            hint[rows] = denoiser(noised.rows(rows))
         return hint

@@ -5,6 +5,7 @@ counts per 10^4, in units of the standard deviation over the training cells), so
 is ``mu_b = (1/m_b) sum_j k(x_bj, .)`` over the cells that its mask keeps.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -70,13 +71,17 @@ class Noised(NamedTuple):
 
     def repeated(self, n: int) -> "Noised":
         """The same populations n times over, as one minibatch."""
+        return self._each(lambda x: torch.cat([x] * n))
 
-        def times(x: Tensor) -> Tensor:
-            return torch.cat([x] * n)
+    def rows(self, rows: Int[Tensor, " rows"]) -> "Noised":
+        """Some of the populations, as a minibatch of their own."""
+        return self._each(lambda x: x[rows])
 
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Noised":
+        """With every tensor changed alike."""
         given: dict[str, Any] = {name: field for name, field in self._asdict().items() if field is not None}
         for name, field in given.items():
-            given[name] = Condition(*map(times, field)) if isinstance(field, Condition) else times(field)
+            given[name] = Condition(*map(change, field)) if isinstance(field, Condition) else change(field)
         return self._replace(**given)
 
 

@@ -18,9 +18,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, math.inf)
-"""Those to choose from."""
-
 
 class Ridge:
     """The regression on some observations' features [n, width], float64."""

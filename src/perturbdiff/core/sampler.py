@@ -1,4 +1,4 @@
-r"""From noise to populations: the reverse chain, as pure steps and a loop that yields.
+r"""From noise to populations: the reverse chain, as pure steps and a sampler that takes them.
 
 At time t a denoiser estimates x_0; with ``eps = (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t)`` a step to an earlier
 time s is
@@ -14,6 +14,7 @@ the release's way, which starts from N(0, I) where the chain's marginal is not y
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -124,59 +125,58 @@ class DDPM:
         return mean + factor(variance.sqrt(), x_0) * noise(x_t)
 
 
-def reverse(
-    denoiser: DenoiserContract,
-    process: Process,
-    start: Noised,
-    times: Sequence[int],
-    *,
-    step: Step,
-    noise: NoiseSource,
-    self_conditioning: bool = True,
-    cutoff: float = 0.0,
-) -> Iterator[State]:
-    """The reverse chain from start.x_t at times[0], one state a network evaluation, the last at t = -1.
+@dataclass(frozen=True)
+class Sampler:
+    """Populations out of noise, by whichever denoiser.
 
-    Args:
-        denoiser: x_0^theta, guided or not.
+    Attributes:
         process: the forward chain.
-        start: initial noise as x_t, with control cells, condition and mask; its t is not read.
         times: descending, see `respaced`.
         step: DDIM or DDPM.
-        noise: fresh noise of the covariance of the process.
-        self_conditioning: whether the previous estimate of x_0 is shown to the network (zeros at first).
         cutoff: estimates of x_0 below it are set to 0, in units of the training scale.
+        self_conditioning: whether the previous estimate of x_0 is shown to the network (zeros at first).
     """
-    x_t, hint = start.x_t, None
-    for t, s in zip(times, [*times[1:], -1], strict=True):
-        at, to = (torch.full((len(x_t),), time, device=x_t.device, dtype=torch.long) for time in (t, s))
-        x_0 = denoiser(start._replace(x_t=x_t, t=at, self_conditioning=hint))
-        if cutoff > 0:
-            x_0 = torch.where(x_0 < cutoff, 0.0, x_0)
-        hint = x_0 if self_conditioning else None
-        x_t = step(process, x_t, x_0, at, to, noise)
-        yield State(s, x_t, x_0)
 
+    process: Process
+    times: Sequence[int]
+    step: Step
+    cutoff: float = 0.0
+    self_conditioning: bool = True
 
-@torch.no_grad()
-def sample(
-    denoiser: DenoiserContract,
-    process: Process,
-    times: Sequence[int],
-    *,
-    control: Float[Tensor, "batch cells genes"],
-    condition: Condition,
-    streams: Sequence[torch.Generator],
-    mask: Bool[Tensor, "batch cells"] | None = None,
-    genes: Bool[Tensor, "batch genes"] | None = None,
-    step: Step,
-    cutoff: float = 0.0,
-) -> Float[Tensor, "batch cells genes"]:
-    """One population for each row of `control`, all its noise from the row's stream; units of the training scale.
+    def reverse(self, denoiser: DenoiserContract, start: Noised, noise: NoiseSource) -> Iterator[State]:
+        """The reverse chain from start.x_t at times[0], one state a network evaluation, the last at t = -1.
 
-    Genes that are not among `genes` (None: all are) are 0 in it.
-    """
-    noise = PopulationNoise(process, streams)
-    start = Noised(noise(control), torch.zeros_like(condition.perturbation), control, condition, mask, genes=genes)
-    *_, last = reverse(denoiser, process, start, times, step=step, noise=noise, cutoff=cutoff)
-    return last.x_0
+        Args:
+            denoiser: x_0^theta, guided or not.
+            start: initial noise as x_t, with control cells, condition and mask; its t is not read.
+            noise: fresh noise of the covariance of the process.
+        """
+        x_t, hint = start.x_t, None
+        for t, s in zip(self.times, [*self.times[1:], -1], strict=True):
+            at, to = (torch.full((len(x_t),), time, device=x_t.device, dtype=torch.long) for time in (t, s))
+            x_0 = denoiser(start._replace(x_t=x_t, t=at, self_conditioning=hint))
+            if self.cutoff > 0:
+                x_0 = torch.where(x_0 < self.cutoff, 0.0, x_0)
+            hint = x_0 if self.self_conditioning else None
+            x_t = self.step(self.process, x_t, x_0, at, to, noise)
+            yield State(s, x_t, x_0)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        denoiser: DenoiserContract,
+        *,
+        control: Float[Tensor, "batch cells genes"],
+        condition: Condition,
+        streams: Sequence[torch.Generator],
+        mask: Bool[Tensor, "batch cells"] | None = None,
+        genes: Bool[Tensor, "batch genes"] | None = None,
+    ) -> Float[Tensor, "batch cells genes"]:
+        """One population for each row of `control`, all its noise from the row's stream; units of the training scale.
+
+        Genes that are not among `genes` (None: all are) are 0 in it.
+        """
+        noise = PopulationNoise(self.process, streams)
+        start = Noised(noise(control), torch.zeros_like(condition.perturbation), control, condition, mask, genes=genes)
+        *_, last = self.reverse(denoiser, start, noise)
+        return last.x_0

@@ -12,19 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbdiff.evaluation.conditions import (
-    APART,
-    FEWEST,
-    Condition,
-    File,
-    Pooling,
-    Rows,
-    control_rows,
-    names_batches,
-    perturbed_rows,
-)
-from perturbdiff.evaluation.pairs import Pairs
-from perturbdiff.evaluation.targets import target_notes
+from perturbdiff.cells.controls import FEWEST
+from perturbdiff.evaluation.pairs import File, Pairs, Rows, control_rows, names_batches, perturbed_rows
+from perturbdiff.metrics.conditions import APART, Condition, Pooling, target_notes
 from perturbdiff.spelling import nearest
 
 

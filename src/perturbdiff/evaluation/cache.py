@@ -18,9 +18,10 @@ from zipfile import BadZipFile
 import numpy as np
 import pyarrow.parquet
 
-from perturbdiff.evaluation.differential_expression import RankSum
-from perturbdiff.evaluation.pairs import Condition, Pairs
+from perturbdiff.evaluation.pairs import Pairs
 from perturbdiff.io import whole_file
+from perturbdiff.metrics.conditions import Condition
+from perturbdiff.metrics.differential_expression import RankSum
 
 VERSION = 2
 """Raised with every change of the tests."""

@@ -13,14 +13,12 @@ import h5py
 
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
-from perturbdiff.cells.reading import read_h5ad
-from perturbdiff.evaluation.disk import Disk, declaration, rows_can_be_read, size_in_memory
+from perturbdiff.cells.on_disk import Disk, declaration, rows_can_be_read, size_in_memory
 from perturbdiff.evaluation.pairs import File
+from perturbdiff.files.container import read_anndata
 from perturbdiff.labels.text import renamed as under_names
+from perturbdiff.predicted import KEY, declared_columns
 from perturbdiff.recipes.dataset import PLAIN, Columns, Expression, Grammar
-
-DECLARATION = "perturbdiff"
-"""The key of `uns` under which a predicted file describes itself."""
 
 IN_MEMORY = 1 << 28
 """A matrix of more bytes is read a condition at a time."""
@@ -74,7 +72,7 @@ def open_file(
             observed=observed,
             clip=clip,
         )
-    said = _described(declaration(path, DECLARATION), path, _columns(path), columns, expression, control)
+    said = _described(declaration(path, KEY), path, _columns(path), columns, expression, control)
     return Disk.opened(
         path,
         said.columns,
@@ -122,9 +120,9 @@ def read_file(
         ValueError: the file does not declare what the caller leaves out, or its cells are refused (see `cells.memory`).
         FileNotFoundError: there is no such file.
     """
-    adata = read_h5ad(path)
+    adata = read_anndata(path)
     obs: Any = adata.obs
-    said = _described(adata.uns.get(DECLARATION, {}), path, list(obs.columns), columns, expression, control)
+    said = _described(adata.uns.get(KEY, {}), path, list(obs.columns), columns, expression, control)
     return cells_from_anndata(
         adata,
         columns=said.columns,
@@ -150,7 +148,7 @@ def renamed(file: File, names: Mapping[str, str]) -> File:
     return replace(file, head=changed) if isinstance(file, Disk) else changed
 
 
-def declared_by(path: Path, key: str = DECLARATION) -> Mapping[str, Any]:
+def declared_by(path: Path, key: str = KEY) -> Mapping[str, Any]:
     """What an .h5ad says of itself; nothing where it says nothing, or cannot be read, which its reader refuses."""
     try:
         return {} if path.is_dir() else declaration(path, key)
@@ -176,11 +174,10 @@ def _described(
     if missing:
         named = " and ".join([", ".join(missing[:-1]), missing[-1]] if len(missing) > 1 else missing)
         raise ValueError(
-            f"{path.name!r} does not declare its {named} in uns[{DECLARATION!r}], and nothing is guessed; "
-            f"{_options(found)}."
+            f"{path.name!r} does not declare its {named} in uns[{KEY!r}], and nothing is guessed; {_options(found)}."
         )
     if columns is None:
-        columns = Columns(**{str(key): str(value) for key, value in declared["columns"].items() if value})
+        columns = declared_columns(declared)
     if columns.perturbation is None:
         raise ValueError(
             f"no perturbation column is named for {path.name!r}, and its conditions are read there; {_options(found)}."

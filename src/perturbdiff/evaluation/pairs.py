@@ -1,40 +1,61 @@
 """Predicted cells beside observed cells: the judged conditions, their cells and the control cells of their contexts.
 
-Cells that belong to no judged condition take no part. Of more control cells than are held in memory at once, so many
-are drawn.
+Cells that belong to no judged condition take no part. A context's control cells are those of the assay batch, or of the
+cell type in any batch where the batch has fewer than two of them, by the rule that training pairs them by. Of more
+control cells than are held in memory at once, so many are drawn.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from perturbdiff.cells.controls import FEWEST, ControlRows
 from perturbdiff.cells.memory import Cells
-from perturbdiff.evaluation.conditions import (
-    APART,
-    FEWEST,
-    Condition,
-    Context,
-    File,
-    Pooling,
-    Rows,
-    control_rows,
-    perturbed_rows,
-)
-from perturbdiff.evaluation.metrics import Population
-from perturbdiff.evaluation.targets import target_places
+from perturbdiff.metrics.conditions import APART, LABELS, Condition, Context, Pooling, target_places
+from perturbdiff.metrics.ours import Population
 
-__all__ = ["Condition", "Context", "File", "Pairs", "Pooling", "Rows", "population"]
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+type Rows = NDArray[np.int64]
 
 CONTROL_CELLS = 10_000
 """So many control cells of a context stand beside a condition, at most."""
 
 CONTROL_VALUES = 1 << 25
 """So many values of control cells are in memory, at most."""
+
+
+class File(Protocol):
+    """Cells of a file, in memory or on disk: what of `cells.memory.Cells` an evaluation needs."""
+
+    @property
+    def genes(self) -> pd.Index:
+        """Unique names."""
+
+    @property
+    def names(self) -> pd.Index:
+        """Names of the cells."""
+
+    @property
+    def labels(self) -> pd.DataFrame:
+        """Categories of text: perturbation, cell_type, assay_batch."""
+
+    @property
+    def control(self) -> str | None:
+        """The control cells' label of perturbation."""
+
+    @property
+    def is_control(self) -> NDArray[np.bool_]:
+        """Which cells are control cells."""
+
+    def log_expression(self, genes: Sequence[str], rows: Rows | None = None) -> "sp.csr_matrix[np.float32]":
+        """Log1p counts per 10^4 of some genes and rows, in their order."""
 
 
 @dataclass(frozen=True)
@@ -167,3 +188,35 @@ class Pairs:
 def population(cells: File, genes: Sequence[str], rows: Rows) -> Population:
     """The rows of a file as a dense [cells, genes] float32 population, log1p counts per 10^4."""
     return Population(cells.log_expression(genes, rows).toarray())
+
+
+def names_batches(cells: File) -> bool:
+    """Whether a file says which assay batch its cells are of."""
+    return list(cells.labels["assay_batch"].cat.categories) != [""]
+
+
+def perturbed_rows(cells: File, pooling: Pooling, apart: NDArray[np.bool_] | None = None) -> dict[Condition, Rows]:
+    """The ascending rows of each condition of the cells that are not control cells, by one grouping.
+
+    Args:
+        cells: of a file.
+        pooling: which conditions are over all assay batches.
+        apart: cells that take no part [n].
+    """
+    chosen = ~cells.is_control if apart is None else ~(cells.is_control | apart)
+    found: dict[Condition, list[Rows]] = {}
+    rows = np.flatnonzero(chosen)
+    groups: Any = cells.labels.iloc[rows].groupby(list(LABELS), observed=True).indices
+    for key, inside in groups.items():
+        found.setdefault(pooling.of(*map(str, key)), []).append(rows[inside])
+    return {one: parts[0] if len(parts) == 1 else np.sort(np.concatenate(parts)) for one, parts in found.items()}
+
+
+def control_rows(cells: File, contexts: Collection[Context]) -> tuple[dict[Context, Rows], list[Context]]:
+    """The rows of the control cells of each context, ascending, and the contexts that borrow those of other batches.
+
+    A context whose cell type has fewer than two control cells has those that there are.
+    """
+    controls = ControlRows.of(cells.labels, cells.is_control)
+    found = {one: controls.beside(*one) for one in contexts}
+    return {one: rows for one, (rows, _) in found.items()}, [one for one, (_, borrowed) in found.items() if borrowed]

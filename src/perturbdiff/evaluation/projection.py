@@ -10,7 +10,6 @@ they are.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,10 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, svds
 
-from perturbdiff.evaluation.conditions import LABELS, Condition, File, Rows
-from perturbdiff.evaluation.distances import Vector
-from perturbdiff.evaluation.pairs import Pairs
+from perturbdiff.evaluation.pairs import File, Pairs, Rows
+from perturbdiff.metrics.conditions import LABELS, Condition
+from perturbdiff.metrics.distances import Vector
+from perturbdiff.results.parts import Projection
 
 CELLS_OF_CONDITION, CELLS = 300, 20_000
 """So many cells of a condition, and in all, at most."""
@@ -38,20 +38,6 @@ UMAP_CELLS, UMAP_COMPONENTS = 1_000, 50
 _NEIGHBOURS = 30
 """More than one control cell's predictions under several conditions, which are alike and would else be a group of their
 own. Fewer cells than twice as many are not placed."""
-
-
-@dataclass(frozen=True)
-class Projection:
-    """Placed cells.
-
-    Attributes:
-        table: `COLUMNS`; side is "observed", "control" or the name of a predicted file. With UMAP also `UMAP_COLUMNS`,
-            NaN for cells that it does not place.
-        variance: the share of the variance of observed and control cells that each component has.
-    """
-
-    table: pd.DataFrame
-    variance: tuple[float, float]
 
 
 def project(pairs: Pairs, predicted: Mapping[str, File], *, seed: int, umap: bool = False) -> Projection:

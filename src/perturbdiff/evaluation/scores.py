@@ -18,14 +18,16 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from perturbdiff.evaluation.ceilings import HALVINGS, Apart, apart, averaged, halved, replicated, siblings_moved
-from perturbdiff.evaluation.differential_expression import RankSum, rank_sum
-from perturbdiff.evaluation.distances import Vector
-from perturbdiff.evaluation.metrics import CONTEXT_METRICS, METRICS, Population, Reference, judge, judge_all_genes
-from perturbdiff.evaluation.pairs import Condition, Context, Pairs, Rows
-from perturbdiff.evaluation.spread import Between, between_ratio
+from perturbdiff.evaluation.pairs import Pairs, Rows
+from perturbdiff.metrics.ceilings import HALVINGS, Apart, apart, averaged, halved, replicated, siblings_moved
+from perturbdiff.metrics.conditions import Condition, Context
+from perturbdiff.metrics.differential_expression import RankSum, rank_sum
+from perturbdiff.metrics.distances import Vector
+from perturbdiff.metrics.ours import CONTEXT_METRICS, METRICS, Population, Reference, judge, judge_all_genes
+from perturbdiff.metrics.spread import Between, between_ratio
+from perturbdiff.results.parts import OBSERVED, Test
 
-CEILING, REPLICATES, OBSERVED = "ceiling", "replicates", "observed"
+CEILING, REPLICATES = "ceiling", "replicates"
 """The methods that are made of the observed cells, and the name of these cells where tests are kept."""
 
 type Scores = dict[str, float]
@@ -60,15 +62,6 @@ class Centre(NamedTuple):
         mean = cells.mean.copy()
         mean[targets] = control.mean[targets]
         return cls(mean, float(np.delete(cells.squared_error, targets).sum()))
-
-
-@dataclass(frozen=True)
-class Test:
-    """What is kept of a test of differential expression: the change from control, the test, the mean [genes]."""
-
-    change: Vector
-    test: RankSum
-    mean: Vector
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,6 @@ def embed_texts(
     max_length: int = 1024,
     device: str = "cpu",
     track: Track = iter,
-    say: Callable[[str], None] = _LOG.info,
 ) -> FeatureTable:
     """The mean of a language model's last hidden states over each text; see the module.
 
@@ -91,7 +90,6 @@ def embed_texts(
             is longer is cut there, and said.
         device: "cpu", "cuda", ...
         track: wraps the list of batches, to show progress.
-        say: is told how many texts were cut.
 
     Raises:
         ValueError: transformers is not installed, the model cannot be loaded or lacks weights, there are no texts, or
@@ -107,7 +105,7 @@ def embed_texts(
     longest = min(max_length, encoder.longest)
     tokens, n_cut = encoder.tokens(list(texts.values()), longest)
     if n_cut:
-        say(f"{n_cut} of {len(texts)} texts have more than {longest} tokens and are cut there.")
+        _LOG.info(f"{n_cut} of {len(texts)} texts have more than {longest} tokens and are cut there.")
     for label, ids in zip(texts, tokens, strict=True):
         if not any(token not in encoder.added for token in ids):
             raise ValueError(

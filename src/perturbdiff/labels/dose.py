@@ -1,11 +1,12 @@
 """Labels that hold doses: what a label means, whatever its spelling, its unit and its order.
 
 Some data sets write a treatment as a list of (drug, dose, unit), as ``[('a', 0.5, 'uM'), ('b', 5.0, 'uM')]``. Such a
-label is read sign by sign, and nothing in it is evaluated. Any other label, "drug_0.5uM" too, means itself: a dose is
+label is matched as text, and nothing in it is evaluated. Any other label, "drug_0.5uM" too, means itself: a dose is
 never guessed from a name.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import NamedTuple
@@ -31,8 +32,11 @@ _LONGEST = 24
 _TENS = 30
 """No dose lies so many powers of ten from its unit."""
 
-_FORM = ("(", "text", ",", "number", ",", "text", ")", ",")
-"""One entry of a list; the comma after the last one may be left out."""
+_TEXT = r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\""""
+_TRIPLE = rf"""\( *+({_TEXT}) *+, *+([^] [(),'"]++) *+, *+({_TEXT}) *+\)"""
+_ENTRY = re.compile(_TRIPLE, re.DOTALL)
+_LIST = re.compile(rf" *+\[ *+{_TRIPLE}(?: *+, *+{_TRIPLE})*+ *+,? *+\] *+", re.DOTALL)
+"""An entry of a list, and the list; the comma after the last entry may be left out."""
 
 type Dose = tuple[str, Decimal, str]
 """Drug, amount, dimension."""
@@ -159,61 +163,11 @@ def _are_digits(text: str) -> bool:
 
 def entries_of(label: str) -> list[tuple[str, str, str]]:
     """The (drug, dose, unit) of a label, as text; none where the label is not such a list from end to end."""
-    tokens = _tokens(label)
-    if tokens is None or tokens[:1] != [("[", "")] or tokens[-1:] != [("]", "")]:
+    if _LIST.fullmatch(label) is None:
         return []
-    inner = tokens[1:-1]
-    if inner[-1:] != [(",", "")]:
-        inner.append((",", ""))
-    entries = []
-    for start in range(0, len(inner), len(_FORM)):
-        entry = inner[start : start + len(_FORM)]
-        if tuple(kind for kind, _ in entry) != _FORM:
-            return []
-        entries.append((entry[1][1], entry[3][1], entry[5][1]))
-    return entries
+    return [(_unquoted(drug), dose.lower(), _unquoted(unit)) for drug, dose, unit in _ENTRY.findall(label)]
 
 
-def _tokens(label: str) -> list[tuple[str, str]] | None:
-    """Brackets, commas, quoted texts and numbers as (kind, text); None where anything else stands in the label."""
-    tokens = []
-    at = 0
-    while at < len(label):
-        sign = label[at]
-        if sign == " ":
-            at += 1
-        elif sign in "[](),":
-            tokens.append((sign, ""))
-            at += 1
-        elif sign in "'\"":
-            end = _end_of_text(label, at)
-            if end is None:
-                return None
-            tokens.append(("text", "".join(_unescaped(label[at + 1 : end]))))
-            at = end + 1
-        else:
-            end = at
-            while end < len(label) and label[end] not in " [](),'\"":
-                end += 1
-            tokens.append(("number", label[at:end].lower()))
-            at = end
-    return tokens
-
-
-def _end_of_text(label: str, start: int) -> int | None:
-    """Where the quotation that begins at `start` ends."""
-    at = start + 1
-    while at < len(label) and label[at] != label[start]:
-        at += 2 if label[at] == "\\" else 1
-    return at if at < len(label) else None
-
-
-def _unescaped(text: str) -> Iterator[str]:
-    """The signs of a quoted text; a backslash stands for the sign after it."""
-    escaped = False
-    for sign in text:
-        if sign == "\\" and not escaped:
-            escaped = True
-        else:
-            yield sign
-            escaped = False
+def _unquoted(text: str) -> str:
+    """The signs of a quotation; a backslash stands for the sign after it."""
+    return re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL)

@@ -10,15 +10,17 @@ punctuation only stay apart, and a sentence says so once, as of other things tha
 """
 
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.members import same_as
-from perturbdiff.recipes.dataset import COVARIATES, Columns, Grammar
-from perturbdiff.spelling import spelling
+from perturbdiff.recipes.dataset import Columns, Grammar
+from perturbdiff.recipes.selection import control_character
+from perturbdiff.spelling import nearest, spelling
 
 NO_LABEL = ""
 """What stands for a label that is missing."""
@@ -182,3 +184,61 @@ def _parts(label: str, sign: str, control: str) -> tuple[str, str] | None:
     if len(parts) != 2 or len(nothing) != 1 or not others or others[0][0].isdigit() or _stem(label) in _CONTROLS:
         return None
     return nothing[0], others[0]
+
+
+def check_label_texts(labels: Iterable[str], column: str, source: str) -> None:
+    """Refuse a label with a newline, a tab or another control character: a label is one line of text.
+
+    Raises:
+        ValueError: naming the first such label.
+    """
+    for label in labels:
+        sign = control_character(label)
+        if sign is not None:
+            raise ValueError(
+                f"column {column!r} of {source} has the label {label!r} with the control character {sign!r}, and a "
+                "label is one line of text; rename it."
+            )
+
+
+def check_control_label(control: str | None, known: pd.Index, column: str | None) -> None:
+    """Refuse a label of control cells that no cell has; None is no label.
+
+    Raises:
+        ValueError: naming the nearest label.
+    """
+    if control is not None and control not in known:
+        raise ValueError(
+            f"no cell has the control label {control!r} in column {column!r}; "
+            f"{nearest(control, known)}; set control to the label of the control cells."
+        )
+
+
+def check_control_labels(controls: Iterable[str], known: Sequence[str], column: str | None) -> None:
+    """Refuse a further label of control cells that no cell has.
+
+    Raises:
+        ValueError: naming the nearest label.
+    """
+    for label in controls:
+        check_control_label(label, pd.Index(known, dtype=str), column)
+
+
+def missing_labels(column: str, source: str, n_cells: int, example: str | None) -> ValueError:
+    """The error of a column that has no label for some cells, one of which is named where it is known."""
+    such = "" if example is None else f", such as {example!r}"
+    return ValueError(
+        f"column {column!r} of {source} has no label for {n_cells} cells{such}, and every cell needs one; fill in the "
+        'labels, remove these cells, or exclude them in a recipe by the label "".'
+    )
+
+
+def exclusion_notes(n_kept: int, n_all: int) -> list[str]:
+    """The sentence on how many cells `exclude` leaves out, if it does.
+
+    Raises:
+        ValueError: it leaves no cell.
+    """
+    if not n_kept:
+        raise ValueError(f"exclude leaves none of {n_all} cells, and some must remain; take a rule out of exclude.")
+    return [f"exclude leaves out {n_all - n_kept} of {n_all} cells."] if n_kept < n_all else []

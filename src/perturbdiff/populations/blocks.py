@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perturbdiff.cells.order import Hashes, Integers, mixed, stretched
+from perturbdiff.cells.order import Hashes, Integers, aranges, mixed
 from perturbdiff.populations.pairing import Groups, cut
 
 BLOCK = 1024
@@ -62,14 +62,14 @@ class Blocks:
 
     def pieces(self, blocks: Integers) -> Integers:
         """The pieces of some blocks, in their order."""
-        return stretched(self.first[blocks], self.first[blocks + 1] - self.first[blocks])
+        return aranges(self.first[blocks], self.first[blocks + 1] - self.first[blocks])
 
     def numbers(self, pieces: Integers, key: tuple[int, int]) -> Integers:
         """The cells of some pieces, piece after piece, as numbers of `groups`, in an epoch of (seed, epoch) = key."""
         group, size = self.group[pieces], self.size[pieces]
         n_cells = self.groups.sizes[group]
         turn = np.where(n_cells > size, _turns(group, key) % n_cells.astype(np.uint64), 0).astype(np.int64)
-        within = stretched(self.start[pieces] + turn, size)
+        within = aranges(self.start[pieces] + turn, size)
         return np.repeat(self.groups.offsets[group], size) + within % np.repeat(n_cells, size)
 
 

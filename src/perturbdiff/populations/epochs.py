@@ -25,7 +25,7 @@ import torch
 
 from perturbdiff.cells.order import Flags, Integers, Loaded, Runs, Segments, gathered
 from perturbdiff.cells.source import Source
-from perturbdiff.core.choices import COVARIATES
+from perturbdiff.core.choices import COVARIATES, Pairing
 from perturbdiff.core.population import NULL, Condition, PopulationBatch
 from perturbdiff.labels.vocabulary import Vocabulary
 from perturbdiff.populations.blocks import SLAB, Blocks, Streams, block_size, window
@@ -33,7 +33,6 @@ from perturbdiff.populations.pairing import (
     CANDIDATES,
     SMALLEST_GROUP,
     Groups,
-    Pairing,
     cut,
     divided,
     match_controls,

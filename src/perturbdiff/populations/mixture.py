@@ -27,7 +27,7 @@ SMALLEST_CHUNK = 64
 """A chunk has at least so many populations, so that weights are kept to about a hundredth."""
 
 
-class Mixture:
+class MixedPopulations:
     """Populations of several sources, which share panel, scale, vocabularies and cells per population.
 
     Args:

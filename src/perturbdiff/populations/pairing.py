@@ -13,14 +13,13 @@ of the distances is smallest.
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from perturbdiff.cells.order import Flags, Integers, Runs, Segments
 
-type Pairing = Literal["assay_batch", "cell_type", "nearest", "optimal_transport"]
 type Expression = np.ndarray[Any, np.dtype[np.float32]]
 
 SMALLEST_GROUP = 2

@@ -5,7 +5,7 @@ unit and a modality may stand beside the perturbation; they become a part of its
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +114,40 @@ def check_columns(columns: Sequence[Any], source: str) -> None:
         raise ValueError(f"{source} has no column 'perturbation'; add it.")
 
 
+def asked_conditions(
+    checkpoint: Checkpoint,
+    one: Mapping[str, Any],
+    *,
+    table: pd.DataFrame | Path | None = None,
+    part: str | None = None,
+) -> pd.DataFrame:
+    """What a model is asked: the conditions of a table, of its file or of a part of the split, or else one.
+
+    Args:
+        checkpoint: the model.
+        one: the condition where nothing else is given; its labels, and what stands beside a perturbation.
+        table: of conditions; a number of cells may stand beside them, as in the groups of a split.
+        part: of the split that the model was trained with.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: as `read_rows`, `conditions_of` and `held_out_conditions`.
+    """
+    if part is not None:
+        return held_out_conditions(checkpoint, part)
+    if isinstance(table, Path):
+        return read_conditions(table, checkpoint.conditions, checkpoint.recipe.columns)
+    rows: Sequence[Mapping[Any, Any]] = [one]
+    if table is not None:
+        check_columns([column for column in table.columns if column != "cells"], "the table of conditions")
+        rows = table.to_dict("records")
+    return conditions_of(rows, checkpoint.conditions, checkpoint.recipe.columns)
+
+
 def read_conditions(
     path: Path,
     known: Conditions,
     columns: Columns = Columns(),  # noqa: B008 - frozen
-    say: Callable[[str], None] = lambda _: None,
 ) -> pd.DataFrame:
     """The conditions of a CSV file with the column perturbation and, where wanted, those of `conditions_of`.
 
@@ -126,11 +155,11 @@ def read_conditions(
         FileNotFoundError: there is no such file.
         ValueError: it is not a table, has another column, or names an unknown label.
     """
-    return conditions_of(read_rows(path, say), known, columns)
+    return conditions_of(read_rows(path), known, columns)
 
 
-def read_rows(path: Path, say: Callable[[str], None] = lambda _: None) -> list[dict[Any, Any]]:
-    """The rows of a CSV file of conditions; a row without any label is skipped, which `say` is told.
+def read_rows(path: Path) -> list[dict[Any, Any]]:
+    """The rows of a CSV file of conditions; a row without any label is skipped, which is logged.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -146,14 +175,12 @@ def read_rows(path: Path, say: Callable[[str], None] = lambda _: None) -> list[d
     empty = (table.apply(lambda column: column.str.strip()) == "").all(axis=1)
     if empty.any():
         lines = ", ".join(str(i + 2) for i in table.index[empty][:5])
-        say(f"{str(path)!r} has {int(empty.sum())} rows without any label (line {lines}), which are skipped.")
+        _LOG.info(f"{str(path)!r} has {int(empty.sum())} rows without any label (line {lines}), which are skipped.")
     rows: list[dict[Any, Any]] = table[~empty].to_dict("records")
     return rows
 
 
-def held_out_conditions(
-    checkpoint: Checkpoint, part: str = "test", say: Callable[[str], None] = _LOG.info
-) -> pd.DataFrame:
+def held_out_conditions(checkpoint: Checkpoint, part: str = "test") -> pd.DataFrame:
     """The conditions of a part of the split that the model was trained with, those that it can be asked.
 
     A cell type or an assay batch that was held out altogether keeps its name, by which its control cells are found.
@@ -161,7 +188,6 @@ def held_out_conditions(
     Args:
         checkpoint: the model.
         part: of the split.
-        say: receives the sentence on conditions that the model can't be asked.
 
     Raises:
         ValueError: there is no such part, or it is empty; the model can be asked none of it.
@@ -183,7 +209,7 @@ def held_out_conditions(
         raise ValueError(next(iter(reasons.values())))
     if reasons:
         named = ", ".join(map(repr, list(reasons)[:5])) + (", ..." if len(reasons) > 5 else "")
-        say(
+        _LOG.info(
             f"{len(rows) - len(asked)} of the {len(rows)} conditions of the {part} part are left out, since the model "
             f"cannot be asked {named}: training has no cell of them, and no features stand for them."
         )

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from perturbdiff.core.kernel import energy_distance
-from perturbdiff.io import drawn
+from perturbdiff.predicted import drawn
 
 SLACK = 0.05
 """Of the response at the highest dose: less than this is noise of the draws."""

@@ -13,11 +13,12 @@ import torch
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.genes import align_genes
 from perturbdiff.cells.memory import Cells
-from perturbdiff.cells.reading import expression_of
 from perturbdiff.checkpoint import Checkpoint
-from perturbdiff.config import Settings
+from perturbdiff.files.matrices import expression_of
 from perturbdiff.labels.members import grammar_of, is_unit
+from perturbdiff.predicted import KEY
 from perturbdiff.recipes.dataset import Columns, Expression, Recipe
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.recipes.tables import validated
 
 
@@ -78,7 +79,7 @@ def control_cells(
         require="any",
         source="the file of control cells",
         summed=total_genes,
-        observed="perturbdiff" not in adata.uns,
+        observed=KEY not in adata.uns,
     )
     unknown = read.scale == "counts" and used.total_counts is None and total_genes is None
     if unknown and panel is not None and set(panel) != set(map(str, cells.genes)):
@@ -125,7 +126,7 @@ def torch_device(device: str) -> str:
     return device
 
 
-def no_cells(checkpoint: Checkpoint, n_cells: int, *, cell_type: str | None, assay_batch: str | None) -> Cells:
+def no_cells(checkpoint: Checkpoint, n_cells: int, cell_type: str | None, assay_batch: str | None) -> Cells:
     """So many cells that express nothing, in the place of control cells, of a model that does not look at them.
 
     Raises:

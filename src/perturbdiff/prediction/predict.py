@@ -7,11 +7,10 @@ chunks are batched.
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import batched, count, groupby
-from typing import Any
 
 import anndata
 import numpy as np
@@ -20,30 +19,27 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
-from perturbdiff.building import build_guided, build_process, build_step, build_times
+from perturbdiff.building import build_guided, build_sampler
 from perturbdiff.cells.controls import borrowing_note, controls_of
 from perturbdiff.cells.genes import align_genes
 from perturbdiff.cells.memory import Cells
 from perturbdiff.checkpoint import Checkpoint
-from perturbdiff.config import Settings
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.population import Condition
 from perturbdiff.core.randomness import stream
-from perturbdiff.core.sampler import sample
-from perturbdiff.io import OWN_COLUMNS, PREDICTIONS, free_name
 from perturbdiff.labels.conditions import Conditions
-from perturbdiff.labels.members import beside, grammar_of, parts_of
+from perturbdiff.labels.members import grammar_of
+from perturbdiff.predicted import Predicted, as_file
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.spelling import nearest
+
+_LOG = logging.getLogger(__name__)
 
 NUMBERS_AT_ONCE = 8 * 256 * 2000
 """Expression values in one minibatch, which bounds the memory of a prediction."""
 
-UNSPECIFIED = "unspecified"
-"""The label of predicted cells whose condition leaves the perturbation open."""
-
 type Rows = npt.NDArray[np.int64]
-type Say = Callable[[str], None]
 type Track = Callable[[Sequence[list["Chunk"]]], Iterator[list["Chunk"]]]
 
 
@@ -77,7 +73,6 @@ def predict(
     settings: Settings | None = None,
     min_overlap: float = 0.9,
     n_cells: int | None = None,
-    say: Say,
     track: Track = iter,
 ) -> anndata.AnnData:
     """Predict conditions from control cells.
@@ -92,11 +87,10 @@ def predict(
         settings: those of the checkpoint, with another sampling perhaps.
         min_overlap: least share of the panel's genes that the control cells must have; missing ones count as 0.
         n_cells: predicted cells of each condition and draw; one for each of its control cells when None.
-        say: receives sentences for the user.
         track: wraps the list of minibatches, to show progress.
 
     Returns:
-        The control cells and the predicted cells: log1p counts per 10^4, [cells, panel], see `_described`.
+        The control cells and the predicted cells: log1p counts per 10^4, [cells, panel], see `predicted`.
 
     Raises:
         ValueError: a condition has no control cells, or too few of the panel's genes are there.
@@ -107,35 +101,32 @@ def predict(
         raise ValueError(f"n_cells={n_cells} must be at least 1; leave it out for one cell for each control cell.")
     settings = settings or checkpoint.settings
     for note in cells.notes:
-        say(note)
+        _LOG.info(note)
     genes = list(checkpoint.genes)
     missing = align_genes(genes, [str(gene) for gene in cells.genes], min_overlap=min_overlap)
     if missing:
-        say(
+        _LOG.info(
             f"{len(missing)} of the panel's {len(genes)} genes are not in the control cells and count as 0: "
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
         )
     known = checkpoint.conditions.asking(conditions["perturbation"])
     if checkpoint.pretraining is not None:
-        say(
+        _LOG.info(
             "zero-shot: this model was pretrained on cells without their perturbation, so it predicts the cells of "
             "each cell type and assay batch; control cells say which and how many, and nothing else."
         )
-    _say_nulls(conditions, known, settings, say)
-    _say_absent_columns(cells, conditions, checkpoint, say)
+    _say_nulls(conditions, known, settings)
+    _say_absent_columns(cells, conditions, checkpoint)
     rows = [{str(key): str(label) for key, label in row.items()} for row in conditions.to_dict("records")]
     matched, borrowing = controls_of(cells, rows)
     for note in borrowing_note(rows, borrowing):
-        say(note)
+        _LOG.info(note)
     chunks = _chunks(matched, settings.training.cells_per_population, populations, seed, n_cells)
     used = np.unique(np.concatenate([chunk.rows for chunk in chunks]))
-    control = (used, _panel(cells, genes, missing, used))
-    predicted = _run(checkpoint, known, settings, chunks, conditions, control, device=device, seed=seed, track=track)
+    expression = _panel(cells, genes, missing, used)
+    control = (used, expression)
+    values = _run(checkpoint, known, settings, chunks, conditions, control, device=device, seed=seed, track=track)
     facts = {
-        "format": PREDICTIONS,
-        "version": version("perturbdiff"),
-        "scale": "log1p",
-        "unit": "log1p counts per 10^4",
         "split_hash": str(checkpoint.split["hash"]),
         "checkpoint": json.dumps(dict(checkpoint.history)),
         "seed": seed,
@@ -145,10 +136,28 @@ def predict(
         "zero_shot": checkpoint.pretraining is not None,
         "grammar": grammar_of(checkpoint.recipe).model_dump_json(),
     }
-    return _described(checkpoint, cells, conditions, control, (chunks, predicted), facts)
+    sizes = [len(chunk.rows) for chunk in chunks]
+    made = Predicted(
+        values,
+        source=np.concatenate([chunk.rows for chunk in chunks]),
+        condition=np.repeat([chunk.condition for chunk in chunks], sizes),
+        repeat=np.repeat([chunk.repeat for chunk in chunks], sizes),
+        lap=np.repeat([chunk.lap for chunk in chunks], sizes),
+    )
+    recipe = checkpoint.recipe
+    return as_file(
+        made,
+        cells,
+        conditions,
+        expression,
+        genes=genes,
+        columns=recipe.columns,
+        control=recipe.control,
+        facts=facts,
+    )
 
 
-def _say_nulls(conditions: pd.DataFrame, known: Conditions, settings: Settings, say: Say) -> None:
+def _say_nulls(conditions: pd.DataFrame, known: Conditions, settings: Settings) -> None:
     """What is predicted with a trained null, once for each covariate.
 
     Raises:
@@ -168,27 +177,29 @@ def _say_nulls(conditions: pd.DataFrame, known: Conditions, settings: Settings, 
                 f"dropped one by one in training; name one of {', '.join(map(repr, vocabulary.labels[:5]))}."
             )
         if "" in null:
-            say(f"conditions without {covariate} are predicted with its trained null.")
+            _LOG.info(f"conditions without {covariate} are predicted with its trained null.")
         if new:
             named = ", ".join(map(repr, new[:3])) + (", ..." if len(new) > 3 else "")
-            say(
+            _LOG.info(
                 f"{covariate} {named}: not seen in training and without features, so predicted with the trained null "
                 f"(of {new[0]!r} {nearest(new[0], vocabulary.labels)})."
             )
 
 
-def _say_absent_columns(cells: Cells, conditions: pd.DataFrame, checkpoint: Checkpoint, say: Say) -> None:
+def _say_absent_columns(cells: Cells, conditions: pd.DataFrame, checkpoint: Checkpoint) -> None:
     """What is taken for granted of control cells whose file lacks a column."""
     columns = checkpoint.recipe.columns
     if cells.control is None and columns.perturbation is not None:
-        say(f"there is no column {columns.perturbation!r}, so all {cells.n_cells} cells are taken as control cells.")
+        _LOG.info(
+            f"there is no column {columns.perturbation!r}, so all {cells.n_cells} cells are taken as control cells."
+        )
     for name in ("cell_type", "assay_batch"):
         if getattr(columns, name) is None and (conditions[name] != "").any():
-            say(
+            _LOG.info(
                 f"the model was trained without {name.replace('_', ' ')}, so that of the conditions says nothing to it."
             )
         elif list(cells.labels[name].cat.categories) == [""] and (conditions[name] != "").any():
-            say(
+            _LOG.info(
                 f"the control cells have no column {getattr(columns, name)!r}, so all of them serve every "
                 f"{name.replace('_', ' ')}."
             )
@@ -272,72 +283,11 @@ def _sample(
     used, expression = control
     rows = np.searchsorted(used, np.stack([chunk.rows for chunk in batch]))
     dense = torch.from_numpy(expression[rows.ravel()].toarray()).reshape(*rows.shape, -1) / scale
-    cells = sample(
+    cells = build_sampler(settings)(
         denoiser,
-        build_process(settings.model),
-        build_times(settings),
         control=dense.to(device),
         condition=Condition(*labels),
         streams=[stream(seed, c.repeat, c.condition, c.number, device=device) for c in batch],
-        step=build_step(settings.sampling),
-        cutoff=settings.sampling.cutoff,
     )
     cells = (cells.clamp(min=0) * scale).float().cpu()
     return [sp.csr_matrix(population.numpy()) for population in cells]
-
-
-def _described(
-    checkpoint: Checkpoint,
-    cells: Cells,
-    conditions: pd.DataFrame,
-    control: tuple[Rows, "sp.csr_matrix[np.float32]"],
-    predicted: tuple[list[Chunk], "sp.csr_matrix[np.float32]"],
-    facts: dict[str, Any],
-) -> anndata.AnnData:
-    """The control cells, then the predicted ones, under the column names of the checkpoint's recipe.
-
-    A predicted cell carries the labels of its condition and, where that leaves one open, those of its control cell
-    (but `UNSPECIFIED` for an open perturbation: it is no control cell);
-    `population` is -1 for control cells, else which of the K draws; `control_cell` names the cell it was made from.
-    Where the data have a column of that name, ours has another one, see `own_columns` in ``uns["perturbdiff"]``.
-    """
-    (used, expression), (chunks, values) = control, predicted
-    source = np.concatenate([chunk.rows for chunk in chunks])
-    sizes = [len(chunk.rows) for chunk in chunks]
-    condition = np.repeat([chunk.condition for chunk in chunks], sizes)
-    repeat = np.repeat([chunk.repeat for chunk in chunks], sizes)
-    columns = checkpoint.recipe.columns
-    obs: dict[str, Any] = {}
-    for name in COVARIATES:
-        column = getattr(columns, name)
-        if column is None:
-            continue
-        own = cells.labels[name].astype(object).to_numpy()
-        given = conditions[name].to_numpy(dtype=object)[condition]
-        if name == "perturbation":
-            own = np.full(cells.n_cells, checkpoint.recipe.control, dtype=object)
-            given = np.where(given == "", UNSPECIFIED, given)
-            obs |= beside([*own[used], *given], columns)
-            own, given = own, np.array([parts_of(label, columns)["perturbation"] for label in given], dtype=object)
-        obs[column] = pd.Categorical(np.concatenate([own[used], np.where(given == "", own[source], given)]))
-    names = cells.names.to_numpy(dtype=object)
-    ours = {name: free_name(name, obs) for name in OWN_COLUMNS}
-    obs[ours["population"]] = np.concatenate([np.full(len(used), -1), repeat])
-    obs[ours["control_cell"]] = np.concatenate([names[used], names[source]])
-    laps = np.repeat([f"-{chunk.lap}" if chunk.lap else "" for chunk in chunks], sizes)
-    made = zip(source, condition, repeat, laps, strict=True)
-    labels = [f"{names[row]}-predicted-{c}-{r}{again}" for row, c, r, again in made]
-    return anndata.AnnData(
-        X=sp.vstack([expression, values], format="csr"),
-        obs=pd.DataFrame(obs, index=pd.Index([*names[used], *labels], dtype=str)),
-        var=pd.DataFrame(index=pd.Index(checkpoint.genes, dtype=str)),
-        uns={
-            "perturbdiff": {
-                **facts,
-                "columns": columns.of_predictions(),
-                "own_columns": ours,
-                **({} if checkpoint.recipe.control is None else {"control": checkpoint.recipe.control}),
-                "conditions": conditions.to_json(orient="records"),
-            }
-        },
-    )

@@ -24,6 +24,12 @@ _RULE = {
     "string_type": "should be text in quotes",
 }
 
+FORMERLY: Mapping[str, Mapping[str, str]] = {
+    "model": {"rho": "shared_noise"},
+    "training": {"coins": "dropout_per"},
+}
+"""What settings were called at first, by table: recipes and models of before are read."""
+
 
 class Table(BaseModel):
     """A strict, frozen table: lists become tuples, an unknown key is named with the nearest known one."""
@@ -39,6 +45,22 @@ class Table(BaseModel):
             if key not in cls.model_fields:
                 raise ValueError(f"{key!r} is not a key here; {nearest(str(key), cls.model_fields)}")
         return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+
+
+def todays_names(tables: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+    """Tables of settings by the names that they have today."""
+    if not isinstance(tables, Mapping):
+        return tables
+    found = dict(tables)
+    for name, renamed in FORMERLY.items():
+        table = found.get(name)
+        if not isinstance(table, Mapping):
+            continue
+        for former, today in renamed.items():
+            if former in table and today in table:
+                raise ValueError(f"{name}.{former} is the former name of {name}.{today}; leave it out")
+        found[name] = {renamed.get(key, key): value for key, value in table.items()}
+    return found
 
 
 def validated[T: BaseModel](table: type[T], mapping: Mapping[str, Any], source: str) -> T:

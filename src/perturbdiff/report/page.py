@@ -5,33 +5,23 @@ import hashlib
 import importlib.resources
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from perturbdiff.report.conditions import place_of, shown_conditions
-from perturbdiff.report.curve import curves
-from perturbdiff.report.density import densities
-from perturbdiff.report.gains import gain_tables
-from perturbdiff.report.projection import projection, umap
-from perturbdiff.report.radar import radar
-from perturbdiff.report.reading import LEAST, SUITES, UNITS, Evaluation, Metric
-from perturbdiff.report.scatter import scatter
-from perturbdiff.report.standing import Comparer, strongest
-from perturbdiff.report.strips import strips
-from perturbdiff.report.tables import (
-    Table,
-    context_tables,
-    direction,
-    facts,
-    glance,
-    range_rows,
-    suite_table,
-    win_table,
-)
-from perturbdiff.report.verdict import Verdict, verdict
-from perturbdiff.report.volcano import volcano_keys
+from perturbdiff.figures.volcano import volcano_keys
+from perturbdiff.metrics.intervals import LEAST, UNITS
+from perturbdiff.metrics.tables import SUITES
+from perturbdiff.report import drawings
+from perturbdiff.report.conditions import shown_conditions
+from perturbdiff.report.drawings import names_of
+from perturbdiff.report.paired_differences import gain_tables
+from perturbdiff.report.ranking import Comparer, strongest
+from perturbdiff.report.summary import Summary, summarise
+from perturbdiff.report.tables import context_tables, direction, facts, glance, range_table, suite_table, win_table
+from perturbdiff.results.evaluation import Evaluation
+from perturbdiff.results.folder import KINDS
+from perturbdiff.results.parts import SIGNIFICANT
 from perturbdiff.spelling import nearest
 
 MOST_SENTENCES = 60
@@ -72,7 +62,7 @@ class Report:
 
     evaluation: Evaluation
     comparer: Comparer
-    verdict: Verdict
+    summary: Summary
     against: str | None
 
 
@@ -82,25 +72,15 @@ def report_of(evaluation: Evaluation, against: str | None) -> Report:
     Raises:
         ValueError: `against` is no method, or the only predicted file.
     """
-    names = [method.name for method in evaluation.methods]
-    files = [method.name for method in evaluation.of_kind("predicted")]
+    names, files = names_of(evaluation, *KINDS), names_of(evaluation, "predicted")
     if against is not None and against not in names:
         raise ValueError(f"--against {against!r} is none of the {len(names)} methods; {nearest(against, names)}.")
     if against is not None and files == [against]:
         raise ValueError(f"--against {against!r} is the only predicted file; name a baseline or the ceiling.")
+    evaluation = evaluation.without_rash_intervals()
     comparer = Comparer(evaluation)
-    chosen = against or strongest(evaluation, [method.name for method in evaluation.of_kind("baseline")])
-    return Report(evaluation, comparer, verdict(evaluation, comparer), chosen)
-
-
-def check_condition(evaluation: Evaluation, condition: str | None) -> None:
-    """Refuse a condition that the evaluation does not have, before anything is drawn.
-
-    Raises:
-        ValueError: there is no such condition.
-    """
-    if condition is not None and evaluation.genes is not None:
-        place_of(evaluation.genes, condition)
+    chosen = against or strongest(evaluation, names_of(evaluation, "baseline"))
+    return Report(evaluation, comparer, summarise(evaluation, comparer), chosen)
 
 
 def page(report: Report, condition: str | None) -> str:
@@ -110,44 +90,41 @@ def page(report: Report, condition: str | None) -> str:
         ValueError: there is no such condition.
     """
     evaluation, against = report.evaluation, report.against
-    genes = shown_conditions(evaluation, condition)
+    genes = shown_conditions(evaluation, condition)  # first, since it may refuse the condition
+    suites = {suite: SUITES.get(suite, suite) for suite in dict.fromkeys(one.suite for one in evaluation.metrics)}
+    tables = [suite_table(evaluation, report.comparer, suite, title) for suite, title in suites.items()]
     wins = None if against is None else win_table(evaluation, report.comparer, against)
     script, style = _text("script.js"), _text("style.css")
     filled = _environment().get_template("template.html.j2")
     return filled.render(
-        title=f"Evaluation of {_joined([method.name for method in evaluation.of_kind('predicted')])}",
+        evaluation=evaluation,
+        title=f"Evaluation of {_joined(names_of(evaluation, 'predicted'))}",
         subtitle=_subtitle(evaluation),
         sections=_SECTIONS,
-        verdict=report.verdict,
-        glances=glance(evaluation, report.verdict.standings, report.verdict.model),
-        warnings=[(_KINDS.get(kind, kind.capitalize()), text) for kind, text in evaluation.warnings[:MOST_SENTENCES]],
-        more_warnings=max(0, len(evaluation.warnings) - MOST_SENTENCES),
-        suites=_suites(evaluation, report.comparer),
+        summary=report.summary,
+        glances=glance(evaluation, report.summary.standings, report.summary.model),
+        warnings=[(_KINDS.get(kind, kind.capitalize()), text) for kind, text in evaluation.warnings],
+        most=MOST_SENTENCES,
+        suites=[table for table in tables if table is not None],
         absent_suites=[evaluation.missing[suite] for suite in SUITES if suite in evaluation.missing],
-        baseline=evaluation.baseline,
-        ceiling=evaluation.ceiling,
-        radar=radar(evaluation),
-        scatter=scatter(evaluation, report.comparer, against),
+        radar=drawings.radar_of(evaluation),
+        scatter=drawings.scatter_of(evaluation, report.comparer, against),
         against=against,
         unit=UNITS[evaluation.unit],
         intervals=evaluation.n_units >= LEAST,
         wins=wins,
         gains=gain_tables(evaluation, report.comparer, against),
-        strips=strips(evaluation),
-        densities=densities(evaluation),
+        strips=drawings.distances_of(evaluation),
+        densities=drawings.densities_of(evaluation),
         genes=genes,
-        volcano_keys=volcano_keys(),
-        projection=projection(evaluation),
-        umap=umap(evaluation),
-        ranges=range_rows(evaluation),
+        volcano_keys=volcano_keys(SIGNIFICANT),
+        projection=drawings.projection_of(evaluation),
+        umap=drawings.umap_of(evaluation),
+        ranges=range_table(evaluation),
         contexts=context_tables(evaluation, report.comparer),
-        curves=curves(evaluation),
-        methods=evaluation.methods,
+        curves=drawings.curves_of(evaluation),
         facts=_facts(evaluation),
-        no_audit=evaluation.missing.get("audit"),
-        notes=evaluation.notes[:MOST_SENTENCES],
-        more_notes=max(0, len(evaluation.notes) - MOST_SENTENCES),
-        glossary=[(SUITES.get(suite, suite), metrics) for suite, metrics in _by_suite(evaluation).items()],
+        glossary=[(title, evaluation.of_suite(suite)) for suite, title in suites.items()],
         style=Markup(style),  # noqa: S704 - comes with the package
         script=Markup(script),  # noqa: S704 - comes with the package
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -163,7 +140,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.tests["said"] = _is_said
     environment.filters["direction"] = direction
     environment.filters["soft"] = soft
     environment.filters["prose"] = prose
@@ -180,11 +156,6 @@ def prose(text: str) -> Markup:
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if _OPTION.fullmatch(part) else part for part in _OPTION.split(text)
     )
-
-
-def _is_said(value: Any) -> bool:  # noqa: ANN401 - whatever a template tests
-    """Whether a part is a sentence that says why it is not shown."""
-    return isinstance(value, str) and not isinstance(value, Markup)
 
 
 def _text(name: str) -> str:
@@ -206,18 +177,6 @@ def _subtitle(evaluation: Evaluation) -> str:
     n = [f"{count:,} {name}{'' if count == 1 else 's'}" for name, count in counts.items()]
     n += [f"{len(batches):,} assay batch{'' if len(batches) == 1 else 'es'}"] if batches else []
     return f"{n[0]}: {', '.join(n[1:])}"
-
-
-def _by_suite(evaluation: Evaluation) -> dict[str, list[Metric]]:
-    suites = dict.fromkeys(metric.suite for metric in evaluation.metrics)
-    return {suite: evaluation.of_suite(suite) for suite in suites}
-
-
-def _suites(evaluation: Evaluation, comparer: Comparer) -> list[tuple[str, Table]]:
-    tables = {
-        suite: suite_table(evaluation, comparer, suite, SUITES.get(suite, suite)) for suite in _by_suite(evaluation)
-    }
-    return [(suite, table) for suite, table in tables.items() if table is not None]
 
 
 def _facts(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:

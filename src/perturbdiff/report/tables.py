@@ -5,9 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from perturbdiff.report.numbers import MINUS, NONE, decimals, fixed
-from perturbdiff.report.reading import Evaluation, Method, Metric, Score, score_of
-from perturbdiff.report.standing import AHEAD, BEHIND, LEVEL, UNKNOWN, Comparer, Standing, directed
+from perturbdiff.figures.numbers import MINUS, NONE, decimals, fixed
+from perturbdiff.report.drawings import absent
+from perturbdiff.report.ranking import AHEAD, BEHIND, LEVEL, NO_SCORE, UNKNOWN, Comparer, Standing, directed, score_by
+from perturbdiff.results.evaluation import Evaluation, Metric, Score
+from perturbdiff.results.folder import Method
 
 MOST_CONTEXTS = 40
 """So many cell types have a row."""
@@ -37,33 +39,23 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A row: its title, a word on its direction, and cells, one a method."""
+    """A row: its title, what stands under it, its cells, and how many rows were left out before it."""
 
     title: str
-    direction: str
+    under: str
     cells: tuple[Cell, ...]
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: methods across, rows down, and a line under its title."""
+    """A table: heads across and, of methods, their kinds; rows down, and a line under its title."""
 
     title: str
-    methods: tuple[Method, ...]
+    heads: tuple[str, ...]
     rows: tuple[Row, ...]
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Range:
-    """How far a metric tells the ceiling from the baseline: both values, their difference, its interval, an outcome."""
-
-    title: str
-    baseline: str
-    ceiling: str
-    difference: str
-    interval: str
-    outcome: str
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,44 +83,40 @@ def glance(evaluation: Evaluation, standings: Iterable[Standing], model: str) ->
     rows = []
     for one in standings:
         names = (model, one.baseline or "", evaluation.ceiling)
-        scores = [evaluation.score(one.metric, name) for name in names]
-        places = _places(score for score in scores if score is not None)
+        scores = [score_by(evaluation, one.metric, name) for name in names]
+        places = decimals(score.value for score in scores)
         own, other, top = (_cell(score, places) for score in scores)
         said = (one.outcome, SIGNS[one.outcome], _caveats(evaluation, one.metric, scores[0]))
         rows.append(Glance(one.metric.title, direction(one.metric), own, other, one.baseline or "", top, *said))
     return rows
 
 
-def _caveats(evaluation: Evaluation, metric: Metric, score: Score | None) -> tuple[str, ...]:
+def _caveats(evaluation: Evaluation, metric: Metric, score: Score) -> tuple[str, ...]:
     """Where a metric is undefined, and whether it can show anything here."""
-    lost = 0 if score is None else score.undefined
-    said = [f"undefined in {lost} of {score.conditions}"] if lost and score is not None else []
+    said = [f"undefined in {score.undefined} of {score.conditions}"] if score.undefined else []
     if metric in evaluation.blind:
         said.append("ceiling and baseline not told apart")
     return tuple(said)
 
 
 def suite_table(evaluation: Evaluation, comparer: Comparer, suite: str, title: str) -> Table | None:
-    """All metrics of a suite by all methods that have any of them."""
+    """All metrics of a suite by all methods that have any of them; None where there are none."""
     metrics = evaluation.of_suite(suite)
-    methods = [
-        method for method in evaluation.methods if any(_known(evaluation.score(one, method.name)) for one in metrics)
-    ]
-    if not metrics or not methods:
+    scores = {
+        (metric, one.name): score_by(evaluation, metric, one.name) for metric in metrics for one in evaluation.methods
+    }
+    methods = [one for one in evaluation.methods if any(_known(scores[metric, one.name]) for metric in metrics)]
+    if not methods:
         return None
-    compared = [method.name for method in methods if method.kind != "ceiling"]
-    rows = []
-    for metric in metrics:
-        scores = {method.name: evaluation.score(metric, method.name) for method in methods}
-        rows.append(_row(metric, scores, comparer.starred(metric, _means(scores, compared))))
-    return Table(title, tuple(methods), tuple(rows))
+    rows = [_row(comparer, metric, [(one, scores[metric, one.name]) for one in methods]) for metric in metrics]
+    return _table(title, methods, rows)
 
 
 def context_tables(evaluation: Evaluation, comparer: Comparer) -> list[Table] | str:
     """A table for each headline metric, rows a cell type; or why there are none."""
     contexts = evaluation.contexts
     if contexts is None:
-        return evaluation.missing.get("contexts", "There are no tables for each cell type.")
+        return absent(evaluation, "contexts")
     kinds = list(dict.fromkeys(contexts["cell_type"]))
     if len(kinds) < 2:
         named = f" ({kinds[0]})" if kinds and kinds[0] else ""
@@ -136,20 +124,23 @@ def context_tables(evaluation: Evaluation, comparer: Comparer) -> list[Table] | 
     tables = []
     for metric in evaluation.headline:
         own = contexts[(contexts["suite"] == metric.suite) & (contexts["metric"] == metric.name)]
-        scores = {(str(row.cell_type), str(row.method)): score_of(row) for row in own.itertuples(index=False)}
-        methods = [one for one in evaluation.methods if any(_known(scores.get((kind, one.name))) for kind in kinds)]
+        scores = {(str(row.cell_type), str(row.method)): Score.of(row) for row in own.itertuples(index=False)}
+        named_in = {name for (_, name), score in scores.items() if _known(score)}
+        methods = [one for one in evaluation.methods if one.name in named_in]
         if methods:
-            rows = [_context_row(comparer, kind, metric, methods, scores) for kind in kinds[:MOST_CONTEXTS]]
-            tables.append(Table(metric.title, tuple(methods), tuple(rows), direction(metric)))
+            rows = [
+                _row(comparer, metric, [(one, scores.get((kind, one.name), NO_SCORE)) for one in methods], kind)
+                for kind in kinds[:MOST_CONTEXTS]
+            ]
+            tables.append(_table(metric.title, methods, rows, direction(metric)))
     return tables or "No headline metric has values for single cell types."
 
 
 def win_table(evaluation: Evaluation, comparer: Comparer, against: str) -> Table:
     """How often each predicted file is better than one method, condition by condition."""
     files = [method for method in evaluation.of_kind("predicted") if method.name != against]
-    first = [*evaluation.headline, *(one for one in evaluation.of_suite("paper") if one not in evaluation.headline)]
     rows = []
-    for metric in filter(directed, first):
+    for metric in filter(directed, dict.fromkeys([*evaluation.headline, *evaluation.of_suite("paper")])):
         found = [comparer.differences(metric, method.name, against) for method in files]
         cells = []
         for method, one in zip(files, found, strict=True):
@@ -160,34 +151,35 @@ def win_table(evaluation: Evaluation, comparer: Comparer, against: str) -> Table
                 cells.append(Cell(f"{100 * one.win_rate:.0f} %", f"{one.wins:g} of {one.n}", best=ahead))
         if any(one is not None for one in found):
             rows.append(Row(metric.title, direction(metric), tuple(cells)))
-    return Table(f"Win rates against {against}", tuple(files), tuple(rows))
+    return _table(f"Win rates against {against}", files, rows)
 
 
-def range_rows(evaluation: Evaluation) -> list[Range]:
-    """The dynamic range of every metric that has one; none where the evaluation has none."""
-    if evaluation.ranges is None:
-        return []
+def range_table(evaluation: Evaluation) -> Table:
+    """How far every metric tells the ceiling from the baseline: both, their difference, its interval, an outcome."""
     rows = []
     titles = {(metric.suite, metric.name): _range_title(metric) for metric in evaluation.metrics}
-    for row in evaluation.ranges.to_dict("records"):
+    for row in [] if evaluation.ranges is None else evaluation.ranges.to_dict("records"):
         difference, low, high = float(row["difference"]), float(row["low"]), float(row["high"])
         if not math.isfinite(difference):
             continue
-        places = decimals([float(row["baseline"]), float(row["ceiling"])])
-        baseline, ceiling, between = (fixed(float(row[name]), places) for name in ("baseline", "ceiling", "difference"))
+        both = [float(row["baseline"]), float(row["ceiling"])]
+        places = decimals(both)
         outcome = APART if row["apart"] else LEVEL if math.isfinite(low) else UNKNOWN
+        texts = [
+            *(fixed(value, places) for value in (*both, difference)),
+            _interval(low, high, places) or NONE,
+            outcome,
+        ]
         title = titles.get((str(row["suite"]), str(row["metric"])), str(row["metric"]))
-        rows.append(Range(title, baseline, ceiling, between, _interval(low, high, places), outcome))
-    return rows
+        rows.append(Row(title, "", tuple(map(Cell, texts))))
+    return Table("From baseline to ceiling", (), tuple(rows))
 
 
 def _range_title(metric: Metric) -> str:
     """The name of a metric; where a value is best near another one, its distance from that is what has a range."""
-    return (
-        f"{metric.title} ({metric.better.replace('near', 'distance from')})"
-        if "near" in metric.better
-        else metric.title
-    )
+    if "near" not in metric.better:
+        return metric.title
+    return f"{metric.title} ({metric.better.replace('near', 'distance from')})"
 
 
 def facts(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -216,41 +208,26 @@ def _text(value: Any) -> str:  # noqa: ANN401 - whatever JSON holds
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _context_row(
-    comparer: Comparer,
-    kind: str,
-    metric: Metric,
-    methods: Sequence[Method],
-    scores: Mapping[tuple[str, str], Score],
-) -> Row:
-    own = {method.name: scores.get((kind, method.name)) for method in methods}
-    compared = [one.name for one in methods if one.kind != "ceiling"]
-    top = comparer.starred(metric, _means(own, compared), kind)
-    return replace(_row(metric, own, top), title=kind or "all cells", direction="")
+def _table(title: str, methods: Sequence[Method], rows: Iterable[Row], note: str = "") -> Table:
+    heads, kinds = tuple(one.name for one in methods), tuple(one.kind for one in methods)
+    return Table(title, heads, tuple(rows), note, kinds)
 
 
-def _means(scores: Mapping[str, Score | None], names: Iterable[str]) -> dict[str, float]:
-    found = {name: scores.get(name) for name in names}
-    return {name: math.nan if score is None else score.value for name, score in found.items()}
-
-
-def _row(metric: Metric, scores: Mapping[str, Score | None], top: str | None) -> Row:
-    places = _places(score for score in scores.values() if score is not None)
+def _row(comparer: Comparer, metric: Metric, scores: Sequence[tuple[Method, Score]], kind: str | None = None) -> Row:
+    """The scores of methods by a metric: over everything, or in one cell type, which is then the title."""
+    places = decimals(score.value for _, score in scores)
+    top = comparer.starred(metric, {one.name: score.value for one, score in scores if one.kind != "ceiling"}, kind)
     # beside many others the scaled score has no interval: the .csv beside the page has it
-    cells = tuple(replace(_cell(score, places, best=name == top), scaled_interval="") for name, score in scores.items())
-    return Row(metric.title, direction(metric), cells)
+    cells = tuple(replace(_cell(score, places, best=one.name == top), scaled_interval="") for one, score in scores)
+    return Row(metric.title, direction(metric), cells) if kind is None else Row(kind or "all cells", "", cells)
 
 
-def _known(score: Score | None) -> bool:
-    return score is not None and math.isfinite(score.value)
+def _known(score: Score) -> bool:
+    return math.isfinite(score.value)
 
 
-def _places(scores: Iterable[Score]) -> int:
-    return decimals(score.value for score in scores)
-
-
-def _cell(score: Score | None, places: int, *, best: bool = False) -> Cell:
-    if score is None or not math.isfinite(score.value):
+def _cell(score: Score, places: int, *, best: bool = False) -> Cell:
+    if not _known(score):
         return Cell(NONE)
     value = fixed(score.value, places)
     interval = _interval(score.low, score.high, places)

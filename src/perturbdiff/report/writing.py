@@ -2,27 +2,34 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from perturbdiff.io import check_writable, whole_file
-from perturbdiff.report.page import Report, check_condition, page, report_of
-from perturbdiff.report.reading import Evaluation, Metric, read_evaluation
-from perturbdiff.report.standing import Standing, directed
+from perturbdiff.report.drawings import names_of
+from perturbdiff.report.page import Report, page, report_of
+from perturbdiff.report.ranking import Standing, directed, score_by
+from perturbdiff.results.evaluation import Evaluation
 
 _SUFFIXES = {".html", ".htm"}
 
 
 def write_report(
-    folder: Path, out: Path, *, against: str | None = None, condition: str | None = None, overwrite: bool = False
+    source: Path | Evaluation,
+    out: Path,
+    *,
+    against: str | None = None,
+    condition: str | None = None,
+    overwrite: bool = False,
 ) -> Report:
-    """Report on the folder of an evaluation: write `out`, and beside it the same name with .json and .csv.
+    """Report on an evaluation: write `out`, and beside it the same name with .json and .csv.
 
     Args:
-        folder: that `perturbdiff evaluate` wrote.
+        source: the evaluation, or the folder that `perturbdiff evaluate` wrote.
         out: the page (.html).
         against: the method that predicted files are compared with condition by condition; the strongest baseline
             when None.
@@ -38,10 +45,9 @@ def write_report(
         )
     for path in files_of(out):
         check_writable(path, overwrite=overwrite)
-    evaluation = read_evaluation(folder)
+    evaluation = Evaluation.load(source) if isinstance(source, Path) else source
     report = report_of(evaluation, against)
-    check_condition(evaluation, condition)
-    texts = (page(report, condition), _json(report), summary(report).to_csv(index=False, na_rep="nan"))
+    texts = (page(report, condition), _json(report), score_table(report).to_csv(index=False, na_rep="nan"))
     for path, text in zip(files_of(out), texts, strict=True):
         with whole_file(path) as partial:
             # a label may hold half of a surrogate pair, which no file can
@@ -54,35 +60,30 @@ def files_of(out: Path) -> tuple[Path, Path, Path]:
     return out, out.with_suffix(".json"), out.with_suffix(".csv")
 
 
-def summary(report: Report) -> pd.DataFrame:
+def score_table(report: Report) -> pd.DataFrame:
     """A row per suite, metric and method: overall.csv, with the kind, whether it is ahead of all others, win rate."""
     evaluation = report.evaluation
     metrics = {(metric.suite, metric.name): metric for metric in evaluation.metrics}
     kinds = {method.name: method.kind for method in evaluation.methods}
-    compared = [method.name for method in evaluation.methods if method.kind != "ceiling"]
-    top = {
-        key: report.comparer.starred(metric, _means(evaluation, metric, compared)) for key, metric in metrics.items()
+    compared = names_of(evaluation, "predicted", "baseline")
+    means = {
+        key: {name: score_by(evaluation, metric, name).value for name in compared} for key, metric in metrics.items()
     }
+    top = {key: report.comparer.starred(metric, means[key]) for key, metric in metrics.items()}
     extra = []
     for row in evaluation.overall.itertuples(index=False):
-        key = (str(row.suite), str(row.metric))
+        key, method = (str(row.suite), str(row.metric)), str(row.method)
         pairs = None
-        if report.against not in {None, row.method} and directed(metrics[key]):
-            pairs = report.comparer.differences(metrics[key], str(row.method), str(report.against))
+        if report.against not in {None, method} and directed(metrics[key]):
+            pairs = report.comparer.differences(metrics[key], method, str(report.against))
         rate = math.nan if pairs is None else pairs.win_rate
-        extra.append((kinds[str(row.method)], row.method == top[key], report.against or "", rate))
+        extra.append((kinds[method], method == top[key], report.against or "", rate))
     columns = ["kind", "best", "against", "win_rate"]
     return pd.concat([evaluation.overall, pd.DataFrame(extra, columns=columns)], axis=1)
 
 
-def _means(evaluation: Evaluation, metric: Metric, names: Iterable[str]) -> dict[str, float]:
-    scores = {name: evaluation.score(metric, name) for name in names}
-    return {name: math.nan if score is None else score.value for name, score in scores.items()}
-
-
 def _json(report: Report) -> str:
-    evaluation, said = report.evaluation, report.verdict
-    history = evaluation.history
+    evaluation, said = report.evaluation, report.summary
     content = {
         "verdict": said.paragraph,
         "model": said.model,
@@ -92,13 +93,13 @@ def _json(report: Report) -> str:
         "headline": _outcomes(said.standings),
         "standings": _outcomes(said.everywhere),
         "warnings": [{"kind": kind, "text": text} for kind, text in evaluation.warnings],
-        "notes": list(evaluation.notes),
-        "not_shown": dict(evaluation.missing),
-        "methods": [{"name": one.name, "kind": one.kind, "about": one.about} for one in evaluation.methods],
-        "legend": _legend(evaluation),
-        "summary": _records(summary(report)),
-        "contexts": [] if evaluation.contexts is None else _records(evaluation.contexts),
-        "history": [] if history is None else _records(history),
+        "notes": evaluation.notes,
+        "not_shown": evaluation.missing,
+        "methods": [asdict(method) for method in evaluation.methods],
+        "legend": [asdict(metric) for metric in evaluation.metrics],
+        "summary": score_table(report),
+        "contexts": [] if evaluation.contexts is None else evaluation.contexts,
+        "history": [] if evaluation.history is None else evaluation.history,
         "settings": evaluation.settings,
         "run_settings": evaluation.run_settings,
         "versions": evaluation.versions,
@@ -114,18 +115,11 @@ def _outcomes(standings: Iterable[Standing]) -> list[dict[str, Any]]:
     ]
 
 
-def _legend(evaluation: Evaluation) -> list[dict[str, str]]:
-    names = ("suite", "name", "better", "meaning", "range")
-    return [{name: getattr(metric, name) for name in names} for metric in evaluation.metrics]
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in record.items()} for record in table.to_dict("records")]
-
-
 def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
-    """What JSON can hold: numbers that are not finite become null."""
-    if isinstance(value, dict):
+    """What JSON can hold: tables become lists of rows, and numbers that are not finite null."""
+    if isinstance(value, pd.DataFrame):
+        value = value.to_dict("records")
+    if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]

@@ -28,8 +28,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from perturbdiff.simulation.screen import (
-    CONTROL,
+from perturbdiff.simulation.design import (
+    PER,
     Design,
     Flags,
     Floats,
@@ -38,9 +38,11 @@ from perturbdiff.simulation.screen import (
     check_sizes,
     count_cells,
     draw_design,
+    gene_names,
+    labels_of,
+    numbered,
 )
 
-_PER = 1e4
 EXTRA = 12
 """Genes of a part that an agent's programme lacks: a modality's, or a pair's."""
 
@@ -115,12 +117,12 @@ def draw_world(sizes: Sizes, stem: str, n_features: int, n_reserved: int, rng: n
     own = signed(some(others, n_agents, _OWN, rng), n_genes, _WEAK, rng)
     b = rng.normal(0.0, 0.7, n_genes)
     b[responsive] = rng.normal(np.log(_LEVEL), 0.3, len(responsive))
-    b[silent] += np.log(_PER - np.exp(b[responsive]).sum()) - np.log(np.exp(b[silent]).sum())
+    b[silent] += np.log(PER - np.exp(b[responsive]).sum()) - np.log(np.exp(b[silent]).sum())
     w = np.zeros(n_genes)
     w[silent[:_N_LOADED]] = _LOADING
     return World(
         sizes=sizes,
-        agents=[f"{stem}_{a + 1}" for a in range(n_agents)],
+        agents=numbered(stem, n_agents),
         phi=phi,
         M=M,
         delta=phi @ M + own,
@@ -169,7 +171,7 @@ def simulated(world: World, conditions: Conditions, truth: Mapping[str, Any], rn
     design = draw_design(world.sizes._replace(n_perturbations=int(in_data.sum())), rng)
     x = _unperturbed(world, design, rng)
     shift = np.vstack([change[in_data], np.zeros(change.shape[1])])[design.perturbation]
-    counts = count_cells(_expressed(x + shift) / _PER, world.dispersion, rng)
+    counts = count_cells(_expressed(x + shift) / PER, world.dispersion, rng)
     control = x[design.perturbation < 0]
     effect = [np.log1p(_expressed(control + one)).mean(axis=0) - control.mean(axis=0) for one in change]
     known = {
@@ -186,14 +188,18 @@ def simulated(world: World, conditions: Conditions, truth: Mapping[str, Any], rn
         "activation_loading": world.w,
         "dispersion": world.dispersion,
     }
-    names = pd.Index([f"feature_{f + 1}" for f in range(len(world.M))])
+    present = np.flatnonzero(in_data)
+    obs = labels_of(design, [conditions.perturbations[i] for i in present], world.sizes)
+    for name, numbers in conditions.numbers.items():
+        obs[name] = np.append(numbers[present], np.nan)[design.perturbation]
+    features = pd.Index(numbered("feature", len(world.M)))
     return AnnData(
         X=counts,
-        obs=_obs(conditions, design, world.sizes),
-        var=pd.DataFrame(index=pd.Index([f"gene_{g:04d}" for g in range(change.shape[1])])),
+        obs=obs,
+        var=pd.DataFrame(index=pd.Index(gene_names(world.sizes))),
         uns={
             "truth": known | dict(truth),
-            "features": pd.DataFrame(world.phi, index=pd.Index(world.agents), columns=names),
+            "features": pd.DataFrame(world.phi, index=pd.Index(world.agents), columns=features),
         },
     )
 
@@ -205,29 +211,12 @@ def _unperturbed(world: World, design: Design, rng: np.random.Generator) -> Floa
     log_u += rng.standard_normal((len(log_u), 1)) * world.w
     log_u += rng.normal(0.0, _SD_CELL, log_u.shape)
     u = np.exp(log_u, out=log_u)
-    u *= _PER / u.sum(axis=1, keepdims=True)
+    u *= PER / u.sum(axis=1, keepdims=True)
     return np.log1p(u)
 
 
 def _expressed(shifted: Floats) -> Floats:
     """Compute 10^4 p [cells, genes] of log1p expression that a change has shifted."""
     u: Floats = np.expm1(np.maximum(shifted, 0.0))
-    u *= _PER / u.sum(axis=1, keepdims=True)
+    u *= PER / u.sum(axis=1, keepdims=True)
     return u
-
-
-def _obs(conditions: Conditions, design: Design, sizes: Sizes) -> pd.DataFrame:
-    def labelled(names: list[str], codes: Integers) -> "pd.Categorical[str]":
-        return pd.Categorical.from_codes(codes.tolist(), pd.Index(names))
-
-    present = np.flatnonzero(conditions.in_data)
-    names = [*(conditions.perturbations[i] for i in present), CONTROL]
-    place = {name: i for i, name in enumerate(dict.fromkeys([CONTROL, *names]))}
-    columns: dict[str, Any] = {
-        "perturbation": labelled(list(place), np.array([place[name] for name in names])[design.perturbation]),
-        "cell_type": labelled([f"type_{c + 1}" for c in range(sizes.n_cell_types)], design.cell_type),
-        "assay_batch": labelled([f"donor_{k + 1}" for k in range(sizes.n_assay_batches)], design.assay_batch),
-    }
-    for name, numbers in conditions.numbers.items():
-        columns[name] = np.append(numbers[present], np.nan)[design.perturbation]
-    return pd.DataFrame(columns, index=pd.Index([f"cell_{i:06d}" for i in range(len(design.cell_type))]))

@@ -43,8 +43,8 @@ from anndata import AnnData
 from scipy.special import expit
 
 from perturbdiff.labels.dose import quantity, written
+from perturbdiff.simulation.design import Flags, Floats, Sizes, check_sizes
 from perturbdiff.simulation.programmes import EXTRA, Conditions, World, draw_extra, draw_world, simulated
-from perturbdiff.simulation.screen import Flags, Floats, Sizes, check_sizes
 from perturbdiff.spelling import nearest
 
 _LOG_EC50, _HILL = (log(0.05), log(2.0)), (0.8, 2.5)

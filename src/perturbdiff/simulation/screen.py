@@ -39,39 +39,35 @@ mean shift of the other types are the right answer, up to count noise (and up to
 nearly the same for all types).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
-type Floats = np.ndarray[Any, np.dtype[np.float64]]
-type Integers = np.ndarray[Any, np.dtype[np.int64]]
-type Flags = np.ndarray[Any, np.dtype[np.bool_]]
+from perturbdiff.simulation.design import (
+    PER,
+    Design,
+    Flags,
+    Floats,
+    Integers,
+    Sizes,
+    check_sizes,
+    count_cells,
+    draw_design,
+    gene_names,
+    labels_of,
+    numbered,
+)
 
-CONTROL = "control"
-_PER = 1e4
-_MEDIAN_COUNTS, _SD_LOG_COUNTS = 5000.0, 0.3
 _SD_DONOR, _SD_RECEPTOR, _SD_RESPONSE = 0.1, 0.4, 0.15
 _SD_TYPE, _SD_OWN = 0.3, 0.1  # of a type around its family: markers; receptor levels and activation
 _CEILING = 7.0  # log1p expression at which a gene cannot rise any more
 _AMPLITUDE = 3.0  # of the programmes in the interaction setting, where strength and room take most of it away
 _HALF, _HILL = 15.0, 2.0  # receptor per 10^4 of half the full strength, and the Hill exponent
 _ACTIVATION_LOADING, _N_ACTIVATION = 0.5, 10
-
-
-class Sizes(NamedTuple):
-    """How much to simulate: genes, cell types, assay batches, perturbations, cells per group."""
-
-    n_genes: int
-    n_cell_types: int
-    n_assay_batches: int
-    n_perturbations: int
-    cells_per_group: int
-    control_cells_per_group: int
 
 
 @dataclass(frozen=True)
@@ -89,14 +85,6 @@ class _Biology:
     programme: Floats  # delta [perturbations, genes], in log1p units
     eta: Floats  # [donors, perturbations]
     dispersion: Floats  # phi [genes]
-
-
-class Design(NamedTuple):
-    """One code per cell; perturbation -1 is control."""
-
-    perturbation: Integers
-    cell_type: Integers
-    assay_batch: Integers
 
 
 def simulate(
@@ -144,7 +132,7 @@ def simulate(
     p = np.expm1(shifted)
     p /= p.sum(axis=1, keepdims=True)
     counts = count_cells(p, biology.dispersion, rng)
-    change = np.log1p(_PER * p) - x
+    change = np.log1p(PER * p) - x
     return _assemble(setting, seed, sizes, biology, design, counts, change, responds)
 
 
@@ -158,17 +146,6 @@ def _check(setting: str, sizes: Sizes) -> None:
             f"n_genes={sizes.n_genes} leaves no room for {sizes.n_perturbations} programmes; use at least {needed} "
             "genes or fewer perturbations."
         )
-
-
-def check_sizes(sizes: Mapping[str, int]) -> None:
-    """Refuse sizes below 1; the names are those of the arguments.
-
-    Raises:
-        ValueError: a size is below 1.
-    """
-    small = [f"{name}={value}" for name, value in sizes.items() if value < 1]
-    if small:
-        raise ValueError(f"{', '.join(small)}: every size must be at least 1; raise it.")
 
 
 def _over_families(n_types: int, low: float, high: float, own: float, rng: np.random.Generator) -> Floats:
@@ -190,7 +167,7 @@ def _draw_biology(setting: str, sizes: Sizes, rng: np.random.Generator) -> _Biol
 
     b = rng.normal(0.0, 0.7, n_genes)
     b[receptor] = -np.inf
-    b += np.log(_PER) - np.log(np.exp(b).sum())
+    b += np.log(PER) - np.log(np.exp(b).sum())
     n_families = -(-n_types // 2)
     family = np.arange(n_types) % n_families
     T = np.zeros((n_types, n_genes))
@@ -237,22 +214,6 @@ def _draw_programmes(
     return programme
 
 
-def draw_design(sizes: Sizes, rng: np.random.Generator) -> Design:
-    """Every group in full, cells in random order."""
-    perturbation, cell_type, assay_batch = (
-        axis.ravel()
-        for axis in np.meshgrid(
-            np.arange(-1, sizes.n_perturbations),
-            np.arange(sizes.n_cell_types),
-            np.arange(sizes.n_assay_batches),
-            indexing="ij",
-        )
-    )
-    repeats = np.where(perturbation < 0, sizes.control_cells_per_group, sizes.cells_per_group)
-    order = rng.permutation(int(repeats.sum()))
-    return Design(*(np.repeat(axis, repeats)[order] for axis in (perturbation, cell_type, assay_batch)))
-
-
 def _unperturbed(biology: _Biology, design: Design, activation: Floats, rng: np.random.Generator) -> Floats:
     """Draw x = log1p(lambda) [cells, genes] of every cell as it would be without a perturbation."""
     log_u = (biology.b + biology.T)[design.cell_type]
@@ -261,7 +222,7 @@ def _unperturbed(biology: _Biology, design: Design, activation: Floats, rng: np.
     log_u[:, biology.receptor] += _SD_RECEPTOR * rng.standard_normal((len(activation), len(biology.receptor)))
     u = np.exp(log_u, out=log_u)
     u *= biology.expressed[design.cell_type]
-    u *= _PER / u.sum(axis=1, keepdims=True)
+    u *= PER / u.sum(axis=1, keepdims=True)
     return np.log1p(u)
 
 
@@ -286,16 +247,6 @@ def _interaction(biology: _Biology, design: Design, x: Floats, responds: Flags) 
     return shifted
 
 
-def count_cells(p: Floats, dispersion: Floats, rng: np.random.Generator) -> csr_matrix:
-    """Negative-binomial counts [cells, genes] of expression shares p."""
-    library = np.exp(rng.normal(np.log(_MEDIAN_COUNTS), _SD_LOG_COUNTS, len(p)))
-    mean = rng.standard_gamma(1 / dispersion, p.shape)
-    mean *= dispersion
-    mean *= p
-    mean *= library[:, None]
-    return csr_matrix(rng.poisson(mean).astype(np.float32))
-
-
 def _group_mean(values: Floats, design: Design, sizes: Sizes) -> Floats:
     """Average `values` [cells, k] over perturbed cells of a (perturbation, cell type): [perturbations, types, k]."""
     perturbed = np.flatnonzero(design.perturbation >= 0)
@@ -317,29 +268,14 @@ def _assemble(
     change: Floats,
     responds: Flags,
 ) -> AnnData:
-    def labels(stem: str, n: int) -> list[str]:
-        return [f"{stem}_{i + 1}" for i in range(n)]
-
-    def labelled(codes: Integers, names: list[str]) -> "pd.Categorical[str]":
-        return pd.Categorical.from_codes(codes.tolist(), pd.Index(names))
-
-    perturbations = labels("stimulus", sizes.n_perturbations)
-    cell_types, assay_batches = labels("type", sizes.n_cell_types), labels("donor", sizes.n_assay_batches)
-    obs = pd.DataFrame(
-        {
-            "perturbation": labelled(design.perturbation + 1, [CONTROL, *perturbations]),
-            "cell_type": labelled(design.cell_type, cell_types),
-            "assay_batch": labelled(design.assay_batch, assay_batches),
-        },
-        index=pd.Index([f"cell_{i:06d}" for i in range(len(change))]),
-    )
-    genes = np.array([f"gene_{i:04d}" for i in range(sizes.n_genes)], dtype=object)
+    perturbations = numbered("stimulus", sizes.n_perturbations)
+    genes = gene_names(sizes)
     truth = {
         "setting": setting,
         "seed": seed,
         "perturbations": np.array(perturbations, dtype=object),
-        "cell_types": np.array(cell_types, dtype=object),
-        "assay_batches": np.array(assay_batches, dtype=object),
+        "cell_types": np.array(numbered("type", sizes.n_cell_types), dtype=object),
+        "assay_batches": np.array(numbered("donor", sizes.n_assay_batches), dtype=object),
         "effect": _group_mean(change, design, sizes),
         "responding_share": _group_mean(responds[:, None].astype(np.float64), design, sizes)[..., 0],
         "programme": biology.programme,
@@ -355,4 +291,5 @@ def _assemble(
         "response_of_batch": biology.eta,
         "dispersion": biology.dispersion,
     }
+    obs = labels_of(design, perturbations, sizes)
     return AnnData(X=counts, obs=obs, var=pd.DataFrame(index=pd.Index(genes)), uns={"truth": truth})

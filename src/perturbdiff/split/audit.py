@@ -16,8 +16,10 @@ import numpy as np
 from perturbdiff.cells.memory import matches
 from perturbdiff.cells.order import Flags, Hashes, Integers, Runs, Segments, chunks
 from perturbdiff.cells.source import Source
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.members import at_any_dose, identity, without_dose
-from perturbdiff.recipes.dataset import COVARIATES, Grammar, HoldOut, Match
+from perturbdiff.recipes.dataset import Grammar
+from perturbdiff.recipes.selection import HoldOut, Match
 from perturbdiff.spelling import spelling
 from perturbdiff.split.rules import PARTS, Split
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from perturbdiff.cells.order import Flags, Hashes, Integers, Runs, Segments, mixed
 from perturbdiff.cells.source import Source
-from perturbdiff.recipes.dataset import HoldOut
+from perturbdiff.recipes.selection import HoldOut
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,4 +97,4 @@ def _n_kept_of_groups(rule: HoldOut, runs: Runs, i: int, cells_per_population: i
 
 def hashes_of(source: Source, segments: Segments) -> Hashes:
     """The hashes of the names of some stretches' cells, in their order."""
-    return np.concatenate([source.hashes(start, stop) for start, stop in segments.spans()])
+    return np.concatenate([source.hashes(start, stop) for start, stop in segments.ranges()])

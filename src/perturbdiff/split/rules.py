@@ -21,7 +21,7 @@ import pandas as pd
 from perturbdiff.cells.memory import matches
 from perturbdiff.cells.order import Flags, Integers, Runs, Segments, chunks, digested
 from perturbdiff.cells.source import Source
-from perturbdiff.recipes.dataset import HoldOut
+from perturbdiff.recipes.selection import HoldOut
 from perturbdiff.split.keeping import Ring, hashes_of, n_kept
 
 PARTS = ("train", "validation", "test")

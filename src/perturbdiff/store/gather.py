@@ -12,13 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 import zarr
 
-from perturbdiff.cells.order import Integers, stretched
-from perturbdiff.cells.reading import Scale
-from perturbdiff.store.columns import Texts
+from perturbdiff.cells.order import Integers, aranges
+from perturbdiff.files.disk import Texts
+from perturbdiff.files.matrices import Scale
 from perturbdiff.store.layout import CELL_VALUES, OBS, PARTS, content_hash, part_name, write_array
 from perturbdiff.store.manifest import Part
-from perturbdiff.store.spill import Chunk, Spill, smallest
-from perturbdiff.store.work import RECORDS, STORE, unit, write_json
+from perturbdiff.store.spill import Chunk, Spill, n_parts, smallest
+from perturbdiff.store.workdir import RECORDS, STORE, unit, write_json
 
 _SCATTERED = 1 << 20
 """About so many values are put into their places together."""
@@ -89,6 +89,19 @@ def gather(
             write_json(record, asdict(part))
 
 
+def bucket_plan(spills: Sequence[Spill], n_buckets: int) -> list[Bucket]:
+    """Where the cells of each bucket stand, and which parts it makes; buckets without cells make none."""
+    cells, values = np.zeros(n_buckets, dtype=np.int64), np.zeros(n_buckets, dtype=np.int64)
+    for one in spills:
+        table = one.table()
+        cells += table["cells"]
+        values += table["values"]
+    parts = n_parts(cells, values)
+    starts, firsts = np.cumsum(cells) - cells, np.cumsum(parts) - parts
+    numbers = np.flatnonzero(parts).tolist()
+    return [Bucket(i, int(starts[i]), int(firsts[i]), int(parts[i]), int(cells[i])) for i in numbers]
+
+
 def recorded(bucket: Bucket, folder: Path) -> Iterator[Part | None]:
     """The parts of a bucket that are there; None for one that is not."""
     for i in range(bucket.n_parts):
@@ -101,11 +114,11 @@ def _merge(bucket: Bucket, spills: Sequence[Spill], chunks: Sequence[Chunk]) -> 
     for one, chunk in zip(spills, chunks, strict=True):
         place = one.place(bucket.number)
         if place["cells"]:
-            keys = one.keys(place)
+            own, texts = one.keys(place)
             places.append((one, place))
-            facts.append(keys.facts)
-            names.append(_texts(keys.names, keys.facts["name"]))
-            files.append(np.full(len(keys.facts), chunk.file, dtype=np.int16))
+            facts.append(own)
+            names.append(_texts(texts, own["name"]))
+            files.append(np.full(len(own), chunk.file, dtype=np.int16))
     joined = np.concatenate(facts)
     # stable, and spills stand in the order of files and rows: that settles ties
     order = np.lexsort((joined["hash"], joined["run"])).astype(np.int64)
@@ -142,11 +155,11 @@ def _scatter(values: npt.NDArray[Any], starts: Integers, lengths: Integers, out:
     blocks = np.flatnonzero(np.diff(before // _SCATTERED, prepend=-1)).tolist()
     for first, last in zip(blocks, [*blocks[1:], len(lengths)], strict=True):
         chosen = first + np.flatnonzero(starts[first:last] >= 0)
-        to = stretched(starts[chosen], lengths[chosen])
+        to = aranges(starts[chosen], lengths[chosen])
         if len(chosen) == last - first:
             out[to] = values[before[first] : before[first] + len(to)]
         else:
-            out[to] = values[stretched(before[chosen], lengths[chosen])]
+            out[to] = values[aranges(before[chosen], lengths[chosen])]
 
 
 def _write(path: Path, merged: _Merged, cells: Integers, rows: _Rows, genes: pd.Index, scale: Scale) -> str:

@@ -9,17 +9,36 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from perturbdiff.cells.joining import GeneTable, file_suffixes, join_genes, join_note, labels_below
 from perturbdiff.cells.memory import matches
 from perturbdiff.cells.order import Hashes, Integers
-from perturbdiff.cells.reading import check_control_label, check_control_labels, missing_labels
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.files.disk import Texts, opened
+from perturbdiff.files.joining import (
+    GeneTable,
+    file_suffixes,
+    join_genes,
+    join_note,
+    labels_below,
+    shared_names,
+    with_file_note,
+)
 from perturbdiff.labels.members import grammar_of
-from perturbdiff.labels.text import NO_LABEL, counted, known_as, one_name, remarks, renamed, renaming_note
-from perturbdiff.recipes.dataset import COVARIATES, Recipe
-from perturbdiff.store.columns import Texts
-from perturbdiff.store.inputs import opened
+from perturbdiff.labels.text import (
+    NO_LABEL,
+    check_control_label,
+    check_control_labels,
+    counted,
+    exclusion_notes,
+    known_as,
+    missing_labels,
+    one_name,
+    remarks,
+    renamed,
+    renaming_note,
+)
+from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.store.scan import HASHES, Scan
-from perturbdiff.store.work import read_values
+from perturbdiff.store.workdir import read_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +74,19 @@ class Joined:
         """The cells that the store holds."""
         return int(self.cells.sum())
 
+    def runs_table(self) -> pd.DataFrame:
+        """A row a run, as the store has it."""
+        starts = np.cumsum(self.cells) - self.cells
+        table = self.labels.assign(start=starts, cells=self.cells)
+        for i in range(self.digests.shape[1]):
+            table[f"digest_{i}"] = self.digests[:, i]
+        return table
+
+    def genes_table(self) -> pd.DataFrame:
+        """A row a gene, as the store has it."""
+        present = {f"in:{i}": self.genes.isin(genes) for i, genes in enumerate(self.file_genes)}
+        return pd.DataFrame({"name": self.genes.to_numpy(dtype=object), "identifier": self.identifiers, **present})
+
 
 def join(scans: Sequence[Scan], paths: Sequence[Path], recipe: Recipe, table: GeneTable | None) -> Joined:
     """Join what was found in the files; `scans` are in the order of `paths`.
@@ -67,7 +99,7 @@ def join(scans: Sequence[Scan], paths: Sequence[Path], recipe: Recipe, table: Ge
     if recipe.cell_names == "with_file":
         with opened(paths[0], recipe.expression) as found:
             name = str(found.names(0, 1)[0]) + file_suffixes(paths)[0]
-        notes = (*notes, f"The name of its file was added to the name of every cell, such as {name!r}.")
+        notes = (*notes, with_file_note(name))
     codes, known, spelt, control = _codes(scans, recipe)
     unique, first, place = np.unique(codes, axis=0, return_index=True, return_inverse=True)
     labels = pd.DataFrame({key: _categories(unique[:, i], known[key]) for i, key in enumerate(COVARIATES)})
@@ -76,11 +108,7 @@ def join(scans: Sequence[Scan], paths: Sequence[Path], recipe: Recipe, table: Ge
         keep &= ~matches(labels, rule, f"exclude[{i}]", grammar_of(recipe), control)
     cells, values = (_sums(place, [getattr(one, key) for one in scans], len(first)) for key in ("cells", "values"))
     digests = _sums(place, [one.digests for one in scans], len(first))
-    n_all, n_kept = int(cells.sum()), int(cells[keep].sum())
-    if not n_kept:
-        raise ValueError(f"exclude leaves none of {n_all} cells, and some must remain; take a rule out of exclude.")
-    if n_kept < n_all:
-        notes = (*notes, f"exclude leaves out {n_all - n_kept} of {n_all} cells.")
+    notes = (*notes, *exclusion_notes(int(cells[keep].sum()), int(cells.sum())))
     labels = pd.DataFrame({key: labels[key].array[keep].remove_unused_categories() for key in COVARIATES})
     _check_labelled(labels, cells[keep], recipe)
     notes = (*notes, *spelt, *remarks(counted(labels, cells[keep]), recipe.columns, grammar_of(recipe), control))
@@ -112,14 +140,8 @@ def check_names(scans: Sequence[Scan], paths: Sequence[Path], recipe: Recipe, *,
             example = hashes[other[0]], int(files[other[0]]), int(files[other[0] + 1])
     if example is not None:
         wanted, first, second = example
-        remedy = "write cell_names = \"with_file\" to add its file's name to every cell's"
-        if recipe.cell_names == "with_file":
-            remedy = "rename a file or these cells"
         name = _name(scans[first], paths[first], recipe, wanted)
-        raise ValueError(
-            f"{n_shared} cell names occur in several files, such as {name!r} in {paths[first].name!r} and "
-            f"{paths[second].name!r}, and a name must tell a cell apart; {remedy}."
-        )
+        raise shared_names(n_shared, name, paths[first], paths[second], recipe.cell_names)
 
 
 def _genes(

@@ -28,7 +28,7 @@ MANIFEST, RUNS, GENES, PARTS = "manifest.json", "runs.parquet", "genes.parquet",
 MOMENTS = "moments.parquet"
 
 CHUNK = 1 << 14
-"""So many values are compressed together: the least that reading a stretch of cells must decompress."""
+"""So many values are compressed together: the least that reading a range of cells must decompress."""
 
 SHARD = 1 << 22
 """So many values lie in one file of a part; a multiple of `CHUNK`."""
@@ -54,11 +54,6 @@ OBS = ("total_counts", "name_hash", "profile_hash", "expressed", "file")
 def part_name(number: int) -> str:
     """The name of a part's folder within `PARTS`."""
     return f"{number:05d}.zarr"
-
-
-def partial_folder(store: Path) -> Path:
-    """The hidden folder beside a store in which it is made."""
-    return store.with_name(f".{store.name}.partial")
 
 
 def write_array(group: zarr.Group, name: str, values: npt.NDArray[Any], *, of_cells: bool = False) -> None:

@@ -4,7 +4,7 @@ A pass over the training cells, of which the panel and the scale follow for the 
 with others measures again.
 """
 
-from collections.abc import Callable
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from perturbdiff.split.rules import split_cells
 from perturbdiff.store.layout import MOMENTS, file_hash
 from perturbdiff.store.manifest import read_manifest, write_manifest
 from perturbdiff.store.stored import Store
-from perturbdiff.store.work import unit
+from perturbdiff.store.workdir import unit
+
+_LOG = logging.getLogger(__name__)
 
 
-def keep_moments(folder: Path, recipe: Recipe, say: Callable[[str], None], track: Any) -> None:  # noqa: ANN401
+def keep_moments(folder: Path, recipe: Recipe, track: Any) -> None:  # noqa: ANN401
     """Measure the training cells of the recipe's split and write the moments into the store in `folder`.
 
     Where the hold-outs do not fit the cells, a sentence says so, and the store does without: they may be mended later.
@@ -29,7 +31,7 @@ def keep_moments(folder: Path, recipe: Recipe, say: Callable[[str], None], track
         seed, m = int(recipe.training.get("seed", 0)), recipe.training.get("cells_per_population")
         split = split_cells(store, recipe.hold_out, seed=seed, cells_per_population=m)
     except ValueError as error:
-        say(f"The gene moments are left to the training, since the hold-outs do not fit: {error}")
+        _LOG.info(f"The gene moments are left to the training, since the hold-outs do not fit: {error}")
         return
     moments = measure(store, None, split.of("train"), track)
     with unit(folder / MOMENTS) as partial:

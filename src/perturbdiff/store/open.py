@@ -1,11 +1,13 @@
-"""A recipe's cells, wherever they are: files read into memory, or a store left on disk."""
+"""What a path means (a recipe, a mixture, a store) and where its cells are: files read into memory, or a store."""
 
 from pathlib import Path
 
 from perturbdiff.cells.anndata import read_cells
 from perturbdiff.cells.source import Source
-from perturbdiff.recipes.dataset import Recipe, read_recipe
+from perturbdiff.recipes.dataset import Recipe, read_recipe, toml_tables
 from perturbdiff.recipes.files import is_store
+from perturbdiff.recipes.mixture import Member, Mixture, check_names, mixture_of
+from perturbdiff.recipes.tables import validated
 from perturbdiff.store.stored import Store
 
 BOUND = ("kind", "control", "controls", "columns", "expression", "exclude")
@@ -23,6 +25,30 @@ def recipe_at(path: Path) -> tuple[Recipe, Path]:
     if is_store(path):
         return Store.open(path).recipe.model_copy(update={"files": (path.resolve().name,)}), folder
     return read_recipe(path), folder
+
+
+def mixture_at(path: Path) -> tuple[Mixture, tuple[Member, ...]]:
+    """Read a mixture, and the recipes that it names; a recipe or a store is a mixture of one.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: it is not TOML, or neither a mixture nor a recipe; or two sources have one name.
+    """
+    path = Path(path)
+    if not is_store(path) and not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}; give a mixture or a recipe (.toml), or a store.")
+    tables = {} if is_store(path) else toml_tables(path)
+    if "sources" not in tables:
+        recipe, folder = recipe_at(path)
+        return mixture_of(recipe), (Member(recipe.name, recipe, folder),)
+    mixture = validated(Mixture, tables, path.name)
+    folder, members = path.resolve().parent, []
+    for rule in mixture.sources:
+        recipe, beside = recipe_at(folder / Path(rule.recipe).expanduser())
+        own = beside if rule.folder is None else (folder / Path(rule.folder).expanduser()).resolve()
+        members.append(Member(rule.name or recipe.name, recipe, own, rule.weight, rule.cells))
+    check_names([member.name for member in members])
+    return mixture, tuple(members)
 
 
 def open_source(recipe: Recipe, folder: Path) -> Source:

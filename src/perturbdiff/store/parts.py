@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from perturbdiff.cells.order import Flags, Integers, stretched
+from perturbdiff.cells.order import Flags, Integers, aranges
 from perturbdiff.store.layout import CHUNK, OBS_CHUNK, content_hash
 from perturbdiff.store.manifest import Part
 from perturbdiff.store.ranges import Ranges, n_missing, open_array, read
@@ -33,7 +33,7 @@ _DAMAGE = (OSError, ValueError, RuntimeError, KeyError)
 """What zarr and its codecs raise for files that are missing or are not what was written."""
 
 
-class Stretches(NamedTuple):
+class CellRanges(NamedTuple):
     """Ranges of cells, ascending.
 
     Attributes:
@@ -65,7 +65,7 @@ class Rows(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """Where the values of stretches lie: of each range in its part's values, and the number of values of each cell."""
+    """Where the values of ranges of cells lie: in its part's values, and the number of values of each cell."""
 
     start: Integers
     stop: Integers
@@ -104,19 +104,19 @@ class Parts:
             )
         return cls(folder, parts, max(1, CHUNK * n_cells // max(1, n_values)))
 
-    def stretches(self, positions: Integers, gap: int | None = None) -> Stretches:
+    def ranges(self, positions: Integers, gap: int | None = None) -> CellRanges:
         """The ranges to read for ascending positions, each given once."""
         if not len(positions):
-            return Stretches(positions, positions, positions, np.zeros(0, dtype=bool))
+            return CellRanges(positions, positions, positions, np.zeros(0, dtype=bool))
         breaks = np.flatnonzero(np.diff(positions) > (self.gap if gap is None else gap)) + 1
         start, stop = positions[np.append(0, breaks)], positions[np.append(breaks, len(positions)) - 1] + 1
         first, last = self._part_of(start), self._part_of(stop - 1)
-        part = stretched(first, last - first + 1)
-        spanned = last - first + 1
-        start = np.maximum(np.repeat(start, spanned), self._edges[part])
-        stop = np.minimum(np.repeat(stop, spanned), self._edges[part + 1])
+        part = aranges(first, last - first + 1)
+        n_ranges = last - first + 1
+        start = np.maximum(np.repeat(start, n_ranges), self._edges[part])
+        stop = np.minimum(np.repeat(stop, n_ranges), self._edges[part + 1])
         n_pieces = -(-(stop - start) // _CELLS)
-        piece = stretched(np.zeros_like(n_pieces), n_pieces)
+        piece = aranges(np.zeros_like(n_pieces), n_pieces)
         part, start, stop = (np.repeat(one, n_pieces) for one in (part, start, stop))
         start = start + piece * _CELLS
         stop = np.minimum(stop, start + _CELLS)
@@ -126,32 +126,32 @@ class Parts:
             asked[:] = False
             place = np.searchsorted(start, positions, side="right") - 1
             asked[before[place] + positions - start[place]] = True
-        return Stretches(part, start - self._edges[part], stop - self._edges[part], asked)
+        return CellRanges(part, start - self._edges[part], stop - self._edges[part], asked)
 
-    def column(self, name: str, stretches: Stretches) -> npt.NDArray[Any]:
+    def column(self, name: str, ranges: CellRanges) -> npt.NDArray[Any]:
         """A column of obs, of the cells asked for."""
-        return self._of_cells(f"obs/{name}", stretches)[stretches.asked]
+        return self._of_cells(f"obs/{name}", ranges)[ranges.asked]
 
-    def extent(self, stretches: Stretches) -> Extent:
+    def extent(self, ranges: CellRanges) -> Extent:
         """Where the values of these cells lie."""
-        bounds = self._of_cells("X/indptr", stretches, more=1)
+        bounds = self._of_cells("X/indptr", ranges, more=1)
         # a range of n cells has n + 1 bounds
-        n_bounds = stretches.stop - stretches.start + 1
+        n_bounds = ranges.stop - ranges.start + 1
         ends = np.cumsum(n_bounds)
         lengths = np.delete(np.diff(bounds), ends[:-1] - 1)
         return Extent(bounds[ends - n_bounds], bounds[ends - 1], lengths)
 
-    def kinds(self, stretches: Stretches) -> list[np.dtype[Any]]:
+    def kinds(self, ranges: CellRanges) -> list[np.dtype[Any]]:
         """The types of the values of these cells."""
-        return [self._array(part, "X/data").dtype for part, _ in stretches.by_part()] or [np.dtype(np.uint8)]
+        return [self._array(part, "X/data").dtype for part, _ in ranges.by_part()] or [np.dtype(np.uint8)]
 
-    def rows(self, stretches: Stretches, extent: Extent) -> Iterator[Rows]:
+    def rows(self, ranges: CellRanges, extent: Extent) -> Iterator[Rows]:
         """These cells, some at a time."""
-        cells = np.append(0, np.cumsum(stretches.stop - stretches.start))
+        cells = np.append(0, np.cumsum(ranges.stop - ranges.start))
         batch = np.cumsum(extent.stop - extent.start) // _VALUES
         edges = np.append(np.flatnonzero(np.diff(batch, prepend=-1)), len(batch)).tolist()
         for first, last in pairwise(edges):
-            groups = list(stretches.by_part(first, last))
+            groups = list(ranges.by_part(first, last))
             found = self._read(
                 [
                     (part, name, extent.start[i], extent.stop[i])
@@ -161,19 +161,19 @@ class Parts:
             )
             for j, (_, i) in enumerate(groups):
                 some = slice(cells[i.start], cells[i.stop])
-                yield Rows(found[j], found[len(groups) + j], extent.lengths[some], stretches.asked[some])
+                yield Rows(found[j], found[len(groups) + j], extent.lengths[some], ranges.asked[some])
 
     def names(self, positions: Integers) -> npt.NDArray[np.object_]:
         """The names of cells at ascending positions, each given once."""
-        stretches = self.stretches(positions, OBS_CHUNK)
+        ranges = self.ranges(positions, OBS_CHUNK)
         found = [np.zeros(0, dtype=object)]
-        for number, start, stop in zip(*(one.tolist() for one in stretches[:3]), strict=True):
+        for number, start, stop in zip(*(one.tolist() for one in ranges[:3]), strict=True):
             try:
                 names: Any = self._texts(number)[start:stop]
             except _DAMAGE as error:
                 raise self._damaged(number, _NAMES, error) from None
             found.append(np.asarray(names, dtype=object))
-        return np.concatenate(found)[stretches.asked]
+        return np.concatenate(found)[ranges.asked]
 
     def is_whole(self, number: int, columns: Sequence[str]) -> bool:
         """Read a part and compare its contents, with these columns of obs, with what was written."""
@@ -186,10 +186,10 @@ class Parts:
             return False
         return content_hash(arrays) == part.hash
 
-    def _of_cells(self, name: str, stretches: Stretches, more: int = 0) -> npt.NDArray[Any]:
+    def _of_cells(self, name: str, ranges: CellRanges, more: int = 0) -> npt.NDArray[Any]:
         """An array with an entry a cell, of all cells of the ranges; and `more` entries after each range."""
-        wanted = [(part, name, stretches.start[i], stretches.stop[i] + more) for part, i in stretches.by_part()]
-        return np.concatenate(self._read(wanted or [(0, name, stretches.start, stretches.stop)]))
+        wanted = [(part, name, ranges.start[i], ranges.stop[i] + more) for part, i in ranges.by_part()]
+        return np.concatenate(self._read(wanted or [(0, name, ranges.start, ranges.stop)]))
 
     def _part_of(self, positions: Integers) -> Integers:
         return np.searchsorted(self._edges, positions, side="right").astype(np.int64) - 1

@@ -20,7 +20,7 @@ from zarr.buffer import default_buffer_prototype
 from zarr.core.array_spec import ArrayConfig, ArraySpec
 from zarr.core.sync import sync
 
-from perturbdiff.cells.order import Integers, stretched
+from perturbdiff.cells.order import Integers, aranges
 
 _PIPELINE = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
 
@@ -96,7 +96,7 @@ def _by_file(wanted: Ranges, size: int) -> tuple[Integers, Integers, Integers]:
     filled = wanted.stop > wanted.start
     start, stop = wanted.start[filled], wanted.stop[filled]
     n_files = (stop - 1) // size - start // size + 1
-    number = stretched(start // size, n_files)
+    number = aranges(start // size, n_files)
     return (
         number,
         np.maximum(np.repeat(start, n_files), number * size),

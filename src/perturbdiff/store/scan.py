@@ -15,20 +15,23 @@ import pandas as pd
 
 from perturbdiff.cells.memory import matches
 from perturbdiff.cells.order import Flags, Hashes, Integers, mixed, name_hashes
-from perturbdiff.cells.reading import check_label_texts, column_of
-from perturbdiff.cells.totals import check_totals_fit
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.files.disk import OnDisk, check_whole, opened
+from perturbdiff.files.matrices import check_column, check_integers
+from perturbdiff.files.totals import Checked, check_totals_fit, checked
 from perturbdiff.labels.members import grammar_of, labels_from
-from perturbdiff.labels.text import NO_LABEL, texts_of
-from perturbdiff.recipes.dataset import COVARIATES, Recipe
-from perturbdiff.store.checks import check_integers, checked_rows
-from perturbdiff.store.inputs import Input, opened
-from perturbdiff.store.work import unit
+from perturbdiff.labels.text import NO_LABEL, check_label_texts, texts_of
+from perturbdiff.recipes.dataset import Recipe
+from perturbdiff.store.workdir import unit
 
 _CELLS = 1 << 18
 """So many cells are looked at together."""
 
 _PLACES, _SAMPLED = 16, 64
 """Values are looked at in so many places of a file, of so many cells each, before the long work."""
+
+_SEARCHED = 1 << 24
+"""A .zarr of more cells is not searched for missing files, since that takes the ends of all rows at once."""
 
 _BITS = 21
 """A file has fewer than 2^21 labels of a covariate."""
@@ -79,7 +82,8 @@ def scan(path: Path, recipe: Recipe, folder: Path, *, suffix: str, room: int) ->
     if not folder.is_dir():
         with opened(path, recipe.expression) as found:
             found.check_room(room)
-            found.check_whole()
+            if path.is_dir() and found.shape[0] <= _SEARCHED:
+                check_whole(path)
             per_cell = _look(found, recipe)
             with unit(folder) as partial:
                 partial.mkdir()
@@ -87,7 +91,22 @@ def scan(path: Path, recipe: Recipe, folder: Path, *, suffix: str, room: int) ->
     return _read(folder)
 
 
-def _look(found: Input, recipe: Recipe) -> float:
+def checked_rows(found: OnDisk, recipe: Recipe, start: int, stop: int, kept: Flags) -> Checked:
+    """Read the cells start to stop that are kept; the others need not be expression, nor have counts.
+
+    Raises:
+        ValueError: as in `totals.checked`, but for what takes the whole file.
+    """
+    rows, column, obs = found.rows(start, stop), recipe.columns.total_counts, dict[str, Any]()
+    if not kept.all():
+        rows = rows[kept]
+    if column is not None:
+        check_column(found.obs.columns, column, "columns.total_counts", found.source)
+        obs[column] = found.column(column, start, stop)[kept].reset_index(drop=True)
+    return checked(rows, pd.DataFrame(obs), recipe.columns, recipe.expression, found.source, whole=False)
+
+
+def _look(found: OnDisk, recipe: Recipe) -> float:
     """Refuse a file by a sample of its values, before any long work; else give a cell's mean number of values."""
     scale, n_cells = recipe.expression.scale, found.shape[0]
     check_totals_fit(recipe.columns, scale, found.source)
@@ -117,7 +136,7 @@ class _Conditions:
         self.cells, self.values = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self.digests = np.zeros((0, 2), np.uint64)
 
-    def meet(self, found: Input, start: int, stop: int) -> Integers:
+    def meet(self, found: OnDisk, start: int, stop: int) -> Integers:
         """The condition of each of the cells start to stop."""
         key = np.zeros(stop - start, dtype=np.int64)
         for covariate in COVARIATES:
@@ -126,7 +145,7 @@ class _Conditions:
         self.keys = self.keys.append(pd.Index(unique[self.keys.get_indexer(pd.Index(unique)) < 0]))
         return np.asarray(self.keys.get_indexer(pd.Index(unique)), dtype=np.int64)[place]
 
-    def kept(self, found: Input, start: int, stop: int) -> Flags:
+    def kept(self, found: OnDisk, start: int, stop: int) -> Flags:
         """Which of the cells start to stop no rule of `exclude` leaves out."""
         codes = {key: self._codes(found, key, start, stop) for key in COVARIATES}
         labels: dict[str, Any] = {
@@ -156,14 +175,14 @@ class _Conditions:
         shifts = {key: _BITS * (len(COVARIATES) - 1 - i) for i, key in enumerate(COVARIATES)}
         return {key: ((keys >> shifts[key]) & mask, list(self.codes[key])) for key in COVARIATES}
 
-    def _codes(self, found: Input, covariate: str, start: int, stop: int) -> Integers:
+    def _codes(self, found: OnDisk, covariate: str, start: int, stop: int) -> Integers:
         column, known = getattr(self.columns, covariate), self.codes[covariate]
         if column is None:
             known.setdefault("", 0)
             return np.zeros(stop - start, dtype=np.int64)
 
         def read(name: str, named_by: str) -> "pd.Series[Any]":
-            column_of(found.obs.columns, name, named_by, found.source)
+            check_column(found.obs.columns, name, named_by, found.source)
             values = found.column(name, start, stop)
             return texts_of(values, declared) if name == column else values
 
@@ -183,7 +202,7 @@ class _Conditions:
         return np.array(place, dtype=np.int64)[codes]
 
 
-def _write(found: Input, recipe: Recipe, suffix: str, per_cell: float, folder: Path) -> None:
+def _write(found: OnDisk, recipe: Recipe, suffix: str, per_cell: float, folder: Path) -> None:
     conditions = _Conditions(recipe)
     n_cells = found.shape[0]
     with (folder / RUNS).open("wb") as runs, (folder / HASHES).open("wb") as hashes:

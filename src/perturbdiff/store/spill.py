@@ -1,11 +1,15 @@
 """Some cells of a file, sorted and cut by bucket, in one file of the working folder.
 
+The canonical order is cut into buckets of about equal weight before any cell has been moved. A bucket is a few whole
+runs, or those cells of a larger run whose names' hashes lie between two numbers: hashes are spread evenly, so equal
+widths hold about equally many cells. The cut depends on the cells alone, not on the files or the memory there is.
+
 A spill holds for each bucket, one after the other and compressed: the cells' keys (run, hash of the name, facts and
 names), the genes, and the values. A table at its end says where each begins.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -18,15 +22,15 @@ import pandas as pd
 import scipy.sparse as sp
 from numcodecs.blosc import Blosc
 
-from perturbdiff.cells.joining import aligned
+from perturbdiff.cells.memory import profile_hashes
 from perturbdiff.cells.order import Hashes, Integers
-from perturbdiff.cells.profiles import profile_hashes
-from perturbdiff.cells.reading import Scale
+from perturbdiff.files.disk import OnDisk, Rows
+from perturbdiff.files.joining import aligned
+from perturbdiff.files.matrices import Scale
 from perturbdiff.recipes.dataset import Recipe
-from perturbdiff.store.buckets import Buckets
-from perturbdiff.store.checks import checked_rows
-from perturbdiff.store.inputs import Input, Rows
-from perturbdiff.store.work import unit
+from perturbdiff.store.layout import CELL_VALUES, PART_VALUES
+from perturbdiff.store.scan import checked_rows
+from perturbdiff.store.workdir import unit
 
 TABLE = np.dtype(
     [
@@ -46,8 +50,44 @@ FACTS = np.dtype(
 FOOT = np.dtype([("integers", "?"), ("highest", "<f8")])
 """Whether all values of a spill are integers, and the highest; both of log1p values only."""
 
-_HASHED = 1 << 20
-"""Profiles of about so many values are hashed together."""
+
+@dataclass(frozen=True, eq=False)
+class Buckets:
+    """Run r lies in the buckets ``first[r]`` to ``first[r] + pieces[r]``."""
+
+    first: Integers
+    pieces: Integers
+
+    def __len__(self) -> int:
+        """Count the buckets."""
+        return int((self.first + self.pieces).max(initial=0))
+
+    def of(self, run: npt.NDArray[np.int32], hashes: Hashes) -> Integers:
+        """The bucket of each cell; ascends with (run, hash)."""
+        pieces = self.pieces[run].astype(np.uint64)
+        return self.first[run] + (((hashes >> np.uint64(32)) * pieces) >> np.uint64(32)).astype(np.int64)
+
+
+def cut(cells: Integers, values: Integers) -> Buckets:
+    """Cut runs of so many cells and values into buckets of about `PART_VALUES`."""
+    weight = values + CELL_VALUES * cells
+    pieces = np.maximum(1, -(-weight // PART_VALUES))
+    first = np.zeros(len(weight), dtype=np.int64)
+    bucket, filled = -1, 0
+    for run, (heavy, n_pieces) in enumerate(zip(weight.tolist(), pieces.tolist(), strict=True)):
+        if n_pieces > 1 or bucket < 0 or filled + heavy > PART_VALUES:
+            bucket, filled = bucket + 1, 0
+        first[run] = bucket
+        filled += heavy
+        if n_pieces > 1:
+            bucket, filled = bucket + n_pieces - 1, PART_VALUES
+    return Buckets(first, pieces)
+
+
+def n_parts(cells: Integers, values: Integers) -> Integers:
+    """How many parts a bucket makes: one, but where it turned out to be heavier than was thought."""
+    weight = values + CELL_VALUES * cells
+    return np.where(weight > PART_VALUES + PART_VALUES // 2, -(-weight // PART_VALUES), 1) * (cells > 0)
 
 
 class Chunk(NamedTuple):
@@ -66,13 +106,6 @@ class Chunk(NamedTuple):
     def of(cls, name: str) -> "Chunk":
         """The chunk of a spill's name."""
         return cls(*map(int, name.split("-")))
-
-
-class Keys(NamedTuple):
-    """What cells are sorted by, and what is known of each: records of `FACTS`, and their names' bytes in a row."""
-
-    facts: npt.NDArray[np.void]
-    names: bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +127,7 @@ class Target:
 
 
 def spill(
-    found: Input,
+    found: OnDisk,
     chunk: Chunk,
     run: npt.NDArray[np.int32],
     hashes: Hashes,
@@ -114,15 +147,15 @@ def spill(
         check: is called before the spill is kept, and raises where it is not to be.
 
     Raises:
-        ValueError: as in `checks.checked_rows`.
+        ValueError: as in `scan.checked_rows`.
     """
     kept = run >= 0
-    rows, totals, integers, highest = checked_rows(found, target.recipe, chunk.start, chunk.stop, kept)
+    values, totals, _, *foot = checked_rows(found, target.recipe, chunk.start, chunk.stop, kept)
     run, hashes, names = run[kept], hashes[kept], found.names(chunk.start, chunk.stop)[kept]
     order = np.lexsort((hashes, run))
-    rows = sp.csr_matrix(aligned(rows, target.file_genes, target.genes))
+    rows = sp.csr_matrix(aligned(values, target.file_genes, target.genes))
     rows.eliminate_zeros()
-    profiles = _profiles(rows)
+    profiles, _ = profile_hashes(rows)
     rows = _narrow(rows, target.recipe.expression.scale)[order]
     encoded = [name.encode() for name in (names[order] + target.suffix).tolist()]
     facts = np.zeros(len(order), dtype=FACTS)
@@ -132,7 +165,7 @@ def spill(
         facts["total"] = totals[order]
     bucket = target.buckets.of(facts["run"], facts["hash"])
     with unit(folder / chunk.name) as partial:
-        _write(partial, facts, encoded, rows, bucket, len(target.buckets), (integers, highest))
+        _write(partial, facts, encoded, rows, bucket, len(target.buckets), foot)
         check()
 
 
@@ -162,11 +195,11 @@ class Spill:
             place: np.void = np.frombuffer(file.read(TABLE.itemsize), dtype=TABLE)[0]
         return place
 
-    def keys(self, place: np.void) -> Keys:
-        """What is known of the cells of a bucket."""
+    def keys(self, place: np.void) -> tuple[npt.NDArray[np.void], bytes]:
+        """What is known of the cells of a bucket: records of `FACTS`, and their names' bytes in a row."""
         raw = self._read(int(place["start"]), int(place["keys"]))
         facts = np.frombuffer(raw, dtype=FACTS, count=int(place["cells"]))
-        return Keys(facts, raw[facts.nbytes :])
+        return facts, raw[facts.nbytes :]
 
     def indices(self, place: np.void) -> npt.NDArray[Any]:
         """The genes of a bucket's values."""
@@ -191,7 +224,7 @@ def _write(
     rows: Rows,
     bucket: Integers,
     n_buckets: int,
-    foot: tuple[bool, float],
+    foot: Sequence[float],
 ) -> None:
     table = np.zeros(n_buckets, dtype=TABLE)
     indices = rows.indices.astype(np.uint16 if rows.shape[1] <= 1 << 16 else np.uint32)
@@ -208,15 +241,7 @@ def _write(
             one["indices"] = file.write(_codec(indices.itemsize).encode(indices[place]))
             one["data"] = file.write(_codec(data.itemsize).encode(data))
         file.write(table.tobytes())
-        file.write(np.array([foot], dtype=FOOT).tobytes())
-
-
-def _profiles(rows: Rows) -> Hashes:
-    """The hashes of all rows, of some rows at a time."""
-    filled = rows.indptr // _HASHED
-    edges = [*np.flatnonzero(np.diff(filled, prepend=-1)).tolist(), rows.shape[0]]
-    parts = [profile_hashes(rows[a:b])[0] for a, b in pairwise(sorted(set(edges)))]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint64)
+        file.write(np.array([tuple(foot)], dtype=FOOT).tobytes())
 
 
 def _narrow(rows: Rows, scale: Scale) -> Rows:

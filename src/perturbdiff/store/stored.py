@@ -15,9 +15,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from perturbdiff.cells.order import Flags, Hashes, Integers, Loaded, Runs, Segments, thinned_note
+from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.labels.vocabulary import columns_of
-from perturbdiff.recipes.dataset import COVARIATES, Recipe
+from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.store.layout import GENES, MOMENTS, OBS, PARTS, RUNS
 from perturbdiff.store.manifest import File, Manifest, Part, check_tables, read_manifest
 from perturbdiff.store.parts import Parts, Rows
@@ -169,7 +170,7 @@ class Store:
         }
         totals = None
         if self.scale == "counts":
-            totals = self.parts.column("total_counts", self.parts.stretches(positions))
+            totals = self.parts.column("total_counts", self.parts.ranges(positions))
         return Cells(
             values=sp.csr_matrix((data, indices, indptr), shape=(len(positions), len(self.genes))),
             scale=self.scale,
@@ -201,16 +202,16 @@ class Store:
 
     def _column(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         start, stop, _ = slice(start, stop).indices(self.n_cells)
-        return self.parts.column(name, self.parts.stretches(np.arange(start, stop, dtype=np.int64)))
+        return self.parts.column(name, self.parts.ranges(np.arange(start, stop, dtype=np.int64)))
 
     def _values(self, positions: Integers) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32], Integers]:
         """Values as they are stored: data, indices, indptr of a CSR matrix."""
-        stretches = self.parts.stretches(positions)
-        extent = self.parts.extent(stretches)
-        indptr = np.append(0, np.cumsum(extent.lengths[stretches.asked]))
-        data = np.empty(indptr[-1], dtype=np.result_type(*self.parts.kinds(stretches)))
+        ranges = self.parts.ranges(positions)
+        extent = self.parts.extent(ranges)
+        indptr = np.append(0, np.cumsum(extent.lengths[ranges.asked]))
+        data = np.empty(indptr[-1], dtype=np.result_type(*self.parts.kinds(ranges)))
         indices, filled = np.empty(indptr[-1], dtype=np.int32), 0
-        for rows in self.parts.rows(stretches, extent):
+        for rows in self.parts.rows(ranges, extent):
             kept = slice(None) if rows.asked.all() else np.repeat(rows.asked, rows.lengths)
             found = rows.data[kept]
             data[filled : filled + len(found)] = found
@@ -241,14 +242,14 @@ class PanelReader:
         """These positions, ascending, each given once; genes ascend within a cell."""
         import scipy.sparse as sp
 
-        stretches = self.parts.stretches(positions)
-        extent = self.parts.extent(stretches)
-        totals = self.parts.column("total_counts", stretches) if self.has_totals else None
+        ranges = self.parts.ranges(positions)
+        extent = self.parts.extent(ranges)
+        totals = self.parts.column("total_counts", ranges) if self.has_totals else None
         # as much as there can be; what is not filled takes no memory
         room = int(extent.lengths.sum())
         data, indices = np.empty(room, dtype=np.float32), np.empty(room, dtype=np.int32)
         lengths, filled, n_cells = [np.zeros(0, dtype=np.int64)], 0, 0
-        for rows in self.parts.rows(stretches, extent):
+        for rows in self.parts.rows(ranges, extent):
             kept = self._restrict(rows, data[filled:], indices[filled:])
             values = data[filled : filled + int(kept.sum())]
             if totals is not None:

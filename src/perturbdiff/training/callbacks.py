@@ -21,9 +21,6 @@ from perturbdiff.training.streams import ValidationBatch
 RESUME = "resume.ckpt"
 """Lightning's file of the whole training state; plain tensors, numbers and text only."""
 
-Say = Callable[[str], None]
-"""Receives sentences for the user."""
-
 SaveModel = Callable[[Mapping[str, Tensor], Mapping[str, Any]], None]
 
 

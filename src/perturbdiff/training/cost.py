@@ -1,5 +1,6 @@
 """What a training will cost, measured on one of its own steps: parameters, memory, time."""
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,8 @@ from torch import Tensor
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.objective import Objective
 from perturbdiff.core.population import PopulationBatch
-from perturbdiff.training.callbacks import Say
+
+_LOG = logging.getLogger(__name__)
 
 STATES = 5
 """Numbers kept for each parameter: weight, gradient, two moments of AdamW, averaged weight."""
@@ -66,9 +68,8 @@ def measure_cost(denoiser: Denoiser, objective: Objective, batch: PopulationBatc
 class Announcement(Callback):
     """Says what the training will cost before its first step."""
 
-    def __init__(self, batch: PopulationBatch, say: Say) -> None:
+    def __init__(self, batch: PopulationBatch) -> None:
         self.batch = batch
-        self.say = say
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure on the device that will train, at its precision."""
@@ -79,4 +80,4 @@ class Announcement(Callback):
         with trainer.precision_plugin.forward_context():
             cost = measure_cost(module.denoiser, module.objective, batch)
         steps = trainer.max_steps - trainer.global_step
-        self.say(f"{cost.sentence(steps)} on {module.device}, validations not counted.")
+        _LOG.info(f"{cost.sentence(steps)} on {module.device}, validations not counted.")

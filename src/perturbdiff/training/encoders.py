@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from perturbdiff.config import EncoderSettings, Settings
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.features.files import read_features
 from perturbdiff.features.tables import FeatureTable
@@ -13,6 +12,7 @@ from perturbdiff.labels.conditions import PERTURBATION, Conditions
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.labels.vocabulary import Vocabulary
 from perturbdiff.recipes.dataset import Recipe
+from perturbdiff.recipes.settings import EncoderSettings, Settings
 from perturbdiff.split.rules import Split
 
 

@@ -7,7 +7,7 @@ A run folder holds the model, `resume.ckpt` (Lightning's state, always loaded wi
 import logging
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,17 +17,16 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from perturbdiff.checkpoint import LOGS, Checkpoint, load_checkpoint, untrained
-from perturbdiff.config import TrainingSettings
+from perturbdiff.checkpoint import LOGS, Checkpoint, ModelSpec, load_checkpoint, untrained
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.randomness import stream
 from perturbdiff.labels.conditions import Conditions
+from perturbdiff.recipes.settings import TrainingSettings
 from perturbdiff.training.callbacks import (
     AveragedWeights,
     Interruption,
     Progress,
     RunFolder,
-    Say,
     Start,
     returning_to_the_caller,
 )
@@ -35,8 +34,10 @@ from perturbdiff.training.cost import Announcement
 from perturbdiff.training.module import DenoiserModule
 from perturbdiff.training.patience import Patience
 from perturbdiff.training.processes import Processes, processes
-from perturbdiff.training.resuming import State, clear, identity, resumable
-from perturbdiff.training.streams import Epochs, FixedPopulations, PopulationStream, Share, check_share
+from perturbdiff.training.run import Run, State, clear, identity, resumable
+from perturbdiff.training.streams import Epochs, FixedPopulations, PopulationStream, check_share
+
+_LOG = logging.getLogger(__name__)
 
 LOG_EVERY = 10
 
@@ -44,7 +45,7 @@ type Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """A trained model, and how its training ended.
 
     Attributes:
@@ -59,72 +60,63 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Beginning:
+class InitialState:
     """What a training starts with.
 
     Attributes:
-        described: the model to come, without weights.
+        spec: of the model to come.
         denoiser: the network at step 0.
         finished: trained weights as the model keeps them; as they are when absent.
     """
 
-    described: Checkpoint
+    spec: ModelSpec
     denoiser: Denoiser
     finished: Callable[[Weights], Weights] = dict
 
 
 def fit(
-    described: Checkpoint,
+    spec: ModelSpec,
     training: Epochs,
     validation: Epochs | None,
-    begin: Callable[[], Beginning],
+    begin: Callable[[], InitialState],
     *,
-    run: Path | None,
-    overwrite: bool,
-    device: str,
-    say: Say,
-    show_progress: bool,
-) -> Outcome:
+    run: Run,
+) -> TrainingResult:
     """Train a denoiser; several processes, where torchrun or SLURM started them.
 
     Args:
-        described: the model to come, by which a run folder is known.
+        spec: of the model to come, by which a run folder is known.
         training: populations to train on.
         validation: to choose the weights by; None keeps the last ones.
         begin: gives the network at step 0, asked once the run folder has proved to be of this training.
-        run: folder to write to and resume from; None keeps the model in memory only.
-        overwrite: whether to begin anew where `run` holds a run.
-        device: "auto", "cpu", "cuda" or another of Lightning's accelerators.
-        say: receives sentences for the user.
-        show_progress: whether to draw a progress bar.
+        run: its folder and its device.
 
     Raises:
         ValueError: the run folder holds another run.
     """
-    settings, launched = described.settings, processes()
-    share = Share(launched.rank, launched.world)
-    if run is not None and overwrite and launched.rank == 0:
-        clear(run)
+    settings, launched, folder = spec.settings, processes(), run.folder
+    if folder is not None and run.overwrite and launched.rank == 0:
+        clear(folder)
     # nothing is taken up that the first process is removing
-    resume = None if run is None or overwrite else resumable(run, described, say)
-    begun = begin()
+    resume = None if folder is None or run.overwrite else resumable(folder, spec)
+    initial_state = begin()
     kept: list[Checkpoint] = []
 
     def save_model(weights: Weights, history: Mapping[str, Any]) -> None:
-        kept.append(replace(begun.described, weights=begun.finished(weights), history=history))
+        kept.append(initial_state.spec.with_weights(initial_state.finished(weights), history))
         del kept[:-1]
-        if run is not None and launched.rank == 0:
-            kept[0].save(run)
+        if folder is not None and launched.rank == 0:
+            kept[0].save(folder)
 
-    module = DenoiserModule(begun.denoiser, settings, scale=described.scale)
+    module = DenoiserModule(initial_state.denoiser, settings, scale=spec.scale)
     averaged, interruption = AveragedWeights(settings.training.ema_decay), Interruption()
-    folder = RunFolder(
-        run,
+    keeper = RunFolder(
+        folder,
         averaged,
         save_model,
         every=settings.training.validate_every,
         validates=validation is not None,
-        identity=identity(described),
+        identity=identity(spec),
         patience=Patience(settings.training.patience, settings.training.validate_every),
     )
     per_batch = settings.training.populations_per_batch
@@ -136,51 +128,51 @@ def fit(
         settings.training,
         [
             averaged,
-            folder,
-            *([Start(held_out.batches, folder)] if held_out is not None and settings.training.validate_start else []),
+            keeper,
+            *([Start(held_out.batches, keeper)] if held_out is not None and settings.training.validate_start else []),
             interruption,
-            Announcement(training.batch(plan, None), say),
-            *([Progress.of(settings.training.max_steps)] if show_progress else []),
+            Announcement(training.batch(plan, None)),
+            *([Progress.of(settings.training.max_steps)] if run.show_progress else []),
         ],
         launched,
-        loggers=[] if run is None else _loggers(run, resume),
-        device=device,
+        run,
+        loggers=[] if folder is None else _loggers(folder, resume),
         validates=validation is not None,
-        show_progress=show_progress,
     )
-    _fit(trainer, module, training, held_out, resume, share)
-    if folder.patience.is_over and trainer.global_step < settings.training.max_steps:
-        say(folder.patience.sentence(settings.training.max_steps))
+    _fit(trainer, module, training, held_out, resume, launched)
+    if keeper.patience.is_over and trainer.global_step < settings.training.max_steps:
+        _LOG.info(keeper.patience.sentence(settings.training.max_steps))
     # nothing better may have been found after resuming: then the run folder has the kept weights
-    checkpoint = kept[0] if kept or run is None else load_checkpoint(run)
-    return Outcome(checkpoint, interruption.received is not None, trainer.global_step)
+    checkpoint = kept[0] if kept or folder is None else load_checkpoint(folder)
+    return TrainingResult(checkpoint, interruption.received is not None, trainer.global_step)
 
 
-def check_processes(settings: TrainingSettings, say: Say) -> Say:
-    """Who may speak among the processes of a training: the first.
+def check_processes(settings: TrainingSettings) -> None:
+    """See that the populations of a step can be shared out; of several processes the first alone speaks.
 
     Raises:
         ValueError: the populations of a step cannot be shared out among them.
     """
     launched = processes()
-    check_share(settings.populations_per_batch, Share(launched.rank, launched.world))
-    return say if launched.rank == 0 else logging.getLogger(__name__).debug
+    check_share(settings.populations_per_batch, launched)
+    if launched.rank:
+        logging.getLogger("perturbdiff").setLevel(logging.WARNING)
 
 
-def initial(described: Checkpoint, conditions: Conditions) -> Denoiser:
+def initial(spec: ModelSpec, conditions: Conditions) -> Denoiser:
     """The network at step 0: its weights are a function of the seed; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.set_state(stream(described.settings.training.seed, -2).get_state())
-        return untrained(described.settings, described.genes, conditions, described.pretraining)
+        torch.default_generator.set_state(stream(spec.settings.training.seed, -2).get_state())
+        return untrained(spec.settings, spec.genes, conditions, spec.pretraining)
 
 
-def _loggers(run: Path, resume: State | None) -> list[Logger]:
+def _loggers(folder: Path, resume: State | None) -> list[Logger]:
     """CSV and TensorBoard in `logs`; the CSV of a resumed run in a folder of its own, beside what was logged before."""
     version = "" if resume is None else f"from_step_{resume.step}"
-    run.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return [
-        CSVLogger(run, name=LOGS, version=version, flush_logs_every_n_steps=LOG_EVERY),
-        TensorBoardLogger(run, name=LOGS, version=""),
+        CSVLogger(folder, name=LOGS, version=version, flush_logs_every_n_steps=LOG_EVERY),
+        TensorBoardLogger(folder, name=LOGS, version=""),
     ]
 
 
@@ -188,21 +180,20 @@ def _trainer(
     training: TrainingSettings,
     callbacks: list[Callback],
     launched: Processes,
+    run: Run,
     *,
     loggers: list[Logger],
-    device: str,
     validates: bool,
-    show_progress: bool,
 ) -> Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     return Trainer(
-        accelerator=device,
+        accelerator=run.device,
         devices=launched.per_node,
         num_nodes=launched.nodes,
         strategy="ddp" if launched.world > 1 else "auto",
         # the populations are shared out by their stream, and every process validates on all of them
         use_distributed_sampler=False,
-        precision=_precision(training, device),
+        precision=_precision(training, run.device),
         max_steps=training.max_steps,
         max_epochs=-1,
         gradient_clip_val=training.gradient_clip,
@@ -213,7 +204,7 @@ def _trainer(
         log_every_n_steps=LOG_EVERY,
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=show_progress,
+        enable_progress_bar=run.show_progress,
         callbacks=callbacks,
         logger=loggers,
     )
@@ -232,7 +223,7 @@ def _fit(
     populations: Epochs,
     held_out: FixedPopulations | None,
     resume: State | None,
-    share: Share,
+    share: Processes,
 ) -> None:
     training = module.settings.training
     first_step = 0 if resume is None else resume.step

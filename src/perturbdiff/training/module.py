@@ -1,23 +1,27 @@
-"""The training and validation step around a denoiser; everything else is Lightning's."""
+"""The training and validation step around a denoiser, and its optimiser: AdamW with warm-up, plateau and cosine.
 
+Everything else is Lightning's.
+"""
+
+import math
+import re
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from perturbdiff.building import build_guided, build_objective, build_process, build_step, build_times
-from perturbdiff.config import Settings
+from perturbdiff.building import build_guided, build_objective, build_sampler
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.kernel import energy_distance
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.core.randomness import stream
-from perturbdiff.core.sampler import sample
-from perturbdiff.training.optimizer import build_optimizer, learning_rate_factor
+from perturbdiff.recipes.settings import Settings, TrainingSettings
 from perturbdiff.training.streams import ValidationBatch
 
 VALIDATION_STREAM = -1
@@ -25,6 +29,10 @@ VALIDATION_STREAM = -1
 
 LARGEST_SET = 512
 """Cells of one condition that enter the energy distance of a validation."""
+
+BETAS = (0.9, 0.98)
+FINAL_SHARE = 0.01
+"""The share of the learning rate that is left at the last step."""
 
 
 class DenoiserModule(LightningModule):
@@ -70,10 +78,8 @@ class DenoiserModule(LightningModule):
     def validation_step(self, batch: ValidationBatch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Sample each population from its control cells."""
         (populations, groups), settings = batch, self.settings
-        sampled = sample(
+        sampled = build_sampler(settings)(
             build_guided(settings.sampling, self.denoiser),
-            build_process(settings.model),
-            build_times(settings),
             control=populations.control,
             condition=populations.condition,
             streams=[
@@ -82,8 +88,6 @@ class DenoiserModule(LightningModule):
             ],
             mask=populations.mask,
             genes=populations.genes,
-            step=build_step(settings.sampling),
-            cutoff=settings.sampling.cutoff,
         ).float()
         kept = torch.ones_like(sampled[..., 0], dtype=torch.bool) if populations.mask is None else populations.mask
         for i, group in enumerate(map(tuple, groups.tolist())):
@@ -135,3 +139,50 @@ class DenoiserModule(LightningModule):
         optimizer = build_optimizer(self, training, layer_decay=self.settings.finetuning.layer_decay)
         schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, training))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def build_optimizer(module: nn.Module, settings: TrainingSettings, *, layer_decay: float = 1.0) -> optim.AdamW:
+    """AdamW; biases, gains and other vectors are not decayed; layers far from the output learn slower, where asked."""
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    distances = _distances(list(trained)) if layer_decay < 1 else {}
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        decays = parameter.ndim >= 2 and not name.endswith("bias")
+        groups.setdefault((distances.get(name, 0), decays), []).append(parameter)
+    ordered = sorted(groups.items(), key=lambda group: (group[0][0], not group[0][1]))
+    return optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "weight_decay": settings.weight_decay if decays else 0.0,
+                "lr": settings.learning_rate * layer_decay**distance,
+            }
+            for (distance, decays), parameters in ordered
+        ],
+        lr=settings.learning_rate,
+        betas=BETAS,
+        fused=True,
+    )
+
+
+def _distances(names: Sequence[str]) -> dict[str, int]:
+    """How many layers a weight lies from the output: 0 for the head and what stands for perturbations."""
+    numbers = ((name, re.search(r"blocks\.(\d+)\.", name)) for name in names)
+    blocks = {name: int(match.group(1)) for name, match in numbers if match is not None}
+    depth = 1 + max(blocks.values(), default=-1)
+    before = re.compile(r"(^|\.)(embed(_control)?|time|conditioning\.(tables\.[12]|mix|project|joint_null))\b")
+    return {name: depth - block for name, block in blocks.items()} | {
+        name: depth + 1 for name in names if before.search(name)
+    }
+
+
+def learning_rate_factor(step: int, settings: TrainingSettings) -> float:
+    """The share of the learning rate at a step: up a line, level, down a cosine to `FINAL_SHARE`."""
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    decay_steps = round(settings.decay_share * settings.max_steps)
+    start = settings.max_steps - decay_steps
+    if step < start or decay_steps == 0:
+        return 1.0
+    progress = min((step - start) / decay_steps, 1.0)
+    return FINAL_SHARE + (1 - FINAL_SHARE) * (1 + math.cos(math.pi * progress)) / 2

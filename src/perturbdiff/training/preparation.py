@@ -11,14 +11,14 @@ import scipy.sparse as sp
 from perturbdiff.cells.genes import check_panel, measured_scale, select_panel
 from perturbdiff.cells.measure import measure
 from perturbdiff.cells.moments import Moments
-from perturbdiff.cells.order import Integers, Segments, stretched
-from perturbdiff.config import Settings
+from perturbdiff.cells.order import Integers, Segments, aranges
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.labels.conditions import PERTURBATION, Conditions
 from perturbdiff.populations.blocks import BLOCK, SLAB
 from perturbdiff.populations.epochs import Populations
 from perturbdiff.populations.pairing import SMALLEST_GROUP
 from perturbdiff.recipes.dataset import Recipe
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.split.rules import Split
 from perturbdiff.training.encoders import trained_conditions
 
@@ -204,12 +204,12 @@ def mean_shifts(prepared: Prepared, *, shrink: bool = False) -> FloatTable:
     groups, controls = populations.groups, populations.controls
     n_cells = np.bincount(label, weights=groups.sizes, minlength=n_labels)
     taken = np.ceil(groups.sizes * np.minimum(1, CELLS_PER_LABEL / n_cells[label])).astype(np.int64)
-    perturbed = groups.positions(stretched(groups.offsets[:-1], taken))
+    perturbed = groups.positions(aranges(groups.offsets[:-1], taken))
     sums = _sums(populations, perturbed, np.repeat(label, taken), n_labels)
     # each group's share of the mean of its controls
     pools, pool = np.unique(populations.pools, axis=0, return_inverse=True)
     beside = np.minimum(pools[:, 1] - pools[:, 0], CELLS_PER_LABEL)
-    control = controls.positions(stretched(pools[:, 0], beside))
+    control = controls.positions(aranges(pools[:, 0], beside))
     means = _sums(populations, control, np.repeat(np.arange(len(pools)), beside), len(pools)) / beside[:, None]
     sums -= sp.csr_matrix((taken.astype(np.float64), (label, pool.ravel())), shape=(n_labels, len(pools))) @ means
     weights = np.maximum(np.bincount(label, weights=taken, minlength=n_labels), 1)
@@ -231,7 +231,7 @@ def _spread_within(populations: Populations) -> float:
     groups = populations.groups
     chosen = np.unique(np.linspace(0, len(groups.sizes) - 1, SPREAD_GROUPS).astype(np.int64))
     taken = np.minimum(groups.sizes[chosen], SPREAD_CELLS)
-    rows = groups.positions(stretched(groups.offsets[:-1][chosen], taken))
+    rows = groups.positions(aranges(groups.offsets[:-1][chosen], taken))
     cells = populations.reader.load(np.unique(rows)).rows(rows).astype(np.float64)
     owner = np.repeat(chosen, taken)
     apart: sp.csr_matrix[np.float64] = (cells[1:] - cells[:-1])[owner[1:] == owner[:-1]]

@@ -19,10 +19,11 @@ from torch.utils.data import Dataset, IterableDataset
 
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.populations.epochs import Draw, Slab
+from perturbdiff.training.processes import Processes
 
 
 class Epochs(Protocol):
-    """What a stream draws from: `Populations`, or a `Mixture` of several."""
+    """What a stream draws from: `Populations`, or `MixedPopulations` of several sources."""
 
     def slabs(self, first: int = 0) -> Iterator[Slab]:
         """The slabs without end, from population `first` on."""
@@ -41,14 +42,7 @@ class Epochs(Protocol):
         ...
 
 
-class Share(NamedTuple):
-    """Which part of every step a process takes: that of `rank` among `world` processes."""
-
-    rank: int = 0
-    world: int = 1
-
-
-def check_share(per_batch: int, share: Share) -> None:
+def check_share(per_batch: int, share: Processes) -> None:
     """Refuse steps that cannot be shared out.
 
     Raises:
@@ -68,17 +62,19 @@ class PopulationStream(IterableDataset[PopulationBatch]):
         populations: the training populations.
         per_batch: populations in one step, over all processes.
         first_step: the step to begin with.
-        share: of this process.
+        share: this process among those that share every step's populations out; one alone when absent.
 
     Raises:
         ValueError: the populations of a step cannot be shared out evenly.
     """
 
-    def __init__(self, populations: Epochs, *, per_batch: int, first_step: int = 0, share: Share | None = None) -> None:
+    def __init__(
+        self, populations: Epochs, *, per_batch: int, first_step: int = 0, share: Processes | None = None
+    ) -> None:
         self.populations = populations
         self.per_batch = per_batch
         self.first_step = first_step
-        self.share = share or Share()
+        self.share = share or Processes()
         check_share(per_batch, self.share)
 
     def __iter__(self) -> Iterator[PopulationBatch]:
@@ -110,7 +106,7 @@ class PopulationStream(IterableDataset[PopulationBatch]):
                 yield here
 
 
-def shared_out(slab: Slab, per_batch: int, share: Share) -> list[list[Draw]]:
+def shared_out(slab: Slab, per_batch: int, share: Processes) -> list[list[Draw]]:
     """A process's populations of a slab, one list for each step that it has a part in.
 
     A step may begin in the slab before: its populations there come first, whatever their places.

@@ -8,17 +8,16 @@ from typing import Any
 
 import torch
 
-from perturbdiff.cells.totals import total_genes
-from perturbdiff.checkpoint import Checkpoint
-from perturbdiff.config import Settings
+from perturbdiff.checkpoint import Checkpoint, ModelSpec
 from perturbdiff.features.tables import FeatureTable
+from perturbdiff.files.totals import total_genes
 from perturbdiff.recipes.dataset import Recipe
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.split.audit import repeated_names
 from perturbdiff.split.rules import HELD_OUT, Split
-from perturbdiff.training.callbacks import Say
-from perturbdiff.training.fitting import Beginning, Outcome, check_processes, fit, initial
+from perturbdiff.training.fitting import InitialState, TrainingResult, check_processes, fit, initial
 from perturbdiff.training.preparation import mean_shifts, prepare
-from perturbdiff.training.processes import one_at_a_time
+from perturbdiff.training.run import Run
 from perturbdiff.training.transfer import begun_from, check_unseen, transferred
 
 MANY = 1 << 20
@@ -27,57 +26,47 @@ MANY = 1 << 20
 _LOG = logging.getLogger(__name__)
 
 
-@one_at_a_time
 def train(
     split: Split,
     recipe: Recipe,
     settings: Settings,
     *,
-    run: Path | None = None,
+    run: Run,
     data_folder: Path | None = None,
-    overwrite: bool = False,
-    device: str = "auto",
     features: Mapping[str, FeatureTable] | None = None,
     pretrained: Checkpoint | None = None,
-    say: Say = _LOG.info,
-    show_progress: bool = True,
-) -> Outcome:
+) -> TrainingResult:
     """Train a model on the training part of a split; several processes, where torchrun or SLURM started them.
 
     Args:
         split: of the recipe's cells.
         recipe: of the data, kept in the checkpoint.
         settings: of the model, the training and the sampling; with a pretrained model as `fine_tuned` gives them.
-        run: folder to write to and resume from; None keeps the model in memory only.
+        run: its folder and its device.
         data_folder: that the recipe's files are relative to.
-        overwrite: whether to begin anew where `run` holds a run; it is removed once the data have proved sound.
-        device: "auto", "cpu", "cuda" or another of Lightning's accelerators.
         features: of labels, in place of those that the settings name, by covariate.
         pretrained: to begin from, see `training.transfer`.
-        say: receives sentences for the user.
-        show_progress: whether to draw a progress bar.
 
     Raises:
-        ValueError: cells share a name; another process trains in the run folder, or it holds another run; the panel
-            does not fit, or a group has no control cells; or the pretrained model has seen held-out cells.
+        ValueError: cells share a name; the run folder holds another run; the panel does not fit, or a group has no
+            control cells; or the pretrained model has seen held-out cells.
     """
     if split.source.control is None:
         raise ValueError(
             f"the cells of {recipe.name!r} have no perturbation, so there is no response to train on; pretrain on them."
         )
-    say = check_processes(settings.training, say)
+    check_processes(settings.training)
     for leak in repeated_names(split.source):
         raise ValueError(leak)
     if pretrained is not None:
         check_unseen(pretrained, split)
     n_cells = split.of("train").n_cells
     if n_cells > MANY and split.source.moments(split.hash) is None:
-        say(f"measuring the genes of {n_cells:,} training cells; this is one pass over them.")
+        _LOG.info(f"measuring the genes of {n_cells:,} training cells; this is one pass over them.")
     prepared = prepare(split, recipe, settings, folder=data_folder, features=features)
     for note in (*split.source.notes, *split.notes, *prepared.notes):
-        say(note)
-    described = Checkpoint(
-        weights={},
+        _LOG.info(note)
+    spec = ModelSpec(
         settings=settings,
         genes=prepared.genes,
         scale=prepared.scale,
@@ -90,30 +79,20 @@ def train(
         begun_from=None if pretrained is None else begun_from(pretrained),
     )
 
-    def begin() -> Beginning:
+    def begin() -> InitialState:
         shifts = None
         if settings.model.target == "residual":
             shifts = torch.from_numpy(mean_shifts(prepared, shrink=settings.training.shrink_shifts))
         conditions = prepared.conditions if shifts is None else prepared.conditions.fitted(shifts)
-        fitted = replace(described, fit=conditions.fit)
+        fitted = replace(spec, fit=conditions.fit)
         denoiser = initial(fitted, conditions)
         if denoiser.shift is not None and shifts is not None:
             denoiser.shift.weight.data.copy_(shifts)
         if pretrained is None:
-            return Beginning(fitted, denoiser)
-        return transferred(pretrained, fitted, denoiser, say)
+            return InitialState(fitted, denoiser)
+        return transferred(pretrained, fitted, denoiser)
 
-    return fit(
-        described,
-        prepared.training,
-        prepared.validation,
-        begin,
-        run=run,
-        overwrite=overwrite,
-        device=device,
-        say=say,
-        show_progress=show_progress,
-    )
+    return fit(spec, prepared.training, prepared.validation, begin, run=run)
 
 
 def describe(split: Split) -> dict[str, Any]:

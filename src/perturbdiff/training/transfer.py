@@ -13,45 +13,48 @@ these. With a learning rate of eta, layer decay d and L blocks, block l = 1 .. L
 comes before the blocks at ``eta d^(L + 1)``, and what comes after them, or is fresh, at eta.
 """
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from perturbdiff.checkpoint import Checkpoint
-from perturbdiff.config import Settings, settings_of
+from perturbdiff.checkpoint import Checkpoint, ModelSpec
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.recipes.dataset import Recipe
+from perturbdiff.recipes.settings import Settings
 from perturbdiff.spelling import nearest
 from perturbdiff.split.rules import Split
 from perturbdiff.training.adapters import adapted, merged
-from perturbdiff.training.callbacks import Say
-from perturbdiff.training.fitting import Beginning
-from perturbdiff.training.resuming import weights_hash
+from perturbdiff.training.fitting import InitialState
+from perturbdiff.training.run import weights_hash
+
+_LOG = logging.getLogger(__name__)
 
 BOUND = (
     *("width", "depth", "heads", "embedding_width", "joint", "null", "modulate_by"),
-    *("schedule", "gamma", "times", "rho", "kernel", "bandwidths"),
+    *("schedule", "gamma", "times", "shared_noise", "kernel", "bandwidths"),
 )
 """Settings of the network that a fine-tuned model takes from the pretrained one."""
 
 BACKBONE = ("blocks.", "time.")
-FRESH = ("shift.", "conditioning.told.", "conditioning.tables.0.")
+FRESH = ("shift.", "conditioning.novelty_embedding.", "conditioning.tables.0.")
 
 
 def fine_tuned(recipe: Recipe, pretrained: Checkpoint, **overrides: Mapping[str, Any]) -> Settings:
     """The settings of a recipe, its network and scale those of a pretrained model.
 
     Raises:
-        ValueError: the recipe asks for another network, or as in `settings_of`.
+        ValueError: the recipe asks for another network, or as in `settings_with`.
     """
     before = pretrained.settings
     own = {name: getattr(before.model, name) for name in BOUND} | {"scale": pretrained.scale}
     given = {name: value for name, value in dict(recipe.model).items() if name != "preset"}
-    asked = settings_of(recipe, **overrides).model
+    asked = recipe.settings_with(**overrides).model
     for name, value in own.items():
         if name in given and getattr(asked, name) != value:
             raise ValueError(
@@ -59,7 +62,7 @@ def fine_tuned(recipe: Recipe, pretrained: Checkpoint, **overrides: Mapping[str,
                 "weights mean nothing with another; leave it out."
             )
     table = {name: value for name, value in own.items() if name != "gamma" or before.model.schedule == "power-cosine"}
-    settings = settings_of(recipe, **{**overrides, "model": {**overrides.get("model", {}), **table}})
+    settings = recipe.settings_with(**{**overrides, "model": {**overrides.get("model", {}), **table}})
     if (settings.training.self_conditioning > 0) != (before.training.self_conditioning > 0):
         raise ValueError(
             f"training.self_conditioning = {settings.training.self_conditioning} does not fit the pretrained model's "
@@ -98,6 +101,18 @@ def _source_names(pretrained: Checkpoint) -> list[str]:
     return [str(own["name"]) for own in pretrained.pretraining.sources]
 
 
+_NAMES = (
+    ("blocks", r"blocks\."),
+    ("time embedding", r"time\."),
+    ("input projections", r"embed"),
+    ("perturbations", r"conditioning\.(tables\.0|novelty_embedding)|shift\."),
+    ("cell types", r"conditioning\.tables\.1"),
+    ("assay batches", r"conditioning\.tables\.2"),
+    ("mixing of covariates", r"conditioning\."),
+    ("output head", r"head\."),
+)
+
+
 class _Part(NamedTuple):
     """What became of some weights, for the summary."""
 
@@ -106,126 +121,148 @@ class _Part(NamedTuple):
     fresh: int
 
 
-def transferred(pretrained: Checkpoint, described: Checkpoint, denoiser: Denoiser, say: Say) -> Beginning:
-    """The network at step 0 of a fine-tuning; `say` is told what was kept.
+def transferred(pretrained: Checkpoint, spec: ModelSpec, denoiser: Denoiser) -> InitialState:
+    """The network at step 0 of a fine-tuning; what was kept is logged.
 
     Args:
         pretrained: the model to begin from.
-        described: the model to come.
+        spec: of the model to come.
         denoiser: its network with fresh weights.
-        say: receives sentences.
 
     Raises:
         ValueError: no gene is in both panels, or `finetuning.source` is none of the pretraining's.
     """
-    settings = described.settings.finetuning
-    new, old = denoiser.state_dict(), dict(pretrained.weights)
-    place = {gene: i for i, gene in enumerate(pretrained.genes)}
-    shared = [(i, place[gene]) for i, gene in enumerate(described.genes) if gene in place]
-    if not shared:
-        raise ValueError(
-            f"none of the panel's {len(described.genes)} genes, such as {described.genes[0]!r}, is among the "
-            f"{len(place)} of the pretrained model, such as {pretrained.genes[0]!r}; give both the same kind of names."
-        )
-    source = _source(pretrained, described)
-    of_source = None if source is None else source[0]
+    new, old, transfer = denoiser.state_dict(), pretrained.weights, _Transfer.of(pretrained, spec)
     parts = []
     for name, value in new.items():
         untouched = torch.ones_like(value, dtype=torch.bool)
         if not name.startswith(FRESH) and name in old:
-            before = _of_source(old[name], value, of_source)
-            for to, at in _kept(name, value, shared, pretrained, described, source):
+            before = transfer.of_source(old[name], value)
+            for to, at in transfer.kept(name, value):
                 value[to] = before[at]
                 untouched[to] = False
         parts.append(_Part(name, int((~untouched).sum()), int(untouched.sum())))
-    if settings.control_stream == "copied":
+    if spec.settings.finetuning.control_stream == "copied":
         _copy_stream(new)
     denoiser.load_state_dict(new)
-    for sentence in _summary(parts, pretrained, described, len(shared), source):
-        say(sentence)
-    return _frozen(denoiser, described, say)
+    for sentence in transfer.summary(parts):
+        _LOG.info(sentence)
+    return _frozen(denoiser, spec)
 
 
-def _kept(
-    name: str,
-    value: Tensor,
-    shared: list[tuple[int, int]],
-    pretrained: Checkpoint,
-    described: Checkpoint,
-    source: tuple[int, Mapping[str, str]] | None,
-) -> list[tuple[Any, Any]]:
-    """Which of the new weights are which of the old ones: pairs of indices."""
-    everything = [(slice(None), slice(None))]
-    if name.startswith("head."):
-        if described.settings.finetuning.head == "fresh":
-            return []
-        return _by_gene(name, value, shared, pretrained, described) if name.startswith("head.linear") else everything
-    if name.startswith("embed"):
-        return _by_gene(name, value, shared, pretrained, described)
-    if name.startswith("conditioning.tables."):
-        return _by_label(name, value, pretrained, described, None if source is None else source[1])
-    if name == "conditioning.mix.weight":
-        first = value.shape[1] // len(COVARIATES)
-        return [((slice(None), slice(first, None)),) * 2]
-    return everything
+@dataclass(frozen=True, eq=False)
+class _Transfer:
+    """What the pretrained model and the model to come have in common.
 
+    Attributes:
+        pretrained: the model to begin from.
+        spec: of the model to come.
+        genes: those of both panels, by their places in the new and in the old one.
+        source: the one of the pretraining that the cells are like, 1 and up; 0 for none.
+    """
 
-def _source(pretrained: Checkpoint, described: Checkpoint) -> tuple[int, Mapping[str, str]] | None:
-    """The source of the pretraining that the cells are like: its number, 1 and up, and its assay batches' names."""
-    known = () if pretrained.pretraining is None else pretrained.pretraining.sources
-    wanted = described.settings.finetuning.source
-    names = [own["name"] for own in known]
-    if wanted is not None and wanted not in names:
-        raise ValueError(
-            f"finetuning.source = {wanted!r} is none of the sources that the model was pretrained on; "
-            f"{nearest(wanted, names)}."
+    pretrained: Checkpoint
+    spec: ModelSpec
+    genes: tuple[Tensor, Tensor]
+    source: int
+
+    @classmethod
+    def of(cls, pretrained: Checkpoint, spec: ModelSpec) -> "_Transfer":
+        """Match the two; errors as in `transferred`."""
+        place = {gene: i for i, gene in enumerate(pretrained.genes)}
+        shared = [(i, place[gene]) for i, gene in enumerate(spec.genes) if gene in place]
+        if not shared:
+            raise ValueError(
+                f"none of the panel's {len(spec.genes)} genes, such as {spec.genes[0]!r}, is among the {len(place)} of "
+                f"the pretrained model, such as {pretrained.genes[0]!r}; give both the same kind of names."
+            )
+        wanted = spec.settings.finetuning.source
+        names = [] if pretrained.pretraining is None else _source_names(pretrained)
+        if wanted is not None and wanted not in names:
+            raise ValueError(
+                f"finetuning.source = {wanted!r} is none of the sources that the model was pretrained on; "
+                f"{nearest(wanted, names)}."
+            )
+        name = wanted or spec.recipe.name
+        return cls(pretrained, spec, _places(shared), names.index(name) + 1 if name in names else 0)
+
+    def of_source(self, before: Tensor, like: Tensor) -> Tensor:
+        """Of weights for each source those of one, or their mean."""
+        if before.ndim == like.ndim:
+            return before
+        return before[self.source - 1] if self.source else before.mean(dim=0)
+
+    def kept(self, name: str, value: Tensor) -> list[tuple[Any, Any]]:
+        """Which of the new weights are which of the old ones: pairs of indices."""
+        everything = [(slice(None), slice(None))]
+        if name.startswith("head."):
+            if self.spec.settings.finetuning.head == "fresh":
+                return []
+            return [self.genes] if name.startswith("head.linear") else everything
+        if name.startswith("embed") and not name.endswith("bias"):
+            # beside x_t stands the network's own estimate, where it looks at one
+            (to, at), n_genes, n_before = self.genes, len(self.spec.genes), len(self.pretrained.genes)
+            inputs = range(value.shape[1] // n_genes)
+            return [((slice(None), to + i * n_genes), (slice(None), at + i * n_before)) for i in inputs]
+        if name.startswith("conditioning.tables."):
+            return self._by_label(name, value)
+        if name == "conditioning.mix.weight":
+            first = value.shape[1] // len(COVARIATES)
+            return [((slice(None), slice(first, None)),) * 2]
+        return everything
+
+    def _by_label(self, name: str, value: Tensor) -> list[tuple[Any, Any]]:
+        """Where the vectors of shared labels stand; a projection of features is kept whole, where they are as wide."""
+        covariate = COVARIATES[int(name.split(".")[2])]
+        if not name.endswith(f"{name.split('.')[2]}.weight"):
+            same = self.pretrained.weights[name].shape == value.shape
+            return [(slice(None), slice(None))] if same else []
+        rows = [(0, 0)]
+        if self.spec.settings.finetuning.labels == "by_name":
+            known = {label: i for i, label in enumerate(self.pretrained.vocabularies[covariate].labels, start=1)}
+            called = self._batches
+            for i, label in enumerate(self.spec.vocabularies[covariate].labels, start=1):
+                # an assay batch is that of another data set only where the sources are the same
+                old = called.get(label) if covariate == "assay_batch" else label
+                if old in known:
+                    rows.append((i, known[old]))
+        return [_places(rows)]
+
+    @property
+    def _batches(self) -> Mapping[str, str]:
+        """What the assay batches of the cells were called in the pretraining."""
+        if self.pretrained.pretraining is None or not self.source:
+            return {}
+        batches: Mapping[str, str] = self.pretrained.pretraining.sources[self.source - 1]["batches"]
+        return batches
+
+    def summary(self, parts: list[_Part]) -> Iterator[str]:
+        """What the user is told."""
+        names, spec = _source_names(self.pretrained), self.spec
+        like = f"; these cells are taken as more of {names[self.source - 1]!r}" if self.source else ""
+        yield f"begins from a model pretrained on {', '.join(map(repr, names))}{like}."
+        yield (
+            f"genes: {len(self.genes[0])} of the panel's {len(spec.genes)} are among the {len(self.pretrained.genes)} "
+            "of pretraining."
         )
-    name = wanted or described.recipe.name
-    return None if name not in names else (names.index(name) + 1, known[names.index(name)]["batches"])
+        left = list(parts)
+        for title, pattern in _NAMES:
+            own = [part for part in left if re.match(pattern, part.name)]
+            left = [part for part in left if part not in own]
+            kept, fresh = sum(part.kept for part in own), sum(part.fresh for part in own)
+            if not kept + fresh:
+                continue
+            held = title in {"blocks", "time embedding"} and spec.settings.finetuning.freezes
+            state = (
+                "kept" if not fresh else "fresh" if not kept else f"{kept / (kept + fresh):.0%} kept, the rest fresh"
+            )
+            yield f"{title}: {state}{', frozen' if held else ''} ({kept + fresh:,} numbers)."
 
 
-def _of_source(before: Tensor, like: Tensor, source: int | None) -> Tensor:
-    """Of weights for each source those of one, or their mean."""
-    if before.ndim == like.ndim:
-        return before
-    return before.mean(dim=0) if source is None else before[source - 1]
-
-
-def _by_gene(
-    name: str, value: Tensor, shared: list[tuple[int, int]], pretrained: Checkpoint, described: Checkpoint
-) -> list[tuple[Any, Any]]:
-    """Where the weights of shared genes stand: in the columns of what reads, in the rows of what writes."""
-    to, at = (torch.tensor(places) for places in zip(*shared, strict=True))
-    if name.startswith("head."):
-        return [(to, at)]
-    if name.endswith("bias"):
-        return [(slice(None), slice(None))]
-    n_genes, n_before = len(described.genes), len(pretrained.genes)
-    # beside x_t stands the network's own estimate, where it looks at one
-    return [
-        ((slice(None), to + i * n_genes), (slice(None), at + i * n_before)) for i in range(value.shape[1] // n_genes)
-    ]
-
-
-def _by_label(
-    name: str, value: Tensor, pretrained: Checkpoint, described: Checkpoint, batches: Mapping[str, str] | None
-) -> list[tuple[Any, Any]]:
-    """Where the vectors of shared labels stand; a projection of features is kept whole, where they are as wide."""
-    covariate = COVARIATES[int(name.split(".")[2])]
-    if not name.endswith(f"{name.split('.')[2]}.weight"):
-        same = pretrained.weights[name].shape == value.shape
-        return [(slice(None), slice(None))] if same else []
-    rows = [(0, 0)]
-    if described.settings.finetuning.labels == "by_name":
-        known = {label: i for i, label in enumerate(pretrained.vocabularies[covariate].labels, start=1)}
-        called = {} if covariate != "assay_batch" else (batches or {})
-        for i, label in enumerate(described.vocabularies[covariate].labels, start=1):
-            # an assay batch is that of another data set only where the sources are the same
-            old = called.get(label) if covariate == "assay_batch" else label
-            if old in known:
-                rows.append((i, known[old]))
-    to, at = (torch.tensor(places) for places in zip(*rows, strict=True))
-    return [(to, at)]
+def _places(pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Pairs of (new place, old place) as two rows of indices."""
+    to, at = (torch.tensor(places) for places in zip(*pairs, strict=True))
+    return to, at
 
 
 def _copy_stream(weights: dict[str, Tensor]) -> None:
@@ -242,51 +279,13 @@ def _copy_stream(weights: dict[str, Tensor]) -> None:
             own.copy_(other[:, : own.shape[1]])
 
 
-def _frozen(denoiser: Denoiser, described: Checkpoint, say: Say) -> Beginning:
-    settings = described.settings.finetuning
+def _frozen(denoiser: Denoiser, spec: ModelSpec) -> InitialState:
+    settings = spec.settings.finetuning
     if settings.freezes:
         for name, parameter in denoiser.named_parameters():
             parameter.requires_grad = not name.startswith(BACKBONE)
     if not settings.adapter_rank:
-        return Beginning(described, denoiser)
-    n_adapted = adapted(denoiser, settings.adapter_rank, described.settings.training.seed)
-    say(f"{n_adapted} linear maps of the blocks learn by adapters of rank {settings.adapter_rank}.")
-    return Beginning(described, denoiser, merged)
-
-
-_NAMES = (
-    ("blocks", r"blocks\."),
-    ("time embedding", r"time\."),
-    ("input projections", r"embed"),
-    ("perturbations", r"conditioning\.(tables\.0|told)|shift\."),
-    ("cell types", r"conditioning\.tables\.1"),
-    ("assay batches", r"conditioning\.tables\.2"),
-    ("mixing of covariates", r"conditioning\."),
-    ("output head", r"head\."),
-)
-
-
-def _summary(
-    parts: list[_Part],
-    pretrained: Checkpoint,
-    described: Checkpoint,
-    n_shared: int,
-    source: tuple[int, Mapping[str, str]] | None,
-) -> Iterator[str]:
-    """What the user is told."""
-    names = _source_names(pretrained)
-    like = "" if source is None else f"; these cells are taken as more of {names[source[0] - 1]!r}"
-    yield f"begins from a model pretrained on {', '.join(map(repr, names))}{like}."
-    yield (
-        f"genes: {n_shared} of the panel's {len(described.genes)} are among the {len(pretrained.genes)} of pretraining."
-    )
-    left = list(parts)
-    for title, pattern in _NAMES:
-        own = [part for part in left if re.match(pattern, part.name)]
-        left = [part for part in left if part not in own]
-        kept, fresh = sum(part.kept for part in own), sum(part.fresh for part in own)
-        if not kept + fresh:
-            continue
-        held = title in {"blocks", "time embedding"} and described.settings.finetuning.freezes
-        state = "kept" if not fresh else "fresh" if not kept else f"{kept / (kept + fresh):.0%} kept, the rest fresh"
-        yield f"{title}: {state}{', frozen' if held else ''} ({kept + fresh:,} numbers)."
+        return InitialState(spec, denoiser)
+    n_adapted = adapted(denoiser, settings.adapter_rank, spec.settings.training.seed)
+    _LOG.info(f"{n_adapted} linear maps of the blocks learn by adapters of rank {settings.adapter_rank}.")
+    return InitialState(spec, denoiser, merged)

@@ -1,0 +1,1 @@
+"""The figures of a report: a drawing kit, and a file for each figure."""

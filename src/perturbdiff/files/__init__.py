@@ -1,0 +1,1 @@
+"""What files hold: an AnnData, whole or in parts, its matrices, what they are relative to, and several as one."""

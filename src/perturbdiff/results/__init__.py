@@ -1,0 +1,1 @@
+"""What an evaluation found: made, saved to a folder, loaded from one, and shown."""
