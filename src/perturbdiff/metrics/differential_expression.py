@@ -88,6 +88,11 @@ class Sorted:
         return np.flatnonzero(different)
 
     @cached_property
+    def different(self) -> NDArray[np.uint64]:
+        """Each different value of each gene, as it is in `keys`."""
+        return self.keys[self.values]
+
+    @cached_property
     def repeats(self) -> NDArray[np.int64]:
         """How many cells have each different value."""
         return np.diff(self.values, append=self.keys.size)
@@ -105,11 +110,12 @@ class Sorted:
 def rank_sum(perturbed: Matrix | Sorted, control: Matrix | Sorted) -> RankSum:
     """Test every gene of `perturbed` [n, genes] against `control` [m, genes]; a gene constant over both has p = 1."""
     x, y = (cells if isinstance(cells, Sorted) else Sorted.of(cells) for cells in (perturbed, control))
-    keys = x.keys[x.values]
-    below, up_to = np.searchsorted(y.keys, keys, side="left"), np.searchsorted(y.keys, keys, side="right")
+    places = np.searchsorted(y.different, x.different)  # among the different values of the control cells
+    below = np.append(y.values, y.keys.size)[places]
+    same = np.append(y.different, np.uint64(0))[places] == x.different
+    tied = np.where(same, np.append(y.repeats, 0)[places], 0)
     first = x.values // x.n_cells * y.n_cells  # where the gene begins among the control cells
-    wins = x.sums(x.repeats * (below + up_to - 2 * first)) / 2
-    tied = up_to - below
+    wins = x.sums(x.repeats * (2 * (below - first) + tied)) / 2
     ties = y.ties + x.sums(_cubic(tied + x.repeats) - _cubic(tied))
     n_pairs, n_cells = x.n_cells * y.n_cells, x.n_cells + y.n_cells
     variance = n_pairs / 12 * (n_cells + 1 - ties / (n_cells * (n_cells - 1)))
