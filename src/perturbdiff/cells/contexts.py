@@ -1,0 +1,197 @@
+r"""What is expected of a perturbation in a context, by what it did in the contexts that training has seen.
+
+A context c is a cell type (in an assay batch), known by the mean x of its control cells; a condition k = (perturbation,
+context) has n_k cells, whose mean change S_k carries sampling noise of variance V_k, summed over genes. With r_k the
+correlation of the control means of c and of k's context,
+
+    E(tau, c) = sum_k w_k S_k,   w_k ~ n_k / (n_k + 30) exp(-(max r - r_k) / h)    over the conditions k of tau
+    s(tau, c) = b(E) E + b(S_o - E) (S_o - E)        where training has seen o = (tau, c)
+    s(tau, c) = lambda b(E) E                        where it has not
+    b(d) = max(0, 1 - V(d) / |d|^2)
+
+b is the positive part of James and Stein's estimator: what may be sampling noise is not expected. The bandwidth h and
+the share lambda of a response that proves to carry over are those that predict the trained conditions best, each by the
+others of its perturbation (`Changes.fitted`); h may be infinite, so that similarity is worth nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+type Vector = NDArray[np.float64]
+type Places = NDArray[np.int64]
+type Context = tuple[str, str]
+"""Cell type and assay batch; "" where contexts of several are one."""
+
+ENOUGH = 30.0
+"""Of so many cells a condition counts half of what it would with all the cells in the world."""
+
+BANDWIDTHS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, np.inf)
+
+MOST_CONDITIONS = 1 << 14
+"""So many conditions at most are told apart; where there are more, contexts are joined."""
+
+
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """The mean changes of trained conditions, log1p counts per 10^4.
+
+    Attributes:
+        label: the number of each condition's perturbation [conditions], ascending.
+        context: the place of its context [conditions].
+        sizes: its cells [conditions].
+        changes: S [conditions, genes].
+        noise: V [conditions].
+        contexts: the names of the contexts.
+        means: of their control cells [contexts, genes].
+        bandwidth: h.
+        share: lambda.
+    """
+
+    label: Places
+    context: Places
+    sizes: Vector
+    changes: NDArray[np.float32]
+    noise: Vector
+    contexts: tuple[Context, ...]
+    means: NDArray[np.float32]
+    bandwidth: float = np.inf
+    share: float = 1.0
+
+    @property
+    def n_genes(self) -> int:
+        """Genes of the panel."""
+        return int(self.changes.shape[1])
+
+    @cached_property
+    def place(self) -> dict[Context, int]:
+        """The number of each context."""
+        return {name: i for i, name in enumerate(self.contexts)}
+
+    def of_label(self, label: int) -> Places:
+        """The conditions of a perturbation."""
+        first, last = np.searchsorted(self.label, [label, label + 1])
+        return np.arange(first, last)
+
+    def similarity(self, control: NDArray[Any]) -> Vector:
+        """The correlation of a mean of control cells [genes] with each context's [contexts]; 0 where one is constant."""
+        centred = control.astype(np.float64) - control.mean(dtype=np.float64)
+        norm = float(np.sqrt(np.square(centred).sum()))
+        unit = centred / norm if norm > 0 else centred
+        found: Vector = self._standardised @ unit
+        return found
+
+    def expected(self, label: int, similarity: Vector, own: int | None = None, *, left_out: bool = False) -> Vector:
+        """s [genes] of a perturbation in a context; 0 for a label of which training has no condition.
+
+        Args:
+            label: its number.
+            similarity: of the context, see `similarity`.
+            own: the place of the context, where training has seen it.
+            left_out: expect what would be expected if training had not seen this condition, where there are others.
+        """
+        rows = self.of_label(label)
+        mine = self.context[rows] == (-1 if own is None else own)
+        if left_out and mine.any() and not mine.all():
+            rows, mine = rows[~mine], mine[~mine]
+        if not len(rows):
+            return np.zeros(self.n_genes)
+        known = self.changes[rows].astype(np.float64)
+        w = self._weights(rows, similarity[self.context[rows]], self.bandwidth)
+        mean = w @ known
+        found = _shrunk(mean, float(np.square(w) @ self.noise[rows]))
+        if not mine.any():
+            found *= self.share
+            return found
+        beyond = known[mine][0] - mean
+        w = mine - w
+        return found + _shrunk(beyond, float(np.square(w) @ self.noise[rows]))
+
+    def fitted(self) -> "Changes":
+        """With the bandwidth and the share that predict each condition best from the others of its perturbation.
+
+        Errors are squares, summed over genes, of a condition in proportion to n / (n + 30). Where no perturbation was
+        seen in two contexts, there is nothing to fit.
+        """
+        parts = [self._left_out(rows) for rows in self._several]
+        if not parts:
+            return self
+        before, after, squares = (sum(part[i] for part in parts) for i in range(3))
+        best = int(np.argmin(np.round(squares / squares.min(), 9)[::-1]))  # of equal ones the widest
+        best = len(BANDWIDTHS) - 1 - best
+        share = float(np.clip(before[best] / after[best], 0.0, 1.0)) if after[best] > 0 else 1.0
+        return replace(self, bandwidth=BANDWIDTHS[best], share=share)
+
+    @property
+    def _several(self) -> list[Places]:
+        """The conditions of each perturbation that was seen in several contexts."""
+        first = np.flatnonzero(np.diff(self.label, prepend=-1))
+        rows = np.split(np.arange(len(self.label)), first[1:])
+        return [own for own in rows if len(own) > 1]
+
+    def _left_out(self, rows: Places) -> tuple[Vector, Vector, Vector]:
+        """<S, s>, |s|^2 and |S - s|^2 of conditions, each predicted by the others, summed over them; by bandwidth."""
+        known = self.changes[rows].astype(np.float64)
+        products, noise, weight = known @ known.T, self.noise[rows], self._counting(rows)
+        r = self._standardised[self.context[rows]]
+        r = r @ r.T
+        np.fill_diagonal(r, -np.inf)
+        found = np.zeros((3, len(BANDWIDTHS)))
+        for i, bandwidth in enumerate(BANDWIDTHS):
+            w = np.stack([self._weights(rows, own, bandwidth) for own in r])
+            size = np.einsum("ij,jk,ik->i", w, products, w)
+            b = _share(np.square(w) @ noise, size)
+            inner = b * np.einsum("ij,ij->i", w, products)
+            size = b * b * size
+            found[:, i] = weight @ inner, weight @ size, weight @ (np.diagonal(products) - 2 * inner + size)
+        return found[0], found[1], found[2]
+
+    def _counting(self, rows: Places) -> Vector:
+        return self.sizes[rows] / (self.sizes[rows] + ENOUGH)
+
+    def _weights(self, rows: Places, similarity: Vector, bandwidth: float) -> Vector:
+        """w of some conditions; a similarity of -inf leaves one out."""
+        there = np.isfinite(similarity)
+        apart = np.where(there, similarity[there].max() - similarity, np.inf)
+        near = np.exp(-apart / bandwidth) if np.isfinite(bandwidth) else there.astype(np.float64)
+        w = self._counting(rows) * near
+        found: Vector = w / w.sum()
+        return found
+
+    @cached_property
+    def _standardised(self) -> NDArray[np.float64]:
+        """The control means of contexts, centred and of norm 1 [contexts, genes]."""
+        centred = self.means.astype(np.float64)
+        centred -= centred.mean(axis=1, keepdims=True)
+        norm = np.sqrt(np.square(centred).sum(axis=1, keepdims=True))
+        found: NDArray[np.float64] = np.divide(centred, norm, out=np.zeros_like(centred), where=norm > 0)
+        return found
+
+
+def joined(groups: Sequence[tuple[int, str, str]]) -> list[Context]:
+    """The context of each group (perturbation, cell type, assay batch), the finest that leave few enough conditions."""
+    ways = (
+        [(cell_type, batch) for _, cell_type, batch in groups],
+        [(cell_type, "") for _, cell_type, _ in groups],
+        [("", "") for _ in groups],
+    )
+    for contexts in ways:
+        if len({(label, context) for (label, _, _), context in zip(groups, contexts, strict=True)}) <= MOST_CONDITIONS:
+            return contexts
+    return ways[-1]
+
+
+def _share(noise: Vector, squares: Vector) -> Vector:
+    """b [n] of vectors with these squared norms."""
+    found: Vector = 1 - np.divide(noise, squares, out=np.ones_like(squares), where=squares > noise)
+    return found
+
+
+def _shrunk(vector: Vector, noise: float) -> Vector:
+    """A vector without what may be noise of this variance, summed over its entries."""
+    found: Vector = vector * _share(np.array([noise]), np.array([float(np.square(vector).sum())]))[0]
+    return found
