@@ -78,7 +78,7 @@ class Changes:
         return np.arange(first, last)
 
     def similarity(self, control: NDArray[Any]) -> Vector:
-        """The correlation of a mean of control cells [genes] with each context's [contexts]; 0 where one is constant."""
+        """The correlation of a control mean [genes] with each context's [contexts]; 0 where one is constant."""
         centred = control.astype(np.float64) - control.mean(dtype=np.float64)
         norm = float(np.sqrt(np.square(centred).sum()))
         unit = centred / norm if norm > 0 else centred
@@ -86,7 +86,7 @@ class Changes:
         return found
 
     def expected(self, label: int, similarity: Vector, own: int | None = None, *, left_out: bool = False) -> Vector:
-        """s [genes] of a perturbation in a context; 0 for a label of which training has no condition.
+        """The change [genes] of a perturbation in a context; 0 for a label of which training has no condition.
 
         Args:
             label: its number.
@@ -154,7 +154,7 @@ class Changes:
         return self.sizes[rows] / (self.sizes[rows] + ENOUGH)
 
     def _weights(self, rows: Places, similarity: Vector, bandwidth: float) -> Vector:
-        """w of some conditions; a similarity of -inf leaves one out."""
+        """The weights of some conditions; a similarity of -inf leaves one out."""
         there = np.isfinite(similarity)
         apart = np.where(there, similarity[there].max() - similarity, np.inf)
         near = np.exp(-apart / bandwidth) if np.isfinite(bandwidth) else there.astype(np.float64)
@@ -186,7 +186,7 @@ def joined(groups: Sequence[tuple[int, str, str]]) -> list[Context]:
 
 
 def _share(noise: Vector, squares: Vector) -> Vector:
-    """b [n] of vectors with these squared norms."""
+    """The share b of vectors with these squared norms [n] that is kept."""
     found: Vector = 1 - np.divide(noise, squares, out=np.ones_like(squares), where=squares > noise)
     return found
 

@@ -5,8 +5,8 @@ A control cell has counts n_g and a total N. A change o_g makes of it
     n'_g ~ Binomial(n_g, p_g) + Poisson(a_g N / 10^4),    p = exp(-relu(-o)),    a = expm1(relu(o))
     x'_g = log1p(10^4 n'_g / N'),    N' = N + sum_g (n'_g - n_g)
 
-so that o = 0 changes nothing, o < 0 keeps a share of the counts, o > 0 adds a per 10^4, and counts that are Poisson stay
-so. `core.observation` is the same law for networks, with a gradient.
+so that o = 0 changes nothing, o < 0 keeps a share of the counts, o > 0 adds a per 10^4, and counts that are Poisson
+stay so. `core.observation` is the same law for networks, with a gradient.
 
 A change s that was measured between means of x is realised by the o of which the cells drawn have the mean
 ``mean(x) + s`` (`Curves`). No draws are needed for it: ``log1p(y) = int_0^inf (1 - exp(-y z)) exp(-z) / z dz``, so with
@@ -87,7 +87,7 @@ def whole(expression: NDArray[Any], totals: Totals) -> Counts:
 
 
 def recovered(values: "sp.csr_matrix[Any] | NDArray[Any]") -> Totals:
-    """The total counts of cells of which only log1p counts per 10^4 are there, all genes of their file; NaN where unknown.
+    """The total counts of cells by their log1p counts per 10^4 of all genes of a file; NaN where they are unknown.
 
     They are known where a cell's smallest value is one count: then all its values are whole numbers of it.
     """
