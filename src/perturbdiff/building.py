@@ -11,7 +11,6 @@ from perturbdiff.core.kernel import EnergyKernel, GaussianKernel, Kernel
 from perturbdiff.core.objective import Objective
 from perturbdiff.core.process import Process, linear_betas, power_cosine_betas
 from perturbdiff.core.sampler import DDIM, DDPM, Sampler, respaced
-from perturbdiff.core.shift import Shift
 from perturbdiff.recipes.settings import Guidance, ModelSettings, SamplingSettings, Settings
 
 
@@ -35,10 +34,10 @@ def build_denoiser(
     *,
     n_genes: int,
     labels: Sequence[int | Covariate],
-    shift: Shift | None = None,
+    scale: float = 1.0,
     sources: Tensor | None = None,
 ) -> Denoiser:
-    """The network, untrained, for a panel of `n_genes`, the labels of each covariate and the sources of the batches."""
+    """The network, untrained, for so many genes, the labels of each covariate, the scale and sources of the batches."""
     model = settings.model
     conditioning = Conditioning(labels, width=model.width, embedding_width=model.embedding_width, null=model.null)
     return Denoiser(
@@ -51,7 +50,7 @@ def build_denoiser(
         target=model.target,
         modulate_by=model.modulate_by,
         self_conditioning=settings.training.self_conditioning > 0,
-        shift=shift,
+        scale=scale,
         sources=sources if model.projections == "per_source" else None,
     )
 
@@ -69,6 +68,7 @@ def build_objective(settings: Settings) -> Objective:
         self_conditioning=training.self_conditioning,
         dropout_per=training.dropout_per,
         novelty=training.novelty,
+        context_dropout=training.context_dropout,
     )
 
 

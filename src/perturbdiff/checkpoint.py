@@ -24,6 +24,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from perturbdiff.building import build_denoiser
+from perturbdiff.cells.contexts import Changes
 from perturbdiff.cells.order import Hashes
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.expectation import NOTHING_FITTED, Fit
@@ -32,12 +33,13 @@ from perturbdiff.io import whole_file
 from perturbdiff.labels.conditions import Conditions
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.labels.vocabulary import Vocabulary
+from perturbdiff.populations.expected import Expectation
 from perturbdiff.recipes.dataset import Recipe, recipe_from_mapping
 from perturbdiff.recipes.settings import Settings
 from perturbdiff.recipes.tables import validated
 from perturbdiff.split.fingerprints import Seen
 
-FORMAT = 4
+FORMAT = 5
 """Raised with every change that an older version could not read."""
 
 WEIGHTS, DESCRIPTION, LOGS = "model.safetensors", "model.json", "logs"
@@ -45,6 +47,9 @@ WEIGHTS, DESCRIPTION, LOGS = "model.safetensors", "model.json", "logs"
 
 FEATURES = "features/"
 """Before a covariate's name: the tensor of its labels' features, beside the weights."""
+
+CHANGES = "changes/"
+"""Before a name: what the change that is expected is made of."""
 
 SEEN = "seen/"
 """Before a number and a kind: the hashes of a source's cells."""
@@ -82,6 +87,7 @@ class ModelSpec:
         split: hash, seed, and the conditions of each held-out part.
         features: of labels or agents, by covariate; the covariates that have some.
         fit: of what is expected of unseen perturbations.
+        changes: of the training conditions, of which what is expected is made; None where nothing is.
         pretraining: what a marginal pretraining was on; None in a model of perturbations.
         total_genes: over which the total counts of the training cells ran; None where a column gives them, where the
             values were log1p, where files of different genes were joined, and in older models.
@@ -97,6 +103,7 @@ class ModelSpec:
     split: Mapping[str, Any]
     features: Mapping[str, FeatureTable] = field(default_factory=dict)
     fit: Fit = NOTHING_FITTED
+    changes: Changes | None = None
     pretraining: Pretraining | None = None
     begun_from: Mapping[str, Any] | None = None
     total_genes: tuple[str, ...] | None = None
@@ -111,6 +118,18 @@ class ModelSpec:
             self.features,
             self.settings.encoders.with_learned_labels,
             self.fit,
+        )
+
+    def expectation(self, conditions: Conditions) -> Expectation | None:
+        """The change that is expected of labels in contexts; None where none is."""
+        if self.changes is None:
+            return None
+        weights = conditions.weights
+        return Expectation(
+            self.changes,
+            None if weights is None else weights.numpy(),
+            scale=self.scale,
+            counts=self.settings.model.target == "counts",
         )
 
     def with_weights(self, weights: Mapping[str, Tensor], history: Mapping[str, Any]) -> "Checkpoint":
@@ -135,7 +154,7 @@ class Checkpoint(ModelSpec):
         """The network with these weights, in evaluation mode, on the CPU; for more labels than its own, perhaps."""
         # initial weights are drawn only to be replaced
         with torch.random.fork_rng(devices=[]):
-            model = untrained(self.settings, self.genes, conditions or self.conditions, self.pretraining)
+            model = untrained(self, conditions or self.conditions)
         try:
             model.load_state_dict(dict(self.weights))
         except RuntimeError:
@@ -168,6 +187,9 @@ class Checkpoint(ModelSpec):
         seen = () if self.pretraining is None else self.pretraining.seen
         for i, own in enumerate(seen):
             beside |= {f"{SEEN}{i}/{kind}": _signed(getattr(own, kind)) for kind in ("names", "profiles")}
+        changes = self.changes
+        if changes is not None:
+            beside |= {CHANGES + name: torch.from_numpy(array) for name, array in changes.arrays().items()}
         weights = save({k: value.detach().cpu().contiguous() for k, value in {**self.weights, **beside}.items()})
         description = {
             "format": FORMAT,
@@ -181,6 +203,13 @@ class Checkpoint(ModelSpec):
             "fit": {
                 "penalty": self.fit.penalty if math.isfinite(self.fit.penalty) else None,
                 "ratios": [[*modalities, ratio] for modalities, ratio in self.fit.ratios.items()],
+            },
+            "contexts": None
+            if changes is None
+            else {
+                "names": changes.contexts,
+                "bandwidth": changes.bandwidth if math.isfinite(changes.bandwidth) else None,
+                "share": changes.share,
             },
             "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
             "folder": self.folder,
@@ -201,17 +230,17 @@ class Checkpoint(ModelSpec):
             partial.write_bytes(json.dumps(description, indent=1, ensure_ascii=False).encode())
 
 
-def untrained(
-    settings: Settings, genes: tuple[str, ...], conditions: Conditions, pretraining: Pretraining | None = None
-) -> Denoiser:
-    """A new network for this panel, these labels, and the sources of a pretraining."""
-    n_genes = len(genes)
+def untrained(spec: ModelSpec, conditions: Conditions) -> Denoiser:
+    """A new network for a model and these labels."""
+    sources = (
+        None if spec.pretraining is None else spec.pretraining.source_of_batches(conditions.trained["assay_batch"])
+    )
     return build_denoiser(
-        settings,
-        n_genes=n_genes,
+        spec.settings,
+        n_genes=len(spec.genes),
         labels=conditions.covariates(),
-        shift=conditions.shift(n_genes),
-        sources=None if pretraining is None else pretraining.source_of_batches(conditions.trained["assay_batch"]),
+        scale=spec.scale,
+        sources=sources,
     )
 
 
@@ -239,6 +268,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             for name, (labels, origin) in description.get("features", {}).items()
         }
         pretraining = _pretraining(description.get("pretraining"), tensors)
+        changes = _changes(description, tensors)
         return Checkpoint(
             weights=tensors,
             settings=validated(Settings, description["settings"], DESCRIPTION),
@@ -253,6 +283,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             history=description["history"],
             features=features,
             fit=_fit(description.get("fit")),
+            changes=changes,
             pretraining=pretraining,
             begun_from=description.get("begun_from"),
             total_genes=None if (total := description.get("total_genes")) is None else tuple(total),
@@ -275,6 +306,17 @@ def _pretraining(table: list[dict[str, Any]] | None, tensors: dict[str, Tensor])
         seen.append(Seen(described["name"], n_cells, limit, **found))
         sources.append(described)
     return Pretraining(tuple(sources), tuple(seen))
+
+
+def _changes(description: Mapping[str, Any], tensors: dict[str, Tensor]) -> Changes | None:
+    """What is expected, which is taken out of the tensors."""
+    if "shift.weight" in tensors:  # a change for each label, before format 5
+        return Changes.of_labels(tensors.pop("shift.weight").numpy() * np.float32(description["scale"]))
+    table = description.get("contexts")
+    arrays = {
+        name.removeprefix(CHANGES): tensors.pop(name).numpy() for name in list(tensors) if name.startswith(CHANGES)
+    }
+    return None if table is None else Changes.of_arrays(arrays, table["names"], table["bandwidth"], table["share"])
 
 
 def _signed(hashes: Hashes) -> Tensor:

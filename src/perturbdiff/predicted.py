@@ -1,10 +1,11 @@
 """The .h5ad of predicted cells, as models and baselines write it and evaluation reads it: what it holds and declares.
 
-First control cells, then what was predicted from them: log1p counts per 10^4 in ``X`` [cells, genes]. ``obs`` has the
+First control cells, then what was predicted from them: log1p counts per 10^4 in ``X`` [cells, genes], or whole numbers
+of counts there, the log1p values in the layer ``log1p`` and the cells' totals in a column of ``obs``. ``obs`` has the
 labels under the names that the columns of the data have, and `OWN_COLUMNS`. ``uns["perturbdiff"]`` declares
 
     format, version                of the file, and of the library
-    scale, unit                    "log1p", and that of ``X``
+    scale, unit                    "log1p" or "counts", and that of ``X``
     columns, own_columns           what the columns of the labels and ours are called
     control                        the label of control cells, where there is one
     conditions                     what was asked: JSON, a record for each
@@ -28,7 +29,7 @@ from perturbdiff.cells.controls import CONTEXT
 from perturbdiff.cells.memory import Cells
 from perturbdiff.io import free_name
 from perturbdiff.labels.members import beside, parts_of
-from perturbdiff.recipes.dataset import Columns
+from perturbdiff.recipes.dataset import PER, Columns
 
 if TYPE_CHECKING:
     import anndata
@@ -44,6 +45,9 @@ OWN_COLUMNS = ("population", "control_cell")
 
 Where the data have a column of that name, ours has another one, which ``own_columns`` says.
 """
+
+LOGS = "log1p"
+"""The layer of log1p counts per 10^4 where X holds counts."""
 
 UNSPECIFIED = "unspecified"
 """The label of predicted cells whose condition leaves the perturbation open."""
@@ -61,6 +65,7 @@ class Predicted(NamedTuple):
         condition: the row of its condition in the table of these [cells].
         repeat: which of the draws of the condition it is of [cells], or of all.
         lap: how often all control cells of the condition were drawn before [cells], or of all.
+        totals: total counts of the cells [cells], where they are drawn as counts.
     """
 
     expression: Matrix
@@ -68,6 +73,7 @@ class Predicted(NamedTuple):
     condition: Rows
     repeat: Rows | int = 0
     lap: Rows | int = 0
+    totals: NDArray[np.float64] | None = None
 
 
 def as_file(
@@ -80,6 +86,7 @@ def as_file(
     columns: Columns,
     control: str | None,
     facts: Mapping[str, Any],
+    control_totals: NDArray[np.float64] | None = None,
 ) -> "anndata.AnnData":
     """The file of predicted cells, behind the control cells that they were made from.
 
@@ -95,6 +102,7 @@ def as_file(
         columns: of the data, under which the labels are written.
         control: the label of control cells; None where the data have none.
         facts: what is declared beside what this function knows.
+        control_totals: total counts of the used control cells, by which X holds counts; None for log1p values.
     """
     import anndata
 
@@ -109,22 +117,37 @@ def as_file(
         f"{names[row]}-predicted-{number}-{draw}" + (f"-{again}" if again else "")
         for row, number, draw, again in zip(source, made.condition, repeat, lap, strict=True)
     ]
+    values, layers = sp.vstack([controls, made.expression], format="csr"), {}
+    names_of = {name: column for name, column in columns.model_dump(exclude={"total_counts"}).items() if column}
+    if control_totals is not None and made.totals is not None:
+        totals = np.concatenate([control_totals, made.totals])
+        names_of["total_counts"] = free_name("total_counts", obs)
+        obs[names_of["total_counts"]] = totals
+        layers[LOGS], values = values, _whole(values, totals)
     declared = {
         "format": FORMAT,
         "version": version("perturbdiff"),
-        "scale": "log1p",
-        "unit": "log1p counts per 10^4",
-        "columns": {name: column for name, column in columns.model_dump(exclude={"total_counts"}).items() if column},
+        "scale": "counts" if layers else "log1p",
+        "unit": "counts" if layers else "log1p counts per 10^4",
+        "columns": names_of,
         "own_columns": ours,
         **({} if control is None else {"control": control}),
         "conditions": conditions.to_json(orient="records"),
     }
     return anndata.AnnData(
-        X=sp.vstack([controls, made.expression], format="csr"),
+        X=values,
+        layers=layers,
         obs=pd.DataFrame(obs, index=pd.Index([*names[used], *predicted], dtype=str)),
         var=pd.DataFrame(index=pd.Index(genes, dtype=str)),
         uns={KEY: {**facts, **declared}},
     )
+
+
+def _whole(values: Matrix, totals: NDArray[np.float64]) -> "sp.csr_matrix[np.float32]":
+    """The counts of log1p counts per 10^4."""
+    per = np.repeat(totals / PER, np.diff(values.indptr))
+    counts = np.rint(np.expm1(values.data.astype(np.float64)) * per).astype(np.float32)
+    return sp.csr_matrix((counts, values.indices, values.indptr), shape=values.shape)
 
 
 def _labels(

@@ -82,6 +82,7 @@ class TrainedModel:
         expression: Mapping[str, Any] | None = None,
         min_overlap: float = 0.9,
         n_cells: int | None = None,
+        counts: bool = False,
     ) -> anndata.AnnData:
         """Predict one cell for each control cell of each condition.
 
@@ -107,6 +108,7 @@ class TrainedModel:
                 say, as in the table [expression] of a recipe.
             min_overlap: least share of the panel's genes that `controls` must have; missing ones count as 0.
             n_cells: predicted cells of each condition and draw; one for each of its control cells when absent.
+            counts: whole numbers of counts in X, and log1p counts per 10^4 in a layer.
 
         Returns:
             Control and predicted cells: log1p counts per 10^4 in X; `population` is -1 for control cells.
@@ -144,6 +146,7 @@ class TrainedModel:
             sampling=sampling,
             min_overlap=min_overlap,
             n_cells=n_cells,
+            counts=counts,
         )
         return without_controls(made) if controls is None else made
 
@@ -188,6 +191,7 @@ class TrainedModel:
         sampling: Mapping[str, Any] | None = None,
         min_overlap: float = 0.9,
         n_cells: int | None = None,
+        counts: bool = False,
         track: "Track" = iter,
     ) -> anndata.AnnData:
         """As `predict`, from cells that are read already; `track` wraps the list of minibatches, to show progress."""
@@ -205,6 +209,7 @@ class TrainedModel:
             settings=with_sampling(checkpoint.settings, sampling),
             min_overlap=min_overlap,
             n_cells=n_cells,
+            integers=counts,
             track=track,
         )
 

@@ -14,7 +14,7 @@ the share lambda of a response that proves to carry over are those that predict 
 others of its perturbation (`Changes.fitted`); h may be infinite, so that similarity is worth nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -34,6 +34,9 @@ BANDWIDTHS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, np.in
 
 MOST_CONDITIONS = 1 << 14
 """So many conditions at most are told apart; where there are more, contexts are joined."""
+
+
+_ARRAYS = ("label", "context", "sizes", "changes", "noise", "means")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,39 @@ class Changes:
     def place(self) -> dict[Context, int]:
         """The number of each context."""
         return {name: i for i, name in enumerate(self.contexts)}
+
+    @classmethod
+    def of_labels(cls, changes: NDArray[np.float32]) -> "Changes":
+        """One change for each label, whatever the context [labels, genes], the null's first."""
+        n = len(changes)
+        everywhere: tuple[Context, ...] = (("", ""),)
+        means = np.zeros((1, changes.shape[1]), dtype=np.float32)
+        where = np.zeros(n, dtype=np.int64)
+        return cls(np.arange(n), where, np.ones(n), changes, np.zeros(n), everywhere, means)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What `of_arrays` needs beside the names of the contexts, the bandwidth and the share."""
+        return {name: getattr(self, name) for name in _ARRAYS}
+
+    @classmethod
+    def of_arrays(
+        cls,
+        arrays: Mapping[str, NDArray[Any]],
+        contexts: Sequence[Sequence[str]],
+        bandwidth: float | None,
+        share: float,
+    ) -> "Changes":
+        """Put together again; no bandwidth is an infinite one."""
+        names = tuple((str(cell_type), str(batch)) for cell_type, batch in contexts)
+        width = np.inf if bandwidth is None else float(bandwidth)
+        return cls(**{name: arrays[name] for name in _ARRAYS}, contexts=names, bandwidth=width, share=float(share))
+
+    def pooled(self, n_labels: int) -> NDArray[np.float32]:
+        """The mean change of each label over contexts, by their cells [labels + 1, genes]; 0 where there is none."""
+        known = np.arange(n_labels + 1)[:, None] == self.label
+        weights = known * self.sizes
+        found: NDArray[np.float64] = weights @ self.changes / np.maximum(weights.sum(axis=1, keepdims=True), 1)
+        return found.astype(np.float32)
 
     def of_label(self, label: int) -> Places:
         """The conditions of a perturbation."""

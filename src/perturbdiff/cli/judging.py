@@ -77,6 +77,9 @@ def predict(
     guidance: Annotated[
         str | None, typer.Option(help="Strength of the guidance: 1.5, or perturbation=1.5,cell_type=0.5.")
     ] = None,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="Whole numbers of counts in X, log1p values in a layer.")
+    ] = False,
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -129,6 +132,7 @@ def predict(
             sampling=sampling,
             min_overlap=min_overlap,
             n_cells=cells_per_condition,
+            counts=counts,
             track=screen.track,
         )
     write_h5ad(without_controls(adata) if controls is None else adata, out)

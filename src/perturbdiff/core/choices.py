@@ -12,7 +12,7 @@ Joint = Literal["tokens", "features"]
 Null = Literal["covariate", "joint"]
 """What stands for labels that are dropped, see `core.conditioning`."""
 
-Target = Literal["cell", "change", "residual"]
+Target = Literal["cell", "change", "residual", "counts"]
 """What the network's output is, see `core.denoiser`."""
 
 ModulateBy = Literal["population", "cell"]

@@ -1,13 +1,14 @@
 r"""The denoiser x_0^theta(x_t, t, control, condition) of a population, as a two-stream MM-DiT over cells.
 
 A denoiser is anything with the signature of `DenoiserContract`: it takes a minibatch of noised populations and returns
-estimates of x_0, in units of the training scale, never negative. What the network gives is read in one of two ways:
+estimates of x_0, in units of the training scale, never negative. What the network gives is read in one of four ways:
 
     target "cell":      x_0 = ReLU(network_j)
     target "change":    x_0 = ReLU(control_j + network_j)
-    target "residual":  x_0 = ReLU(control_j + s + network_j), s what is expected of the perturbation (`core.shift`)
+    target "residual":  x_0 = ReLU(control_j + s + network_j), s what is expected of the population
+    target "counts":    x_0 = the control cell's counts with the change s + network_j (`core.observation`)
 
-`unclamped` is what stands inside the ReLU. The network sees [x_t, self-conditioning], or x_t alone, and control, each
+`unclamped` is what stands inside the ReLU, or the change of counts; both in units of the training scale. The network sees [x_t, self-conditioning], or x_t alone, and control, each
 token of a stream by one linear map, and the condition vector c = time + covariates, once a population (or, with
 ``modulate_by="cell"``, once a cell: the same numbers at the release's cost). Genes that were not measured are 0 where
 the network reads and where it writes: what stands at them changes nothing, and nothing is learned from them.
@@ -26,8 +27,8 @@ from torch.nn import functional
 from perturbdiff.core.block import Block, Modulation, modulate
 from perturbdiff.core.choices import Joint, ModulateBy, Target
 from perturbdiff.core.conditioning import Conditioning
-from perturbdiff.core.population import NULL, Noised, measured
-from perturbdiff.core.shift import Shift
+from perturbdiff.core.observation import Estimate, observed
+from perturbdiff.core.population import Noised, measured
 
 Expression = Float[Tensor, "batch cells genes"]
 
@@ -41,7 +42,15 @@ class DenoiserContract(Protocol):
         ...
 
     def unclamped(self, noised: Noised) -> Expression:
-        """x_0 before its ReLU."""
+        """What x_0 is made of: x_0 before its ReLU, or the change of counts."""
+        ...
+
+    def made_of(self, unclamped: Expression, noised: Noised) -> Estimate:
+        """The estimate of x_0 that is made of it."""
+        ...
+
+    def estimate(self, noised: Noised) -> Estimate:
+        """x_0, with the cells' totals where they are drawn as counts."""
         ...
 
 
@@ -109,7 +118,7 @@ class Denoiser(nn.Module):
         modulate_by: one condition vector a population, or one a cell.
         self_conditioning: whether the network looks at an earlier estimate of x_0; without, it has no weights for it.
         control_head: whether the control stream is read too (the release has such a head; its loss does not use it).
-        shift: s of target "residual"; a vector for each label of perturbation when not given.
+        scale: what log1p counts per 10^4 were divided by, which counts have to know.
         sources: the source, 1 and up, of each label of assay batch [labels + 1], 0 for none; with it each source has
             input projections of its own. None where they are shared.
     """
@@ -127,7 +136,7 @@ class Denoiser(nn.Module):
         modulate_by: ModulateBy = "population",
         self_conditioning: bool = True,
         control_head: bool = False,
-        shift: Shift | None = None,
+        scale: float = 1.0,
         sources: Int[Tensor, " labels"] | None = None,
     ) -> None:
         super().__init__()
@@ -135,7 +144,7 @@ class Denoiser(nn.Module):
             message = f"width={width} must be a multiple of heads={heads}; change one of them."
             raise ValueError(message)
         self.target = target
-        self.shift = shift or Shift(conditioning.n_perturbations, n_genes) if target == "residual" else None
+        self.scale = scale
         self.modulate_by = modulate_by
         self.conditioning = conditioning
         self.time = TimeEmbedding(width)
@@ -180,20 +189,37 @@ class Denoiser(nn.Module):
         return self.head(h, c), None if self.control_head is None else self.control_head(h_control, c)
 
     def unclamped(self, noised: Noised) -> Float[Tensor, "batch cells genes"]:
-        """x_0 before its ReLU: the network, or the control cells and the network."""
+        """What x_0 is made of: the network, beside it what is expected, and the control cells where they are added."""
         control = noised.control
         # the sum is float32 under mixed precision too: a small change of a large value must survive
         out = self.streams(noised)[0].to(control.dtype)
         if self.target == "cell":
             return measured(out, noised.genes)
-        if self.shift is not None:
-            label = noised.condition.perturbation
+        if noised.expected is not None:
+            expected = noised.expected
             if noised.dropped is not None:
-                label = label.masked_fill(noised.dropped[:, 0], NULL)
-            novel = None if noised.novel is None else noised.novel[:, 0]
-            out = out + self.shift(label, self.conditioning.novelty_of(label, novel)).unsqueeze(1)
-        return measured(control + out, noised.genes)
+                expected = expected.masked_fill(noised.dropped[:, :1], 0.0)
+            out = out + expected.unsqueeze(1)
+        return measured(out if self.target == "counts" else control + out, noised.genes)
+
+    def made_of(self, unclamped: Float[Tensor, "batch cells genes"], noised: Noised) -> Estimate:
+        """Clamp x_0 at 0, or draw the cells that a change of counts makes.
+
+        Raises:
+            ValueError: counts are to be drawn, and the control cells' totals or the seeds are not there.
+        """
+        if self.target != "counts":
+            return Estimate(functional.relu(unclamped))
+        if noised.totals is None or noised.seed is None:
+            message = 'target "counts" draws from the control cells\' counts: give their totals, and seeds.'
+            raise ValueError(message)
+        change = unclamped * self.scale
+        return observed(measured(noised.control, noised.genes), noised.totals, change, noised.seed, scale=self.scale)
+
+    def estimate(self, noised: Noised) -> Estimate:
+        """Estimate x_0, with the cells' totals where they are drawn as counts."""
+        return self.made_of(self.unclamped(noised), noised)
 
     def forward(self, noised: Noised) -> Float[Tensor, "batch cells genes"]:
         """x_0^theta, non-negative, in units of the training scale (Eq. 7, arXiv:2602.19685v1)."""
-        return functional.relu(self.unclamped(noised))
+        return self.estimate(noised).x_0

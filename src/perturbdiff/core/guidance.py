@@ -15,16 +15,16 @@ clamping. `of` says what it is applied to:
 
 * ``"x_0"``: the denoised populations, after their ReLU (the release's way).
 * ``"change"``: what stands inside the ReLU, so that a gene that one of the passes silences is not pushed off zero by
-  it.
+  it; or the change of counts, of which cells are then drawn once.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from perturbdiff.core.choices import COVARIATES, Of
 from perturbdiff.core.denoiser import DenoiserContract
+from perturbdiff.core.observation import Estimate
 from perturbdiff.core.population import Noised
 
 ALL = (True, True, True)
@@ -73,8 +73,16 @@ class Guided:
 
     def __call__(self, noised: Noised) -> Float[Tensor, "batch cells genes"]:
         """Guided x_0; with ``of="x_0"`` it may be negative where a strength is above 0."""
+        return self.estimate(noised).x_0
+
+    def estimate(self, noised: Noised) -> Estimate:
+        """Guided x_0; where x_0 itself is guided, its cells have no totals."""
         guided = self.unclamped(noised)
-        return guided if self.of == "x_0" else functional.relu(guided)
+        return Estimate(guided) if self.of == "x_0" else self.made_of(guided, noised)
+
+    def made_of(self, unclamped: Float[Tensor, "batch cells genes"], noised: Noised) -> Estimate:
+        """As the denoiser does it."""
+        return self.denoiser.made_of(unclamped, noised)
 
     def unclamped(self, noised: Noised) -> Float[Tensor, "batch cells genes"]:
         """The guided quantity before any clamping."""

@@ -9,9 +9,13 @@ that a population's source did not measure have no part in either, nor in G.
 Per population, from a stream that is a function of (seed, step, index of the population), in this order: t; one coin
 for each covariate (its label is replaced by the null), one for the control cells (replaced by zeros), one for
 self-conditioning (the network's own estimate of x_0 from a first pass without gradient, else zeros); then the noise;
-then one coin for each covariate on whether its label is taken as new, half of them as a label of new agents. With
-``dropout_per="minibatch"`` the first population's coins serve all, its condition coin all covariates at once: the
+then one coin for each covariate on whether its label is taken as new, half of them as a label of new agents; one on
+whether the change that is expected of it is that of a context which training has not seen; and the seed of its counts.
+With ``dropout_per="minibatch"`` the first population's coins serve all, its condition coin all covariates at once: the
 release's way.
+
+What is expected of a population comes in six ways: of a label that is known, a new set, or of new agents (`Novelty`),
+first in its own context, then by other contexts. A batch with one way has the first alone.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +31,7 @@ from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.kernel import EnergyKernel, Kernel, mmd_squared
 from perturbdiff.core.population import Noised, PopulationBatch, measured
 from perturbdiff.core.process import Process
-from perturbdiff.core.randomness import PopulationNoise, stream
+from perturbdiff.core.randomness import PopulationNoise, seeds, stream
 
 
 class Loss(NamedTuple):
@@ -47,6 +51,8 @@ class Draw(NamedTuple):
     self_conditioned: Bool[Tensor, " batch"]
     eps: Float[Tensor, "batch cells genes"]
     novel: Int[Tensor, "batch 3"]
+    elsewhere: Bool[Tensor, " batch"]
+    seed: Int[Tensor, " batch"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class Objective:
         self_conditioning: probability that the network sees its own first estimate.
         dropout_per: whether there is a set of coins for each population, or one for a minibatch.
         novelty: probability that a covariate's label is taken as if training had not seen it, see `core.conditioning`.
+        context_dropout: probability that what is expected of a population is taken from other contexts than its own.
     """
 
     process: Process
@@ -74,6 +81,7 @@ class Objective:
     self_conditioning: float = 0.5
     dropout_per: DropoutPer = "population"
     novelty: float = 0.0
+    context_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.mmd_weight, self.mse_weight) < 0 or self.mmd_weight + self.mse_weight == 0:
@@ -99,6 +107,9 @@ class Objective:
             self_conditioned=coins[:, 4] < self.self_conditioning,
             eps=eps,
             novel=self._novel(streams, device),
+            elsewhere=torch.cat([torch.rand(1, generator=own, device=device) for own in streams])
+            < self.context_dropout,
+            seed=seeds(streams),
         )
 
     def _novel(self, streams: list[torch.Generator], device: torch.device) -> Int[Tensor, "batch 3"]:
@@ -120,6 +131,9 @@ class Objective:
             dropped=draw.dropped,
             novel=draw.novel,
             genes=batch.genes,
+            totals=batch.totals,
+            expected=None if batch.expected is None else _taken(batch.expected, draw),
+            seed=draw.seed,
         )
         hint = self._first_estimate(denoiser, noised, draw.self_conditioned)
         return self.compare(batch, denoiser(noised._replace(self_conditioning=hint)))
@@ -151,3 +165,9 @@ class Objective:
         with torch.no_grad():
             hint[rows] = denoiser(noised.rows(rows))
         return hint
+
+
+def _taken(expected: Float[Tensor, "batch ways genes"], draw: Draw) -> Float[Tensor, "batch genes"]:
+    """What is expected of each population in the way that it is taken."""
+    way = draw.novel[:, 0] + len(Novelty) * draw.elsewhere.long()
+    return expected[torch.arange(len(expected), device=expected.device), way.clamp(max=expected.shape[1] - 1)]

@@ -34,6 +34,9 @@ class PopulationBatch(NamedTuple):
         condition: the label indices.
         key: the running number of each population, of which its noise is a function.
         genes: true for genes that were measured; None for all. What stands at the others is never looked at.
+        totals: total counts of the control cells, 1 where masked; None where they are not known.
+        expected: the change that is expected of each population, in the ways that training may take it, see
+            `core.objective`; None for none.
     """
 
     perturbed: Float[Tensor, "batch cells genes"]
@@ -42,6 +45,8 @@ class PopulationBatch(NamedTuple):
     condition: Condition
     key: Int[Tensor, " batch"]
     genes: Bool[Tensor, "batch genes"] | None = None
+    totals: Float[Tensor, "batch cells"] | None = None
+    expected: Float[Tensor, "batch ways genes"] | None = None
 
 
 class Noised(NamedTuple):
@@ -57,6 +62,9 @@ class Noised(NamedTuple):
         self_conditioning: an earlier estimate of x_0; None for zeros.
         novel: how new each covariate's label is to be taken, see `core.conditioning`; None for as it is.
         genes: true for genes that were measured; None for all.
+        totals: total counts of the control cells, where cells are drawn as counts.
+        expected: the change that is expected of each population; None for none.
+        seed: of the draws of counts of each population.
     """
 
     x_t: Float[Tensor, "batch cells genes"]
@@ -68,6 +76,9 @@ class Noised(NamedTuple):
     self_conditioning: Float[Tensor, "batch cells genes"] | None = None
     novel: Int[Tensor, "batch 3"] | None = None
     genes: Bool[Tensor, "batch genes"] | None = None
+    totals: Float[Tensor, "batch cells"] | None = None
+    expected: Float[Tensor, "batch genes"] | None = None
+    seed: Int[Tensor, " batch"] | None = None
 
     def repeated(self, n: int) -> "Noised":
         """The same populations n times over, as one minibatch."""

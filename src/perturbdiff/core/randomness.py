@@ -9,12 +9,14 @@ are the same stream: a coincidence among many steps, not a pattern.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from perturbdiff.core.process import Process
 
 _MASK = (1 << 64) - 1
+
+_SEEDS = 1 << 62
 
 
 def _split_mix(state: int) -> int:
@@ -59,3 +61,12 @@ class PopulationNoise:
             ]
         )
         return self.process.noise(drawn[:, :n_cells], drawn[:, -1:])
+
+    def seeds(self) -> Int[Tensor, " batch"]:
+        """Fresh seeds for draws of another kind, one a population."""
+        return seeds(self.streams)
+
+
+def seeds(streams: Sequence[torch.Generator]) -> Int[Tensor, " batch"]:
+    """A seed out of each stream."""
+    return torch.cat([torch.randint(_SEEDS, (1,), generator=own, device=own.device) for own in streams])

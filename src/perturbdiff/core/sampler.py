@@ -23,6 +23,7 @@ from torch import Tensor
 
 from perturbdiff.core.choices import Variance
 from perturbdiff.core.denoiser import DenoiserContract
+from perturbdiff.core.observation import Estimate
 from perturbdiff.core.population import Condition, Noised
 from perturbdiff.core.process import Process, factor
 from perturbdiff.core.randomness import PopulationNoise
@@ -31,11 +32,15 @@ NoiseSource = Callable[[Float[Tensor, "batch cells genes"]], Float[Tensor, "batc
 
 
 class State(NamedTuple):
-    """One step of the reverse chain: x at time t, and the estimate of x_0 that led there; t = -1 is the end."""
+    """One step of the reverse chain: x at time t, and the estimate of x_0 that led there; t = -1 is the end.
+
+    Where cells are drawn as counts, `totals` are those of the cells of x_0.
+    """
 
     t: int
     x_t: Float[Tensor, "batch cells genes"]
     x_0: Float[Tensor, "batch cells genes"]
+    totals: Float[Tensor, "batch cells"] | None = None
 
 
 def respaced(n_times: int, steps: int, *, truncate: int | None = None) -> list[int]:
@@ -143,23 +148,30 @@ class Sampler:
     cutoff: float = 0.0
     self_conditioning: bool = True
 
-    def reverse(self, denoiser: DenoiserContract, start: Noised, noise: NoiseSource) -> Iterator[State]:
+    def reverse(
+        self,
+        denoiser: DenoiserContract,
+        start: Noised,
+        noise: NoiseSource,
+        seeds: Callable[[], Int[Tensor, " batch"] | None] = lambda: None,
+    ) -> Iterator[State]:
         """The reverse chain from start.x_t at times[0], one state a network evaluation, the last at t = -1.
 
         Args:
             denoiser: x_0^theta, guided or not.
             start: initial noise as x_t, with control cells, condition and mask; its t is not read.
             noise: fresh noise of the covariance of the process.
+            seeds: fresh ones for draws of counts.
         """
         x_t, hint = start.x_t, None
         for t, s in zip(self.times, [*self.times[1:], -1], strict=True):
             at, to = (torch.full((len(x_t),), time, device=x_t.device, dtype=torch.long) for time in (t, s))
-            x_0 = denoiser(start._replace(x_t=x_t, t=at, self_conditioning=hint))
+            x_0, totals = denoiser.estimate(start._replace(x_t=x_t, t=at, self_conditioning=hint, seed=seeds()))
             if self.cutoff > 0:
                 x_0 = torch.where(x_0 < self.cutoff, 0.0, x_0)
             hint = x_0 if self.self_conditioning else None
             x_t = self.step(self.process, x_t, x_0, at, to, noise)
-            yield State(s, x_t, x_0)
+            yield State(s, x_t, x_0, totals)
 
     @torch.no_grad()
     def __call__(
@@ -171,12 +183,24 @@ class Sampler:
         streams: Sequence[torch.Generator],
         mask: Bool[Tensor, "batch cells"] | None = None,
         genes: Bool[Tensor, "batch genes"] | None = None,
-    ) -> Float[Tensor, "batch cells genes"]:
+        totals: Float[Tensor, "batch cells"] | None = None,
+        expected: Float[Tensor, "batch genes"] | None = None,
+    ) -> Estimate:
         """One population for each row of `control`, all its noise from the row's stream; units of the training scale.
 
-        Genes that are not among `genes` (None: all are) are 0 in it.
+        Genes that are not among `genes` (None: all are) are 0 in it. Cells have totals where they are drawn as counts,
+        which the control cells' `totals` are needed for.
         """
         noise = PopulationNoise(self.process, streams)
-        start = Noised(noise(control), torch.zeros_like(condition.perturbation), control, condition, mask, genes=genes)
-        *_, last = self.reverse(denoiser, start, noise)
-        return last.x_0
+        start = Noised(
+            noise(control),
+            torch.zeros_like(condition.perturbation),
+            control,
+            condition,
+            mask,
+            genes=genes,
+            totals=totals,
+            expected=expected,
+        )
+        *_, last = self.reverse(denoiser, start, noise, noise.seeds if totals is not None else lambda: None)
+        return Estimate(last.x_0, last.totals)

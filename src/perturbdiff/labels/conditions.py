@@ -21,7 +21,6 @@ from torch import Tensor
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.core.conditioning import Covariate, Members
 from perturbdiff.core.expectation import NOTHING_FITTED, Expectation, Fit, Part, Parts
-from perturbdiff.core.shift import Shift
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.labels.dose import Quantity
 from perturbdiff.labels.members import Member, is_plain, members_of
@@ -221,9 +220,10 @@ class Conditions:
             )
         return first, others[0], others[1]
 
-    def shift(self, n_genes: int) -> Shift:
-        """The shifts of all labels, at zero."""
-        return Shift(len(self.trained[PERTURBATION]), n_genes, None if self.is_plain else self._expected[0])
+    @property
+    def weights(self) -> Tensor | None:
+        """Of each label at each novelty over the trained labels, see `core.expectation`; None where each is its own."""
+        return None if self.is_plain else self._expected[0]
 
     def fitted(self, shifts: Tensor) -> "Conditions":
         """With what fits the trained labels' mean shifts [labels + 1, genes] best."""

@@ -149,7 +149,7 @@ class Populations:
         self.controls = Groups.of(control)
         self.pools, pool_notes = self._match(source.runs)
         self.conditions = _encode(source.runs, self.groups, vocabularies)
-        self._told_apart = self._tell_apart(source.runs)
+        self.told_apart = self._tell_apart(source.runs)
         self._blocks = Blocks.of(self.groups, cells_per_population)
         self._large_controls = np.flatnonzero(self.controls.sizes >= 2 * SMALLEST_GROUP)
         self._n_control = self._count_control_populations(control_share)
@@ -285,7 +285,7 @@ class Populations:
         piece_of_cell = np.repeat(np.arange(len(pieces)), size)
         rows = rows[shuffled[np.argsort(piece_of_cell[shuffled], kind="stable")]]
         piece, sizes = cut(size, self.cells_per_population)
-        labels = zip(self.conditions[group].tolist(), self._told_apart[group].tolist(), strict=True)
+        labels = zip(self.conditions[group].tolist(), self.told_apart[group].tolist(), strict=True)
         conditions, pools = list(labels), self.pools[group].tolist()
         stops = np.cumsum(sizes).tolist()
         beside = CANDIDATES if self.pairing == "nearest" else 1

@@ -31,6 +31,7 @@ from perturbdiff.core.randomness import stream
 from perturbdiff.labels.conditions import Conditions
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.predicted import Predicted, as_file
+from perturbdiff.prediction.controls import Controls, Rows, expected_of, panel_of, totals_of
 from perturbdiff.recipes.settings import Settings
 from perturbdiff.spelling import nearest
 
@@ -39,7 +40,6 @@ _LOG = logging.getLogger(__name__)
 NUMBERS_AT_ONCE = 8 * 256 * 2000
 """Expression values in one minibatch, which bounds the memory of a prediction."""
 
-type Rows = npt.NDArray[np.int64]
 type Track = Callable[[Sequence[list["Chunk"]]], Iterator[list["Chunk"]]]
 
 
@@ -73,6 +73,7 @@ def predict(
     settings: Settings | None = None,
     min_overlap: float = 0.9,
     n_cells: int | None = None,
+    integers: bool = False,
     track: Track = iter,
 ) -> anndata.AnnData:
     """Predict conditions from control cells.
@@ -87,13 +88,15 @@ def predict(
         settings: those of the checkpoint, with another sampling perhaps.
         min_overlap: least share of the panel's genes that the control cells must have; missing ones count as 0.
         n_cells: predicted cells of each condition and draw; one for each of its control cells when None.
+        integers: whether X holds whole numbers of counts, and the log1p counts per 10^4 are a layer.
         track: wraps the list of minibatches, to show progress.
 
     Returns:
         The control cells and the predicted cells: log1p counts per 10^4, [cells, panel], see `predicted`.
 
     Raises:
-        ValueError: a condition has no control cells, or too few of the panel's genes are there.
+        ValueError: a condition has no control cells, too few of the panel's genes are there, or the counts of control
+            cells are needed and are not known.
     """
     if populations < 1:
         raise ValueError(f"populations={populations} must be at least 1; give how often each condition is drawn.")
@@ -123,9 +126,17 @@ def predict(
         _LOG.info(note)
     chunks = _chunks(matched, settings.training.cells_per_population, populations, seed, n_cells)
     used = np.unique(np.concatenate([chunk.rows for chunk in chunks]))
-    expression = _panel(cells, genes, missing, used)
-    control = (used, expression)
-    values = _run(checkpoint, known, settings, chunks, conditions, control, device=device, seed=seed, track=track)
+    control = Controls(
+        used, panel_of(cells, genes, missing, used), totals_of(cells, used, checkpoint, integers=integers)
+    )
+    values, totals = _run(
+        checkpoint, known, settings, chunks, conditions, control, device=device, seed=seed, track=track
+    )
+    if integers and totals is None:
+        raise ValueError(
+            f"guidance of x_0 itself (guidance_of = {settings.sampling.guidance_of!r}) gives no whole numbers of "
+            'counts; set guidance_of = "change", or leave the guidance out.'
+        )
     facts = {
         "split_hash": str(checkpoint.split["hash"]),
         "checkpoint": json.dumps(dict(checkpoint.history)),
@@ -143,17 +154,19 @@ def predict(
         condition=np.repeat([chunk.condition for chunk in chunks], sizes),
         repeat=np.repeat([chunk.repeat for chunk in chunks], sizes),
         lap=np.repeat([chunk.lap for chunk in chunks], sizes),
+        totals=totals,
     )
     recipe = checkpoint.recipe
     return as_file(
         made,
         cells,
         conditions,
-        expression,
+        control.expression,
         genes=genes,
         columns=recipe.columns,
         control=recipe.control,
         facts=facts,
+        control_totals=control.totals if integers else None,
     )
 
 
@@ -223,32 +236,25 @@ def _chunks(matched: list[Rows], m: int, populations: int, seed: int, n_cells: i
     return chunks
 
 
-def _panel(cells: Cells, genes: list[str], missing: list[str], rows: Rows) -> "sp.csr_matrix[np.float32]":
-    """log1p counts per 10^4 of the panel, missing genes as columns of zeros."""
-    if not missing:
-        return cells.log_expression(genes, rows)
-    absent = set(missing)
-    present = [i for i, gene in enumerate(genes) if gene not in absent]
-    found = cells.log_expression([genes[i] for i in present], rows).tocoo()
-    columns = np.asarray(present)[found.col]
-    return sp.csr_matrix((found.data, (found.row, columns)), shape=(len(rows), len(genes)), dtype=np.float32)
-
-
 def _run(
     checkpoint: Checkpoint,
     known: Conditions,
     settings: Settings,
     chunks: list[Chunk],
     conditions: pd.DataFrame,
-    control: tuple[Rows, "sp.csr_matrix[np.float32]"],
+    control: Controls,
     *,
     device: str,
     seed: int,
     track: Track,
-) -> "sp.csr_matrix[np.float32]":
-    """The predicted cells of all chunks, one below the other."""
+) -> tuple["sp.csr_matrix[np.float32]", npt.NDArray[np.float64] | None]:
+    """The predicted cells of all chunks, one below the other, and their totals where they are drawn as counts."""
+    rows: dict[int, list[Rows]] = {}
+    for chunk in chunks:
+        rows.setdefault(chunk.condition, []).append(chunk.rows)
+    expected = expected_of(checkpoint, known, conditions, control, rows)
     if checkpoint.recipe.control is None:  # trained without control cells: to it they express nothing
-        control = (control[0], sp.csr_matrix(control[1].shape, dtype=np.float32))
+        control = control._replace(expression=sp.csr_matrix(control.expression.shape, dtype=np.float32))
     denoiser = build_guided(settings.sampling, checkpoint.denoiser(known).to(device))
     index = np.stack([known.vocabularies[name].encode(conditions[name]) for name in COVARIATES])
     per_batch = max(1, NUMBERS_AT_ONCE // (settings.training.cells_per_population * len(checkpoint.genes)))
@@ -260,12 +266,18 @@ def _run(
         for alike in batched(same_length, per_batch)
     ]
     results: list[sp.csr_matrix[np.float32]] = []
+    totals: list[npt.NDArray[np.float64] | None] = []
     for batch in track(batches):
-        labels = torch.from_numpy(index[:, [chunk.condition for chunk in batch]]).to(device)
-        results += _sample(denoiser, checkpoint.scale, settings, batch, labels, control, device=device, seed=seed)
+        of = [chunk.condition for chunk in batch]
+        labels = torch.from_numpy(index[:, of]).to(device)
+        ahead = None if expected is None else torch.from_numpy(expected[of]).to(device)
+        made = _sample(denoiser, checkpoint.scale, settings, batch, labels, ahead, control, device=device, seed=seed)
+        results += [cells for cells, _ in made]
+        totals += [own for _, own in made]
     place = np.argsort(order)
     cells: sp.csr_matrix[np.float32] = sp.vstack([results[i] for i in place], format="csr")
-    return cells
+    known_totals = [own for i in place if (own := totals[i]) is not None]
+    return cells, np.concatenate(known_totals) if known_totals else None
 
 
 def _sample(
@@ -274,20 +286,24 @@ def _sample(
     settings: Settings,
     batch: list[Chunk],
     labels: torch.Tensor,
-    control: tuple[Rows, "sp.csr_matrix[np.float32]"],
+    expected: torch.Tensor | None,
+    control: Controls,
     *,
     device: str,
     seed: int,
-) -> list["sp.csr_matrix[np.float32]"]:
-    """One minibatch of chunks of equal length."""
-    used, expression = control
-    rows = np.searchsorted(used, np.stack([chunk.rows for chunk in batch]))
-    dense = torch.from_numpy(expression[rows.ravel()].toarray()).reshape(*rows.shape, -1) / scale
-    cells = build_sampler(settings)(
+) -> list[tuple["sp.csr_matrix[np.float32]", npt.NDArray[np.float64] | None]]:
+    """One minibatch of chunks of equal length: the cells of each, and their totals where they are drawn as counts."""
+    shape = (len(batch), len(batch[0].rows))
+    expression, totals = control.of(np.concatenate([chunk.rows for chunk in batch]))
+    dense = torch.from_numpy(expression.toarray()).reshape(*shape, -1) / scale
+    cells, after = build_sampler(settings)(
         denoiser,
         control=dense.to(device),
         condition=Condition(*labels),
         streams=[stream(seed, c.repeat, c.condition, c.number, device=device) for c in batch],
+        totals=None if totals is None else torch.from_numpy(totals).float().reshape(shape).to(device),
+        expected=expected,
     )
     cells = (cells.clamp(min=0) * scale).float().cpu()
-    return [sp.csr_matrix(population.numpy()) for population in cells]
+    sums = [None] * len(batch) if after is None else list(after.double().cpu().numpy())
+    return [(sp.csr_matrix(population.numpy()), own) for population, own in zip(cells, sums, strict=True)]

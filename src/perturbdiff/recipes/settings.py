@@ -110,7 +110,7 @@ class ModelSettings(Table):
     heads: int = Field(default=0, ge=1)
     embedding_width: int = Field(default=0, ge=1)
     joint: Joint = "tokens"
-    target: Target = "residual"
+    target: Target = "counts"
     null: Null = "covariate"
     modulate_by: ModulateBy = "population"
     schedule: Literal["linear", "cosine", "power-cosine"] = "linear"
@@ -148,8 +148,7 @@ class TrainingSettings(Table):
         control_share: share of control -> control populations.
         novelty: share of populations whose label is taken, in each covariate, as if training had not seen it; of use
             where labels have features, doses, modalities or several members.
-        shrink_shifts: whether the mean shifts that a residual target begins at are shrunk by their sampling noise, see
-            `training.preparation.mean_shifts`; of use where perturbations have few cells.
+        context_dropout: share of populations whose expected change is taken from other contexts than their own.
         pairing: which control cells stand beside which perturbed cells, see `populations.pairing`.
         validate_every: steps between validations.
         validate_start: whether the weights of step 0 are judged too, and kept where none are found that are better.
@@ -178,9 +177,9 @@ class TrainingSettings(Table):
     self_conditioning: float = Field(default=0.0, ge=0, le=1)
     dropout_per: DropoutPer = "population"
     novelty: float = Field(default=0.5, ge=0, le=1)
+    context_dropout: float = Field(default=0.25, ge=0, le=1)
     validate_every: int = Field(default=100, ge=1)
     validate_start: bool = True
-    shrink_shifts: bool = False
     validation_populations: int = Field(default=32, ge=1)
     patience: int = Field(default=15, ge=0)
     seed: int = Field(default=0, ge=0)
@@ -311,6 +310,12 @@ class Settings(Table):
                 f"model.times = {self.model.times}; lower steps or truncate"
             )
         return self
+
+    def without_counts(self) -> "Settings":
+        """The same for cells that cannot be drawn as counts: their log1p values are changed."""
+        if self.model.target != "counts":
+            return self
+        return self.model_copy(update={"model": self.model.model_copy(update={"target": "residual"})})
 
 
 class Configured(Table):

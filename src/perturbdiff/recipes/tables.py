@@ -24,11 +24,11 @@ _RULE = {
     "string_type": "should be text in quotes",
 }
 
-FORMERLY: Mapping[str, Mapping[str, str]] = {
+FORMERLY: Mapping[str, Mapping[str, str | None]] = {
     "model": {"rho": "shared_noise"},
-    "training": {"coins": "dropout_per"},
+    "training": {"coins": "dropout_per", "shrink_shifts": None},
 }
-"""What settings were called at first, by table: recipes and models of before are read."""
+"""What settings were called at first, by table, None of those that are gone: recipes and models of before are read."""
 
 
 class Table(BaseModel):
@@ -57,9 +57,10 @@ def todays_names(tables: Any) -> Any:  # noqa: ANN401 - whatever the file holds
         if not isinstance(table, Mapping):
             continue
         for former, today in renamed.items():
-            if former in table and today in table:
+            if today is not None and former in table and today in table:
                 raise ValueError(f"{name}.{former} is the former name of {name}.{today}; leave it out")
-        found[name] = {renamed.get(key, key): value for key, value in table.items()}
+        called = {key: renamed.get(key, key) for key in table}
+        found[name] = {called[key]: value for key, value in table.items() if called[key] is not None}
     return found
 
 

@@ -66,18 +66,20 @@ class InitialState:
     Attributes:
         spec: of the model to come.
         denoiser: the network at step 0.
+        training: populations to train on.
+        validation: to choose the weights by; None keeps the last ones.
         finished: trained weights as the model keeps them; as they are when absent.
     """
 
     spec: ModelSpec
     denoiser: Denoiser
+    training: Epochs
+    validation: Epochs | None
     finished: Callable[[Weights], Weights] = dict
 
 
 def fit(
     spec: ModelSpec,
-    training: Epochs,
-    validation: Epochs | None,
     begin: Callable[[], InitialState],
     *,
     run: Run,
@@ -86,9 +88,7 @@ def fit(
 
     Args:
         spec: of the model to come, by which a run folder is known.
-        training: populations to train on.
-        validation: to choose the weights by; None keeps the last ones.
-        begin: gives the network at step 0, asked once the run folder has proved to be of this training.
+        begin: gives what it starts with, asked once the run folder has proved to be of this training.
         run: its folder and its device.
 
     Raises:
@@ -100,6 +100,7 @@ def fit(
     # nothing is taken up that the first process is removing
     resume = None if folder is None or run.overwrite else resumable(folder, spec)
     initial_state = begin()
+    training, validation = initial_state.training, initial_state.validation
     kept: list[Checkpoint] = []
 
     def save_model(weights: Weights, history: Mapping[str, Any]) -> None:
@@ -163,7 +164,7 @@ def initial(spec: ModelSpec, conditions: Conditions) -> Denoiser:
     """The network at step 0: its weights are a function of the seed; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.set_state(stream(spec.settings.training.seed, -2).get_state())
-        return untrained(spec.settings, spec.genes, conditions, spec.pretraining)
+        return untrained(spec, conditions)
 
 
 def _loggers(folder: Path, resume: State | None) -> list[Logger]:

@@ -109,6 +109,7 @@ def pretrain(
             `training.trainer.train`.
     """
     check_processes(settings.training)
+    settings = settings.without_counts()  # there are no control cells to change
     check_names([one.member.name for one in given])
     seen = [Seen.of(one.member.name, one.split.source, one.training) for one in given]
     audit(given, seen)
@@ -151,9 +152,9 @@ def pretrain(
     def begin() -> InitialState:
         denoiser = initial(spec, conditions)
         denoiser.head.linear.bias.data.copy_(torch.from_numpy(means))
-        return InitialState(spec, denoiser)
+        return InitialState(spec, denoiser, populations, validation)
 
-    return fit(spec, populations, validation, begin, run=run)
+    return fit(spec, begin, run=run)
 
 
 def audit(given: Sequence[Given], seen: Sequence[Seen]) -> None:

@@ -88,7 +88,9 @@ class DenoiserModule(LightningModule):
             ],
             mask=populations.mask,
             genes=populations.genes,
-        ).float()
+            totals=populations.totals,
+            expected=None if populations.expected is None else populations.expected[:, 0],
+        ).x_0.float()
         kept = torch.ones_like(sampled[..., 0], dtype=torch.bool) if populations.mask is None else populations.mask
         for i, group in enumerate(map(tuple, groups.tolist())):
             self._sampled[group].append((sampled[i, kept[i]], populations.perturbed[i, kept[i]]))

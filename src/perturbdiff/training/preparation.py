@@ -1,20 +1,19 @@
 """What training needs of the data: the gene panel, the scale, the labels, and the populations of each part."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import scipy.sparse as sp
 
+from perturbdiff.cells.counts import uncounted
 from perturbdiff.cells.genes import check_panel, measured_scale, select_panel
 from perturbdiff.cells.measure import measure
 from perturbdiff.cells.moments import Moments
-from perturbdiff.cells.order import Integers, Segments, aranges
+from perturbdiff.cells.order import Segments
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.labels.conditions import PERTURBATION, Conditions
-from perturbdiff.populations.blocks import BLOCK, SLAB
 from perturbdiff.populations.epochs import Populations
 from perturbdiff.populations.pairing import SMALLEST_GROUP
 from perturbdiff.recipes.dataset import Recipe
@@ -22,7 +21,7 @@ from perturbdiff.recipes.settings import Settings
 from perturbdiff.split.rules import Split
 from perturbdiff.training.encoders import trained_conditions
 
-type FloatTable = npt.NDArray[np.float32]
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +100,21 @@ def prepare(
     return Prepared(tuple(genes), scale, conditions, trained, validation, (*trained.notes, *notes), source.control)
 
 
+def drawable(split: Split, settings: Settings) -> Settings:
+    """The settings; where cells cannot be drawn as counts, since those of control cells are not known, without that."""
+    if settings.model.target != "counts":
+        return settings
+    training = split.of("train")
+    unknown = uncounted(split.source, training.take(split.source.runs.is_control[training.run]))
+    if unknown:
+        _LOG.info(
+            f"{unknown} control cells hold log1p values that do not tell their counts (the smallest value of each cell "
+            "would be one count), so predicted cells are not drawn as counts; give the counts if there are any."
+        )
+        return settings.without_counts()
+    return settings
+
+
 def panel_of(split: Split, recipe: Recipe) -> tuple[list[str], Moments]:
     """The genes that the recipe names, or those that it has chosen by the training cells; and the moments of these.
 
@@ -171,81 +185,3 @@ def _refused(conditions: Conditions, label: str) -> bool:
     except ValueError:
         return True
     return False
-
-
-CELLS_PER_LABEL = 1 << 14
-"""Cells that a mean shift is measured on, at most; of each group the first of its share, which are random ones."""
-
-
-SPREAD_GROUPS, SPREAD_CELLS = 1 << 13, 16
-"""Groups that the spread of cells is measured on, and cells of each, at most."""
-
-
-def mean_shifts(prepared: Prepared, *, shrink: bool = False) -> FloatTable:
-    r"""The mean change of each perturbation label over training cells; 0 for nulls and controls.
-
-    A group's change is the mean of its cells less the mean of its control cells, both in units of the training scale;
-    groups count by their cells.
-
-    Args:
-        prepared: populations and labels.
-        shrink: whether a label's shift s is multiplied by max(0, 1 - V / |s|^2), V its variance as a mean of finitely
-            many cells, summed over genes: the positive part of James and Stein's estimator. With n cells, of which a
-            share a_p has the n_p control cells of pool p beside it, V = tr(Sigma) (1 / n + sum_p a_p^2 / n_p), Sigma
-            the covariance of cells within a group.
-
-    Returns:
-        [labels + 1, genes], row 0 the null.
-    """
-    populations, known = prepared.training, prepared.conditions.trained["perturbation"]
-    n_labels, label = len(known) + 1, populations.conditions[:, 0]
-    if prepared.control is None:
-        return np.zeros((n_labels, len(prepared.genes)), dtype=np.float32)
-    groups, controls = populations.groups, populations.controls
-    n_cells = np.bincount(label, weights=groups.sizes, minlength=n_labels)
-    taken = np.ceil(groups.sizes * np.minimum(1, CELLS_PER_LABEL / n_cells[label])).astype(np.int64)
-    perturbed = groups.positions(aranges(groups.offsets[:-1], taken))
-    sums = _sums(populations, perturbed, np.repeat(label, taken), n_labels)
-    # each group's share of the mean of its controls
-    pools, pool = np.unique(populations.pools, axis=0, return_inverse=True)
-    beside = np.minimum(pools[:, 1] - pools[:, 0], CELLS_PER_LABEL)
-    control = controls.positions(aranges(pools[:, 0], beside))
-    means = _sums(populations, control, np.repeat(np.arange(len(pools)), beside), len(pools)) / beside[:, None]
-    sums -= sp.csr_matrix((taken.astype(np.float64), (label, pool.ravel())), shape=(n_labels, len(pools))) @ means
-    weights = np.maximum(np.bincount(label, weights=taken, minlength=n_labels), 1)
-    shifts = sums / weights[:, None]
-    if shrink:
-        shares = sp.csr_matrix((taken / weights[label], (label, pool.ravel())), shape=(n_labels, len(pools)))
-        variance = _spread_within(populations) * (1 / weights + shares.power(2) @ (1 / beside))
-        size = np.square(shifts).sum(axis=1)
-        noise = np.divide(variance, size, out=np.ones_like(size), where=size > 0)
-        shifts *= np.maximum(0.0, 1.0 - noise)[:, None]
-    return shifts.astype(np.float32)
-
-
-def _spread_within(populations: Populations) -> float:
-    """The trace of the covariance of cells within groups: half the mean squared distance of two cells of a group.
-
-    Cells of a group are drawn in its order, which is a random one, and each is held against the next.
-    """
-    groups = populations.groups
-    chosen = np.unique(np.linspace(0, len(groups.sizes) - 1, SPREAD_GROUPS).astype(np.int64))
-    taken = np.minimum(groups.sizes[chosen], SPREAD_CELLS)
-    rows = groups.positions(aranges(groups.offsets[:-1][chosen], taken))
-    cells = populations.reader.load(np.unique(rows)).rows(rows).astype(np.float64)
-    owner = np.repeat(chosen, taken)
-    apart: sp.csr_matrix[np.float64] = (cells[1:] - cells[:-1])[owner[1:] == owner[:-1]]
-    squares: float = apart.power(2).sum()
-    return squares / (2 * max(apart.shape[0], 1))
-
-
-def _sums(populations: Populations, rows: Integers, owner: Integers, n_owners: int) -> npt.NDArray[np.float64]:
-    """The sum of the cells of each owner [owners, genes], in units of the scale."""
-    sums = np.zeros((n_owners, populations.n_genes))
-    for first in range(0, len(rows), SLAB * BLOCK):
-        some, own = rows[first : first + SLAB * BLOCK], owner[first : first + SLAB * BLOCK]
-        cells = populations.reader.load(np.unique(some)).rows(some).astype(np.float64)
-        sums += (
-            sp.csr_matrix((np.ones(len(some)), (own, np.arange(len(some)))), (n_owners, len(some))) @ cells
-        ).toarray()
-    return sums

@@ -11,12 +11,15 @@ import torch
 from perturbdiff.checkpoint import Checkpoint, ModelSpec
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.files.totals import total_genes
+from perturbdiff.populations.changes import measured_changes
+from perturbdiff.populations.epochs import Populations
+from perturbdiff.populations.expected import ExpectedPopulations
 from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.recipes.settings import Settings
 from perturbdiff.split.audit import repeated_names
 from perturbdiff.split.rules import HELD_OUT, Split
 from perturbdiff.training.fitting import InitialState, TrainingResult, check_processes, fit, initial
-from perturbdiff.training.preparation import mean_shifts, prepare
+from perturbdiff.training.preparation import Prepared, drawable, prepare
 from perturbdiff.training.run import Run
 from perturbdiff.training.transfer import begun_from, check_unseen, transferred
 
@@ -56,6 +59,7 @@ def train(
             f"the cells of {recipe.name!r} have no perturbation, so there is no response to train on; pretrain on them."
         )
     check_processes(settings.training)
+    settings = drawable(split, settings)
     for leak in repeated_names(split.source):
         raise ValueError(leak)
     if pretrained is not None:
@@ -80,19 +84,33 @@ def train(
     )
 
     def begin() -> InitialState:
-        shifts = None
-        if settings.model.target == "residual":
-            shifts = torch.from_numpy(mean_shifts(prepared, shrink=settings.training.shrink_shifts))
-        conditions = prepared.conditions if shifts is None else prepared.conditions.fitted(shifts)
-        fitted = replace(spec, fit=conditions.fit)
-        denoiser = initial(fitted, conditions)
-        if denoiser.shift is not None and shifts is not None:
-            denoiser.shift.weight.data.copy_(shifts)
-        if pretrained is None:
-            return InitialState(fitted, denoiser)
-        return transferred(pretrained, fitted, denoiser)
+        begun = _begun(spec, prepared, split)
+        return begun if pretrained is None else transferred(pretrained, begun)
 
-    return fit(spec, prepared.training, prepared.validation, begin, run=run)
+    return fit(spec, begin, run=run)
+
+
+def _begun(spec: ModelSpec, prepared: Prepared, split: Split) -> InitialState:
+    """The network at step 0, and its populations, with what is expected of them where it departs from that."""
+    conditions, training, validation = prepared.conditions, prepared.training, prepared.validation
+    if spec.settings.model.target not in {"residual", "counts"}:
+        return InitialState(spec, initial(spec, conditions), training, validation)
+    changes = measured_changes(training, split.source.runs)
+    conditions = conditions.fitted(torch.from_numpy(changes.pooled(len(conditions.trained["perturbation"]))))
+    fitted = replace(spec, fit=conditions.fit, changes=changes)
+    expectation = fitted.expectation(conditions)
+    control = conditions.trained["perturbation"].index(str(prepared.control))
+
+    def told(populations: Populations, *, in_all_ways: bool) -> ExpectedPopulations:
+        runs = split.source.runs
+        return ExpectedPopulations(populations, expectation, runs, in_all_ways=in_all_ways, control=control)
+
+    return InitialState(
+        fitted,
+        initial(fitted, conditions),
+        told(training, in_all_ways=True),
+        None if validation is None else told(validation, in_all_ways=False),
+    )
 
 
 def describe(split: Split) -> dict[str, Any]:

@@ -5,7 +5,7 @@ r"""Beginning a training from a pretrained model: what is kept, what begins afre
                                             pretraining with projections per source those of one source, or their mean
     cell types, assay batches               kept where both know the label, fresh for the others; their nulls are kept
     mixing of the covariates                kept, but for what reads the perturbation
-    perturbations, expected changes         fresh: pretraining has no perturbation
+    perturbations                           fresh: pretraining has no perturbation
     output head                             fresh, or kept for the genes that both panels have
 
 The network is that of the pretrained model, and so are its process, kernel and scale: weights mean something only with
@@ -16,7 +16,7 @@ comes before the blocks at ``eta d^(L + 1)``, and what comes after them, or is f
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +24,6 @@ from torch import Tensor
 
 from perturbdiff.checkpoint import Checkpoint, ModelSpec
 from perturbdiff.core.choices import COVARIATES
-from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.recipes.dataset import Recipe
 from perturbdiff.recipes.settings import Settings
 from perturbdiff.spelling import nearest
@@ -42,7 +41,7 @@ BOUND = (
 """Settings of the network that a fine-tuned model takes from the pretrained one."""
 
 BACKBONE = ("blocks.", "time.")
-FRESH = ("shift.", "conditioning.novelty_embedding.", "conditioning.tables.0.")
+FRESH = ("conditioning.novelty_embedding.", "conditioning.tables.0.")
 
 
 def fine_tuned(recipe: Recipe, pretrained: Checkpoint, **overrides: Mapping[str, Any]) -> Settings:
@@ -105,7 +104,7 @@ _NAMES = (
     ("blocks", r"blocks\."),
     ("time embedding", r"time\."),
     ("input projections", r"embed"),
-    ("perturbations", r"conditioning\.(tables\.0|novelty_embedding)|shift\."),
+    ("perturbations", r"conditioning\.(tables\.0|novelty_embedding)"),
     ("cell types", r"conditioning\.tables\.1"),
     ("assay batches", r"conditioning\.tables\.2"),
     ("mixing of covariates", r"conditioning\."),
@@ -121,17 +120,17 @@ class _Part(NamedTuple):
     fresh: int
 
 
-def transferred(pretrained: Checkpoint, spec: ModelSpec, denoiser: Denoiser) -> InitialState:
-    """The network at step 0 of a fine-tuning; what was kept is logged.
+def transferred(pretrained: Checkpoint, fresh: InitialState) -> InitialState:
+    """What a fine-tuning starts with; what was kept is logged.
 
     Args:
         pretrained: the model to begin from.
-        spec: of the model to come.
-        denoiser: its network with fresh weights.
+        fresh: the same training without it.
 
     Raises:
         ValueError: no gene is in both panels, or `finetuning.source` is none of the pretraining's.
     """
+    spec, denoiser = fresh.spec, fresh.denoiser
     new, old, transfer = denoiser.state_dict(), pretrained.weights, _Transfer.of(pretrained, spec)
     parts = []
     for name, value in new.items():
@@ -147,7 +146,7 @@ def transferred(pretrained: Checkpoint, spec: ModelSpec, denoiser: Denoiser) -> 
     denoiser.load_state_dict(new)
     for sentence in transfer.summary(parts):
         _LOG.info(sentence)
-    return _frozen(denoiser, spec)
+    return _frozen(fresh)
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,13 +278,13 @@ def _copy_stream(weights: dict[str, Tensor]) -> None:
             own.copy_(other[:, : own.shape[1]])
 
 
-def _frozen(denoiser: Denoiser, spec: ModelSpec) -> InitialState:
-    settings = spec.settings.finetuning
+def _frozen(begun: InitialState) -> InitialState:
+    denoiser, settings = begun.denoiser, begun.spec.settings.finetuning
     if settings.freezes:
         for name, parameter in denoiser.named_parameters():
             parameter.requires_grad = not name.startswith(BACKBONE)
     if not settings.adapter_rank:
-        return InitialState(spec, denoiser)
-    n_adapted = adapted(denoiser, settings.adapter_rank, spec.settings.training.seed)
+        return begun
+    n_adapted = adapted(denoiser, settings.adapter_rank, begun.spec.settings.training.seed)
     _LOG.info(f"{n_adapted} linear maps of the blocks learn by adapters of rank {settings.adapter_rank}.")
-    return InitialState(spec, denoiser, merged)
+    return replace(begun, finished=merged)

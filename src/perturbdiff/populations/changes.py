@@ -1,0 +1,108 @@
+r"""The mean changes of the training groups: what is expected of perturbations is made of them (`cells.contexts`).
+
+A group's change is the mean of its cells less the mean of its control cells, log1p counts per 10^4. Groups of one
+perturbation and context are one condition, in which they count by their cells. With n cells, of which a share a_p has
+the n_p control cells of pool p beside it, the sampling noise of its change, summed over genes, is
+
+    V = tr(Sigma) (1 / n + sum_p a_p^2 / n_p)
+
+Sigma the covariance of cells within a group.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from perturbdiff.cells.contexts import Changes, joined
+from perturbdiff.cells.order import Integers, Runs, aranges
+from perturbdiff.populations.blocks import BLOCK, SLAB
+from perturbdiff.populations.epochs import Populations
+
+CELLS_PER_CONDITION = 1 << 12
+"""Cells that a change is measured on, at most; of each group the first of its share, which are random ones."""
+
+SPREAD_GROUPS, SPREAD_CELLS = 1 << 13, 16
+"""Groups that the spread of cells is measured on, and cells of each, at most."""
+
+
+def measured_changes(populations: Populations, runs: Runs) -> Changes:
+    """The changes of all training conditions, with the bandwidth and the share that fit them.
+
+    Args:
+        populations: of the training part, control cells beside them.
+        runs: of their source, which name the groups.
+    """
+    groups, scale = populations.groups, populations.scale
+    label = populations.conditions[:, 0]
+    table = runs.labels.iloc[groups.run]
+    names = [
+        (int(own), str(one), str(other))
+        for own, one, other in zip(label, table["cell_type"], table["assay_batch"], strict=True)
+    ]
+    named = joined(names)
+    contexts = tuple(sorted(set(named)))
+    place = {name: i for i, name in enumerate(contexts)}
+    context = np.array([place[name] for name in named], dtype=np.int64)
+    keys, condition = np.unique(np.stack([label, context]), axis=1, return_inverse=True)
+    n_conditions = keys.shape[1]
+    n_cells = np.bincount(condition, weights=groups.sizes, minlength=n_conditions)
+    taken = np.ceil(groups.sizes * np.minimum(1, CELLS_PER_CONDITION / n_cells[condition])).astype(np.int64)
+    perturbed = groups.positions(aranges(groups.offsets[:-1], taken))
+    sums = _sums(populations, perturbed, np.repeat(condition, taken), n_conditions)
+    # each group's share of the mean of its controls
+    pools, pool = np.unique(populations.pools, axis=0, return_inverse=True)
+    beside = np.minimum(pools[:, 1] - pools[:, 0], CELLS_PER_CONDITION)
+    control = populations.controls.positions(aranges(pools[:, 0], beside))
+    means = _sums(populations, control, np.repeat(np.arange(len(pools)), beside), len(pools)) / beside[:, None]
+    weights = np.bincount(condition, weights=taken, minlength=n_conditions)
+    owners = (n_conditions, len(pools))
+    shares = sp.csr_matrix((taken / weights[condition], (condition, pool.ravel())), shape=owners)
+    changes = sums / weights[:, None] - shares @ means
+    noise = _spread_within(populations) * (1 / weights + shares.power(2) @ (1 / beside))
+    return Changes(
+        label=keys[0],
+        context=keys[1],
+        sizes=n_cells,
+        changes=(changes * scale).astype(np.float32),
+        noise=noise * scale**2,
+        contexts=contexts,
+        means=(_context_means(context, pool.ravel(), means, len(contexts)) * scale).astype(np.float32),
+    ).fitted()
+
+
+def _context_means(
+    context: Integers, pool: Integers, means: npt.NDArray[np.float64], n_contexts: int
+) -> npt.NDArray[np.float64]:
+    """The mean over the pools of control cells that a context's groups have beside them [contexts, genes]."""
+    pairs = np.unique(np.stack([context, pool]), axis=1)
+    beside = sp.csr_matrix((np.ones(pairs.shape[1]), (pairs[0], pairs[1])), shape=(n_contexts, len(means)))
+    found: npt.NDArray[np.float64] = (beside @ means) / np.asarray(beside.sum(axis=1))
+    return found
+
+
+def _spread_within(populations: Populations) -> float:
+    """The trace of the covariance of cells within groups: half the mean squared distance of two cells of a group.
+
+    Cells of a group are drawn in its order, which is a random one, and each is held against the next.
+    """
+    groups = populations.groups
+    chosen = np.unique(np.linspace(0, len(groups.sizes) - 1, SPREAD_GROUPS).astype(np.int64))
+    taken = np.minimum(groups.sizes[chosen], SPREAD_CELLS)
+    rows = groups.positions(aranges(groups.offsets[:-1][chosen], taken))
+    cells = populations.reader.load(np.unique(rows)).rows(rows).astype(np.float64)
+    owner = np.repeat(chosen, taken)
+    apart: sp.csr_matrix[np.float64] = (cells[1:] - cells[:-1])[owner[1:] == owner[:-1]]
+    squares: float = apart.power(2).sum()
+    return squares / (2 * max(apart.shape[0], 1))
+
+
+def _sums(populations: Populations, rows: Integers, owner: Integers, n_owners: int) -> npt.NDArray[np.float64]:
+    """The sum of the cells of each owner [owners, genes], in units of the scale."""
+    sums = np.zeros((n_owners, populations.n_genes))
+    for first in range(0, len(rows), SLAB * BLOCK):
+        some, own = rows[first : first + SLAB * BLOCK], owner[first : first + SLAB * BLOCK]
+        cells = populations.reader.load(np.unique(some)).rows(some).astype(np.float64)
+        sums += (
+            sp.csr_matrix((np.ones(len(some)), (own, np.arange(len(some)))), (n_owners, len(some))) @ cells
+        ).toarray()
+    return sums
