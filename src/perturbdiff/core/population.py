@@ -34,6 +34,10 @@ class PopulationBatch(NamedTuple):
         condition: the label indices.
         key: the running number of each population, of which its noise is a function.
         genes: true for genes that were measured; None for all. What stands at the others is never looked at.
+        totals: the total counts of the control cells, over all genes of their source, 1 where masked; None where one
+            of them is unknown, or there are no control cells.
+        expected: the change that is expected of each population, in the ways that training may take it, see
+            `populations.expected`; None for none.
     """
 
     perturbed: Float[Tensor, "batch cells genes"]
@@ -42,6 +46,8 @@ class PopulationBatch(NamedTuple):
     condition: Condition
     key: Int[Tensor, " batch"]
     genes: Bool[Tensor, "batch genes"] | None = None
+    totals: Float[Tensor, "batch cells"] | None = None
+    expected: Float[Tensor, "batch ways genes"] | None = None
 
 
 class Noised(NamedTuple):
