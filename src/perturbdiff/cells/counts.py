@@ -47,6 +47,15 @@ _ROUNDS = 4
 _OFF, _SHARE_OFF = 0.02, 1e-4
 """What float32 may leave of a whole number of counts: so much, and so much for each count."""
 
+_ABOVE = 1.01
+"""A cell's counts exceed its total by rounding, not by more than a hundredth."""
+
+_UNTOLD = 2e-6
+"""Numbers that differ by less than this share have the same logarithms in float32, give or take the last bits."""
+
+_CHUNK = 1 << 20
+"""About so many values are turned back into counts at a time."""
+
 
 def kept(change: NDArray[Any]) -> NDArray[Any]:
     """The share p of counts that a change keeps."""
@@ -87,22 +96,51 @@ def whole(expression: NDArray[Any], totals: Totals) -> Counts:
 
 
 def recovered(values: "sp.csr_matrix[Any] | NDArray[Any]") -> Totals:
-    """The total counts of cells by their log1p counts per 10^4 of all genes of a file; NaN where they are unknown.
+    """The total counts of cells by their log1p counts per 10^4 of all genes of a file [cells]; see `recovered_of`."""
+    n_cells, n_genes = values.shape
+    dense = isinstance(values, np.ndarray)
+    rows: Any = values if dense else sp.csr_matrix(values)
+    ends: NDArray[Any] = np.arange(n_cells + 1) * n_genes if dense else rows.indptr
+    totals = np.full(n_cells, np.nan)
+    start = 0
+    while start < n_cells:
+        stop = max(start + 1, int(np.searchsorted(ends, ends[start] + _CHUNK, side="right")) - 1)
+        data = rows[start:stop].ravel() if dense else rows.data[ends[start] : ends[stop]]
+        totals[start:stop] = recovered_of(data, np.diff(ends[start : stop + 1]))
+        start = stop
+    return totals
 
-    They are known where a cell's smallest value is one count: then all its values are whole numbers of it.
+
+def recovered_of(logs: NDArray[Any], lengths: NDArray[Any]) -> Totals:
+    """The total counts of cells [cells] by their log1p counts per 10^4, one cell after the other; NaN where unknown.
+
+    They are known where a cell's smallest value above 0 is taken for one count and all its values are whole numbers of
+    it, which together are no more than the total. That is looked for in float32, whatever holds the values, so that
+    cells have the same totals wherever they are kept. A total as near to a whole number as float32 can tell is one.
+
+    Args:
+        logs: of all genes of a file; those that are 0 may be left out.
+        lengths: how many of them are of each cell [cells].
     """
-    rows = sp.csr_matrix(values, dtype=np.float64)
-    rates, totals = np.expm1(rows.data), np.full(rows.shape[0], np.nan)
-    rates[rates <= 0] = np.inf  # a stored zero is no count
-    filled = np.flatnonzero(np.diff(rows.indptr))
+    totals = np.full(len(lengths), np.nan)
+    filled = np.flatnonzero(lengths)
     if not len(filled):
         return totals
-    starts = rows.indptr[filled]
-    smallest = np.minimum.reduceat(rates, starts)
-    numbers = np.where(np.isfinite(rates), rates, 0.0) / np.repeat(smallest, np.diff(rows.indptr)[filled])
-    off = np.abs(numbers - np.rint(numbers)) > _OFF + _SHARE_OFF * numbers
-    known = ~np.logical_or.reduceat(off, starts) & np.isfinite(smallest)
-    totals[filled[known]] = PER / smallest[known]
+    sizes = lengths[filled]
+    starts = np.cumsum(sizes) - sizes
+    values = logs.astype(np.float32, copy=False)
+    lowest = np.minimum.reduceat(np.where(values > 0, values, np.float32(np.inf)), starts).astype(np.float64)
+    # values that are no log1p counts may be beyond all bounds
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = PER / np.expm1(lowest)
+        numbers = np.expm1(values)
+        numbers *= np.repeat((found / PER).astype(np.float32), sizes)
+        fits = np.abs(numbers - np.rint(numbers)) <= _OFF + _SHARE_OFF * numbers
+        sums = np.add.reduceat(numbers, starts, dtype=np.float64)
+        known = np.logical_and.reduceat(fits, starts) & np.isfinite(lowest) & (sums <= _ABOVE * found)
+    found = found[known]
+    whole_number = np.rint(found)
+    totals[filled[known]] = np.where(np.abs(found - whole_number) <= _UNTOLD * found, whole_number, found)
     return totals
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
+from perturbdiff.cells.counts import recovered
 from perturbdiff.cells.order import (
     Hashes,
     Integers,
@@ -87,6 +88,11 @@ class Cells:
             return np.ones(self.n_cells, dtype=bool)
         return np.asarray(self.labels["perturbation"] == self.control)
 
+    @cached_property
+    def known_totals(self) -> npt.NDArray[np.float64]:
+        """The total counts of the cells [n]; of log1p values those that `counts.recovered` finds, NaN elsewhere."""
+        return recovered(self.values) if self.total_counts is None else self.total_counts
+
     @property
     def order(self) -> Integers:
         """The canonical order: the row at each position [n]; see `cells.order`."""
@@ -147,9 +153,10 @@ class Cells:
     def reader(self, genes: Sequence[str], segments: Segments, scale: float = 1.0) -> "Held":
         """See `Source`: the panel of these segments, made once and held in memory."""
         positions = segments.positions()
-        expression = self.log_expression(genes, self.order[positions])
+        rows = self.order[positions]
+        expression = self.log_expression(genes, rows)
         expression.data /= np.float32(scale)
-        return Held(Loaded(positions, expression))
+        return Held(Loaded(positions, expression, self.known_totals[rows]))
 
     @cached_property
     def _hashes(self) -> Hashes:

@@ -201,10 +201,12 @@ class Loaded(NamedTuple):
     Attributes:
         positions: of the rows, ascending, each once.
         matrix: [positions, genes].
+        totals: the total counts of the cells [positions], NaN where one is unknown; None where all are.
     """
 
     positions: Integers
     matrix: "sp.csr_matrix[np.float32]"
+    totals: npt.NDArray[np.float64] | None = None
 
     def rows(self, positions: Integers) -> "sp.csr_matrix[np.float32]":
         """The rows of these positions, in their order; they must be there."""
@@ -222,12 +224,29 @@ def gathered(parts: Sequence[Loaded], positions: Integers) -> "Iterator[tuple[sl
         return
     where = np.full(len(positions), -1)
     for i, part in enumerate(parts):
-        if len(part.positions):
-            at = np.minimum(np.searchsorted(part.positions, positions), len(part.positions) - 1)
-            where[(where < 0) & (part.positions[at] == positions)] = i
+        where[(where < 0) & (_places(part, positions) >= 0)] = i
     edges = np.append(np.flatnonzero(np.diff(where, prepend=-1)), len(where)).tolist()
     for first, last in pairwise(edges):
         yield slice(first, last), parts[where[first]].rows(positions[first:last])
+
+
+def totals_of(parts: Sequence[Loaded], positions: Integers) -> npt.NDArray[np.float64]:
+    """The total counts of the cells at these positions, in their order, out of several readings; NaN where unknown."""
+    totals = np.full(len(positions), np.nan)
+    for part in parts:
+        if part.totals is not None:
+            at = _places(part, positions)
+            there = np.isnan(totals) & (at >= 0)
+            totals[there] = part.totals[at[there]]
+    return totals
+
+
+def _places(part: Loaded, positions: Integers) -> Integers:
+    """The row of a reading at which each position stands; -1 where it does not."""
+    if not len(part.positions):
+        return np.full(len(positions), -1, dtype=np.int64)
+    at = np.minimum(np.searchsorted(part.positions, positions), len(part.positions) - 1).astype(np.int64)
+    return np.where(part.positions[at] == positions, at, -1)
 
 
 def arrange(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Reader(Protocol):
-    """Reads the expression of a panel of genes."""
+    """Reads the expression of a panel of genes, and the total counts of its cells over all genes of the source."""
 
     def load(self, positions: Integers) -> Loaded:
         """At least these positions (ascending, each once); a source in memory gives all that it has at no cost."""

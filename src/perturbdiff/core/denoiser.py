@@ -8,10 +8,11 @@ estimates of x_0, in units of the training scale, never negative. What the netwo
     target "residual":  x_0 = ReLU(control_j + s + network_j), s what is expected of the population
     target "counts":    x_0 = the control cell's counts with the change s + network_j (`core.observation`)
 
-`unclamped` is what stands inside the ReLU, or the change of counts; both in units of the training scale. The network sees [x_t, self-conditioning], or x_t alone, and control, each
-token of a stream by one linear map, and the condition vector c = time + covariates, once a population (or, with
-``modulate_by="cell"``, once a cell: the same numbers at the release's cost). Genes that were not measured are 0 where
-the network reads and where it writes: what stands at them changes nothing, and nothing is learned from them.
+`unclamped` is what stands inside the ReLU, or the change of counts; both in units of the training scale. The network
+sees [x_t, self-conditioning], or x_t alone, and control, each token of a stream by one linear map, and the condition
+vector c = time + covariates, once a population (or, with ``modulate_by="cell"``, once a cell: the same numbers at the
+release's cost). Genes that were not measured are 0 where the network reads and where it writes: what stands at them
+changes nothing, and nothing is learned from them.
 
 The two maps that read cells are shared, or each source of a mixture has its own.
 """

@@ -34,7 +34,8 @@ class PopulationBatch(NamedTuple):
         condition: the label indices.
         key: the running number of each population, of which its noise is a function.
         genes: true for genes that were measured; None for all. What stands at the others is never looked at.
-        totals: total counts of the control cells, 1 where masked; None where they are not known.
+        totals: the total counts of the control cells, over all genes of their source, 1 where masked; None where one
+            of them is unknown, or there are no control cells.
         expected: the change that is expected of each population, in the ways that training may take it, see
             `core.objective`; None for none.
     """

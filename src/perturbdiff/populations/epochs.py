@@ -19,13 +19,12 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 import torch
 
-from perturbdiff.cells.order import Flags, Integers, Loaded, Runs, Segments, gathered
+from perturbdiff.cells.order import Flags, Integers, Loaded, Runs, Segments, gathered, totals_of
 from perturbdiff.cells.source import Source
-from perturbdiff.core.choices import COVARIATES, Pairing
+from perturbdiff.core.choices import Pairing
 from perturbdiff.core.population import NULL, Condition, PopulationBatch
 from perturbdiff.labels.vocabulary import Vocabulary
 from perturbdiff.populations.blocks import SLAB, Blocks, Streams, block_size, window
@@ -34,7 +33,8 @@ from perturbdiff.populations.pairing import (
     SMALLEST_GROUP,
     Groups,
     cut,
-    divided,
+    drawn_beside,
+    encoded,
     match_controls,
     nearest_controls,
     transported_controls,
@@ -137,7 +137,7 @@ class Populations:
         self.n_genes, self.pairing = len(genes), pairing
         self.present = None if present is None or present.all() else torch.from_numpy(present)
         self._marginal = source.control is None
-        perturbed, control = _divide(source, segments, controls)
+        perturbed, control = drawn_beside(source, segments, controls)
         groups = Groups.of(perturbed)
         self.groups = groups.at_least(SMALLEST_GROUP)
         self.left_out = len(groups) - len(self.groups)
@@ -148,12 +148,12 @@ class Populations:
             )
         self.controls = Groups.of(control)
         self.pools, pool_notes = self._match(source.runs)
-        self.conditions = _encode(source.runs, self.groups, vocabularies)
+        self.conditions = encoded(source.runs, self.groups, vocabularies)
         self.told_apart = self._tell_apart(source.runs)
         self._blocks = Blocks.of(self.groups, cells_per_population)
         self._large_controls = np.flatnonzero(self.controls.sizes >= 2 * SMALLEST_GROUP)
         self._n_control = self._count_control_populations(control_share)
-        drawn = _encode(source.runs, self.controls, vocabularies) if self._n_control else np.zeros((0, 3), np.int64)
+        drawn = encoded(source.runs, self.controls, vocabularies) if self._n_control else np.zeros((0, 3), np.int64)
         self._control_conditions = drawn
         self._length = int(self._blocks.n_populations.sum()) + self._n_control
         self.notes = (*_left_out_note(self.left_out), *pool_notes)
@@ -223,7 +223,7 @@ class Populations:
 
         The tensors are [draws, cells_per_population, genes]; a shorter population is padded with zeros, which the mask
         (None where all are full) marks false. `loaded` is what `load` gave, for these populations and others; it is
-        called when absent.
+        called when absent. Of the control cells the total counts come along, where all are known.
         """
         parts = (*([self.load(draws)] if loaded is None else loaded), *self._held)
         lengths = np.array([len(draw.rows) for draw in draws])
@@ -238,6 +238,7 @@ class Populations:
             condition=Condition(*torch.tensor([draw.condition for draw in draws], dtype=torch.int64).T.contiguous()),
             key=torch.tensor([draw.key for draw in draws], dtype=torch.int64),
             genes=None if self.present is None else self.present.expand(len(draws), -1),
+            totals=None if self._marginal else _totals(paired, exists, parts),
         )
 
     def _paired(self, draw: Draw, parts: Sequence[Loaded]) -> Integers:
@@ -316,34 +317,14 @@ def _check(scale: float, cells_per_population: int, control_share: float) -> Non
         raise ValueError(f"control_share={control_share} must be in [0, 1); use 0 for no control populations.")
 
 
-def _divide(source: Source, segments: Segments, controls: Segments | None) -> tuple[Segments, Segments]:
-    """What to draw and its controls; without perturbations everything is drawn and there is no control."""
-    runs = source.runs
-    if source.control is None:
-        return segments, segments.take(np.zeros(len(segments), dtype=bool))
-    perturbed, own = divided(segments, runs.is_control)
-    if controls is None:
-        return perturbed, own
-    n_wrong = divided(controls, runs.is_control)[0].n_cells
-    if n_wrong:
-        raise ValueError(
-            f"{n_wrong} of {controls.n_cells} control cells are not labelled {source.control!r}; hand in control "
-            "cells only."
-        )
-    return perturbed, controls
+def _totals(paired: list[Integers], exists: Flags, parts: Sequence[Loaded]) -> torch.Tensor | None:
+    """The total counts of control cells where `exists` [populations, cells], 1 elsewhere; None if one is unknown."""
+    totals = np.ones(exists.shape, dtype=np.float32)
+    totals[exists] = totals_of(parts, np.concatenate(paired))
+    return None if np.isnan(totals).any() else torch.from_numpy(totals)
 
 
 def _left_out_note(left_out: int) -> list[str]:
     if not left_out:
         return []
     return [f"{left_out} groups of a single cell are left out: a population takes at least {SMALLEST_GROUP} cells."]
-
-
-def _encode(runs: Runs, groups: Groups, vocabularies: Mapping[str, Vocabulary]) -> Integers:
-    """Vocabulary indices of each group's labels [groups, 3]."""
-    columns = []
-    for name, codes in zip(COVARIATES, runs.codes[groups.run].T, strict=True):
-        used, place = np.unique(codes, return_inverse=True)
-        used_labels = pd.Series(runs.labels[name].cat.categories[used].astype(str))
-        columns.append(vocabularies[name].encode(used_labels)[place])
-    return np.stack(columns, axis=1)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from perturbdiff.cells.contexts import Changes, Context, Vector
 from perturbdiff.cells.counts import Curves, whole
-from perturbdiff.cells.order import Loaded, Runs
+from perturbdiff.cells.order import Loaded, Runs, totals_of
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.populations.epochs import Draw, Populations, Slab
 
@@ -160,7 +160,7 @@ class ExpectedPopulations:
         positions = np.unique(populations.controls.positions(numbers))
         read = populations.reader.load(positions)
         control = read.rows(positions).toarray() * np.float32(populations.scale)
-        totals = None if read.totals is None else read.totals[np.searchsorted(read.positions, positions)]
+        totals = totals_of([read], positions)
         return self.expectation.surroundings(context, control, totals)
 
     @cached_property

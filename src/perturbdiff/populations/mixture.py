@@ -159,6 +159,7 @@ class _Widened:
         return Loaded(
             read.positions,
             sp.csr_matrix((matrix.data, columns, matrix.indptr), shape=(matrix.shape[0], self.n_genes), copy=False),
+            read.totals,
         )
 
 
@@ -177,6 +178,7 @@ def _in_order(batches: Sequence[PopulationBatch], order: npt.NDArray[np.intp]) -
     mask = torch.cat(exists)[by]
     there = [torch.ones_like(b.perturbed[:, 0], dtype=torch.bool) if b.genes is None else b.genes for b in batches]
     genes = torch.cat(there)[by]
+    totals = [batch.totals for batch in batches if batch.totals is not None]
     labels = (torch.cat(parts)[by] for parts in zip(*(batch.condition for batch in batches), strict=True))
     return PopulationBatch(
         perturbed=torch.cat([batch.perturbed for batch in batches])[by],
@@ -185,4 +187,5 @@ def _in_order(batches: Sequence[PopulationBatch], order: npt.NDArray[np.intp]) -
         condition=Condition(*labels),
         key=torch.cat([batch.key for batch in batches])[by],
         genes=None if bool(genes.all()) else genes,
+        totals=torch.cat(totals)[by] if len(totals) == len(batches) else None,
     )

@@ -10,6 +10,7 @@ control cells, one control cell perhaps to several; "optimal_transport" permutes
 of the distances is smallest.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -17,8 +18,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from perturbdiff.cells.order import Flags, Integers, Runs, Segments
+from perturbdiff.cells.source import Source
+from perturbdiff.core.choices import COVARIATES
+from perturbdiff.labels.vocabulary import Vocabulary
 
 type Expression = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -145,6 +150,33 @@ def divided(segments: Segments, is_control: Flags) -> tuple[Segments, Segments]:
     """The perturbed and the control stretches among some; `is_control` is of the runs."""
     control = is_control[segments.run]
     return segments.take(~control), segments.take(control)
+
+
+def drawn_beside(source: Source, segments: Segments, controls: Segments | None) -> tuple[Segments, Segments]:
+    """What to draw and its controls; without perturbations everything is drawn and there is no control."""
+    runs = source.runs
+    if source.control is None:
+        return segments, segments.take(np.zeros(len(segments), dtype=bool))
+    perturbed, own = divided(segments, runs.is_control)
+    if controls is None:
+        return perturbed, own
+    n_wrong = divided(controls, runs.is_control)[0].n_cells
+    if n_wrong:
+        raise ValueError(
+            f"{n_wrong} of {controls.n_cells} control cells are not labelled {source.control!r}; hand in control "
+            "cells only."
+        )
+    return perturbed, controls
+
+
+def encoded(runs: Runs, groups: Groups, vocabularies: Mapping[str, Vocabulary]) -> Integers:
+    """Vocabulary indices of each group's labels [groups, 3]."""
+    columns = []
+    for name, codes in zip(COVARIATES, runs.codes[groups.run].T, strict=True):
+        used, place = np.unique(codes, return_inverse=True)
+        used_labels = pd.Series(runs.labels[name].cat.categories[used].astype(str))
+        columns.append(vocabularies[name].encode(used_labels)[place])
+    return np.stack(columns, axis=1)
 
 
 def _borrowed_note(runs: Runs, groups: Groups, borrowed: Integers) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from perturbdiff.cells.counts import recovered_of
 from perturbdiff.cells.order import Flags, Hashes, Integers, Loaded, Runs, Segments, thinned_note
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.members import grammar_of
@@ -228,7 +229,7 @@ class PanelReader:
         parts: where the cells are.
         columns: the column of each gene of the store, -1 where it is not in the panel.
         n_columns: genes of the panel.
-        has_totals: whether the values are counts, beside which stand the totals of the cells.
+        has_totals: whether the values are counts, beside which stand the totals of the cells; else they are recovered.
         scale: what log1p counts per 10^4 are divided by.
     """
 
@@ -249,11 +250,15 @@ class PanelReader:
         room = int(extent.lengths.sum())
         data, indices = np.empty(room, dtype=np.float32), np.empty(room, dtype=np.int32)
         lengths, filled, n_cells = [np.zeros(0, dtype=np.int64)], 0, 0
+        recovered = [np.zeros(0)]
         for rows in self.parts.rows(ranges, extent):
             kept = self._restrict(rows, data[filled:], indices[filled:])
             values = data[filled : filled + int(kept.sum())]
             if totals is not None:
                 _to_log1p(values, kept, totals[n_cells : n_cells + len(kept)])
+            else:
+                # of all genes, whatever the panel: the smallest count may be of any
+                recovered.append(recovered_of(rows.data, rows.lengths)[rows.asked])
             lengths.append(kept)
             filled, n_cells = filled + len(values), n_cells + len(kept)
         data, indices = data[:filled], indices[:filled]
@@ -264,7 +269,7 @@ class PanelReader:
         matrix: sp.csr_matrix[np.float32] = sp.csr_matrix(arrays, shape=(len(positions), self.n_columns), copy=False)
         if not self._is_ascending:
             matrix.sort_indices()
-        return Loaded(positions, matrix)
+        return Loaded(positions, matrix, np.concatenate(recovered) if totals is None else totals)
 
     @cached_property
     def _in_panel(self) -> Flags:

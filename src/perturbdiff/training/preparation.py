@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from perturbdiff.cells.counts import uncounted
 from perturbdiff.cells.genes import check_panel, measured_scale, select_panel
 from perturbdiff.cells.measure import measure
 from perturbdiff.cells.moments import Moments
 from perturbdiff.cells.order import Segments
+from perturbdiff.cells.totals import uncounted
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.labels.conditions import PERTURBATION, Conditions
 from perturbdiff.populations.epochs import Populations
@@ -104,8 +104,7 @@ def drawable(split: Split, settings: Settings) -> Settings:
     """The settings; where cells cannot be drawn as counts, since those of control cells are not known, without that."""
     if settings.model.target != "counts":
         return settings
-    training = split.of("train")
-    unknown = uncounted(split.source, training.take(split.source.runs.is_control[training.run]))
+    unknown = uncounted(split.source, split.of("train"))
     if unknown:
         _LOG.info(
             f"{unknown} control cells hold log1p values that do not tell their counts (the smallest value of each cell "
