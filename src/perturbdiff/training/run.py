@@ -19,7 +19,6 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from perturbdiff.checkpoint import DESCRIPTION, LOGS, WEIGHTS, ModelSpec, load_checkpoint
 from perturbdiff.features.tables import FeatureTable
-from perturbdiff.recipes.tables import FORMERLY
 from perturbdiff.training.callbacks import RESUME, RunFolder
 
 _LOG = logging.getLogger(__name__)
@@ -88,12 +87,8 @@ def bound(spec: ModelSpec) -> dict[str, Any]:
 
 
 def identity(spec: ModelSpec) -> str:
-    """One hash of it all, settings by their first names: states of before are known again."""
-    kept = bound(spec)
-    for table, renamed in FORMERLY.items():
-        for former, today in renamed.items():
-            kept["settings"][table][former] = kept["settings"][table].pop(today)
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    """One hash of it all."""
+    return hashlib.sha256(json.dumps(bound(spec), sort_keys=True).encode()).hexdigest()
 
 
 def _digest(table: FeatureTable) -> str:
