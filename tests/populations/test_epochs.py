@@ -316,3 +316,54 @@ def test_a_label_outside_its_vocabulary_is_refused(cells):
             control_share=0.0,
             seed=0,
         )
+
+
+def distinct(cells):
+    """The same counts, as if every cell had a total of its own: so no two cells have the same expression."""
+    return replace(cells, total_counts=1000.0 + np.arange(cells.n_cells))
+
+
+def totals_by_expression(cells, control, scale=2.0):
+    """The total of the one cell that has each row of expression [cells, genes]."""
+    known = cells.log_expression(list(cells.genes)).toarray() / np.float32(scale)
+    same = (known == control.numpy()[:, None]).all(axis=-1)
+    assert (same.sum(axis=-1) == 1).all()
+    return cells.known_totals[same.argmax(axis=-1)].astype(np.float32)
+
+
+@pytest.mark.parametrize("held", [0, 1 << 30])
+@pytest.mark.parametrize("pairing", ["assay_batch", "cell_type", "nearest", "optimal_transport"])
+def test_totals_are_those_of_the_control_cells_that_were_paired(cells, pairing, held):
+    cells = distinct(cells)
+    populations = make_populations(cells, control_share=0.3, pairing=pairing, held=held)
+    batch = populations.batch(populations.plan(0))
+    there = batch.mask.numpy()
+    assert batch.totals.dtype == torch.float32
+    assert not there.all()
+    np.testing.assert_array_equal(batch.totals.numpy()[there], totals_by_expression(cells, batch.control[batch.mask]))
+    assert (batch.totals.numpy()[~there] == 1).all()
+
+
+def test_a_control_cell_of_unknown_total_leaves_its_minibatch_without_totals(cells):
+    logs = replace(cells, values=cells.log_expression(list(cells.genes)), scale="log1p", total_counts=None)
+    unknown = np.flatnonzero(np.isnan(logs.known_totals))
+    assert unknown.size
+    populations = make_populations(logs)
+    draws = drawn(logs, populations)
+    lacking = [bool(np.isin(draw.control_rows, unknown).any()) for draw in draws]
+    assert len({*lacking}) == 2
+    for draw, lacks in zip(populations.plan(0), lacking, strict=True):
+        batch = populations.batch([draw])
+        assert (batch.totals is None) == lacks
+        if not lacks:
+            wanted = logs.known_totals[logs.order[draw.control_rows]]
+            np.testing.assert_array_equal(batch.totals[0, : len(wanted)], wanted)
+    assert populations.batch(populations.plan(0)).totals is None
+
+
+def test_data_without_perturbations_have_no_totals_of_control_cells():
+    cells = make_cells(
+        {("", "B", "d1"): 9}, control=None, columns=Columns(cell_type="cell_type", assay_batch="assay_batch")
+    )
+    populations = make_populations(cells)
+    assert populations.batch(populations.plan(0)).totals is None

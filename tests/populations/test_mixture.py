@@ -136,3 +136,27 @@ def test_an_aligned_source_tells_which_genes_it_has(sources):
 def test_weights_that_cannot_be_kept_are_refused(members, weights, message):
     with pytest.raises(ValueError, match=message):
         MixedPopulations(members, weights, seed=0)
+
+
+def test_a_minibatch_has_the_totals_of_each_sources_control_cells(members, sources):
+    mixture = MixedPopulations(members, [1.0, 1.0], seed=0)
+    draws = mixture.plan(0, 30)
+    batch = mixture.batch(draws)
+    for i, draw in enumerate(draws):
+        cells = sources[draw.source]
+        wanted = cells.total_counts[cells.order[draw.control_rows]]
+        np.testing.assert_array_equal(batch.totals[i, : len(wanted)], wanted)
+        assert (batch.totals[i, len(wanted) :] == 1).all()
+
+
+def test_a_source_without_known_totals_leaves_a_shared_minibatch_without_any(members, sources):
+    class Untold(type(members[1])):
+        def batch(self, draws, loaded=None):
+            return super().batch(draws, loaded)._replace(totals=None)
+
+    untold = Untold.__new__(Untold)
+    vars(untold).update(vars(members[1]))
+    mixture = MixedPopulations([members[0], untold], [1.0, 1.0], seed=0)
+    draws = mixture.plan(0, 30)
+    assert mixture.batch(draws).totals is None
+    assert mixture.batch([draw for draw in draws if draw.source == 0]).totals is not None

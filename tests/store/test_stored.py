@@ -12,9 +12,11 @@ import scipy.sparse as sp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from perturbdiff.cells import totals
 from perturbdiff.cells.anndata import read_cells
 from perturbdiff.cells.measure import measure
 from perturbdiff.cells.order import Segments
+from perturbdiff.cells.totals import uncounted
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.vocabulary import Vocabulary
 from perturbdiff.populations.epochs import Populations
@@ -175,6 +177,46 @@ def test_readings_of_the_usual_size_are_those_of_memory(folder, monkeypatch):
     assert_same_bits(loaded.matrix, cells.log_expression(["G9", "G1"], cells.order[3:390]))
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(share=st.sampled_from([0.004, 0.05, 0.5, 1.0]), seed=st.integers(0, 2**32 - 1))
+def test_totals_are_those_of_memory_and_over_all_genes_whatever_the_panel(both, share, seed):
+    cells, store = both
+    rng = np.random.default_rng(seed)
+    positions = np.flatnonzero(rng.random(400) < share)
+    genes = [f"G{g}" for g in rng.permutation(40)[: rng.integers(1, 41)]]
+    found, wanted = (
+        source.reader(genes, Segments.of(source.runs, positions), scale=2.0).load(positions)
+        for source in (store, cells)
+    )
+    assert found.totals.dtype == wanted.totals.dtype == np.float64
+    np.testing.assert_array_equal(found.totals, wanted.totals)
+    np.testing.assert_array_equal(found.totals, cells.known_totals[cells.order[positions]])
+
+
+def test_totals_recovered_from_logarithms_are_those_of_the_counts(folder):
+    cells, store = read_cells(recipe(), folder), Store.open(folder / "log1p.prepared")
+    found = store.reader(["G3"], store.runs.whole()).load(np.arange(400)).totals
+    # every cell has a gene with one count
+    np.testing.assert_array_equal(found, cells.total_counts[cells.order])
+
+
+def test_cells_of_unknown_total_are_the_same_in_memory_and_in_a_store_and_are_counted(tmp_path, folder, by_hand):
+    cells = read_cells(recipe("log1p"), folder)
+    smooth = sp.csr_matrix(cells.values)
+    for row in range(0, 400, 7):
+        smooth.data[smooth.indptr[row] : smooth.indptr[row + 1]] += np.float32(0.1)
+    cells = replace(cells, values=smooth)
+    store = Store.open(by_hand(cells, recipe("log1p"), tmp_path / "s"))
+    positions = np.arange(3, 390, 2)
+    found = store.reader(["G9"], store.runs.whole()).load(positions).totals
+    np.testing.assert_array_equal(found, cells.known_totals[cells.order[positions]])
+    n_unknown = int(np.isnan(cells.known_totals[cells.is_control]).sum())
+    assert 10 < n_unknown < cells.is_control.sum()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(totals, "_CELLS", 50)
+        assert uncounted(store, store.runs.whole()) == uncounted(cells, cells.runs.whole()) == n_unknown
+
+
 def test_log1p_does_not_depend_on_where_in_a_reading_a_value_stands(tmp_path, by_hand):
     rng = np.random.default_rng(0)
     counts = rng.integers(0, 4000, (300, 97)) * (rng.random((300, 97)) < 0.5)
@@ -254,6 +296,9 @@ def test_populations_of_a_store_are_those_of_memory(both, held):
     ours, theirs = first.batch(first.plan(0)[:9]), second.batch(second.plan(0)[:9])
     np.testing.assert_array_equal(ours.perturbed, theirs.perturbed)
     np.testing.assert_array_equal(ours.control, theirs.control)
+    assert (ours.totals is None) == (theirs.totals is None)
+    if ours.totals is not None:
+        np.testing.assert_array_equal(ours.totals, theirs.totals)
 
 
 def test_cells_in_memory_are_those_of_the_files_in_the_order_of_the_store(both):

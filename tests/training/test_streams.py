@@ -31,7 +31,7 @@ def equal(one, other):
 def joined(batches):
     """The minibatches of several processes as one, in the order of the ranks."""
     tensors = {}
-    for name in ("perturbed", "control", "key"):
+    for name in ("perturbed", "control", "key", "totals"):
         tensors[name] = torch.cat([getattr(batch, name) for batch in batches])
     conditions = Condition(*(torch.cat(parts) for parts in zip(*(batch.condition for batch in batches), strict=True)))
     exists = [torch.ones(b.perturbed.shape[:2], dtype=bool) if b.mask is None else b.mask for b in batches]
