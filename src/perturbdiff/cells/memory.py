@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
+from perturbdiff.cells.counts import recovered
 from perturbdiff.cells.order import (
     Hashes,
     Integers,
@@ -86,6 +87,11 @@ class Cells:
         if self.control is None:
             return np.ones(self.n_cells, dtype=bool)
         return np.asarray(self.labels["perturbation"] == self.control)
+
+    @cached_property
+    def known_totals(self) -> npt.NDArray[np.float64]:
+        """The total count of each cell [n]; NaN where log1p values do not tell it, see `cells.counts.recovered`."""
+        return recovered(self.values) if self.total_counts is None else self.total_counts
 
     @property
     def order(self) -> Integers:
