@@ -84,7 +84,7 @@ def test_cells_of_unknown_totals_are_moved_on_log1p_values_and_that_is_said_or_r
     made = predicted_file(one, unknown, CONDITIONS, columns=COLUMNS)
     assert made.uns["perturbdiff"]["way"] == "log1p"
     (note,) = [one for one in said if "total counts" in one]
-    assert note.endswith("control cells are not known, so 'control + mean shift' is added to log1p values.")
+    assert note.endswith("control cells are not known, so 'control + mean shift' moves cells on log1p values.")
     with pytest.raises(ValueError, match="can't be drawn as counts; give control cells as counts, or leave --as away"):
         predicted_file(one, unknown, CONDITIONS, columns=COLUMNS, way="counts")
 

@@ -143,7 +143,7 @@ def _way(predictor: Predictor, cells: Cells, rows: Places, way: Way | None) -> W
         raise ValueError(
             f"{which}, so that cells can't be drawn as counts; give control cells as counts, or leave --as away."
         )
-    _LOG.info(f"{which}, so {predictor.name!r} is added to log1p values.")
+    _LOG.info(f"{which}, so {predictor.name!r} moves cells on log1p values.")
     return "log1p"
 
 
