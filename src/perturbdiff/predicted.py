@@ -13,7 +13,8 @@ labels under the names that the columns of the data have, and `OWN_COLUMNS`. ``u
     split_hash                     of the split that the training cells came from
     populations, missing_genes     how often each condition was drawn, and the genes that counted as 0: JSON
 
-and, besides, what made it: ``checkpoint, sampling, seed, zero_shot`` of a model, ``baseline, left_out`` of a baseline.
+and, besides, what made it: ``checkpoint, sampling, seed, zero_shot`` of a model, ``baseline, way, left_out`` of a
+baseline.
 """
 
 from collections.abc import Mapping, Sequence

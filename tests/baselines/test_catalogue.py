@@ -57,8 +57,9 @@ def test_the_baselines_are_those_of_the_contract():
         "ridge",
         "kernel ridge",
         "nearest cell type",
+        "similar contexts",
     )
-    assert [one.needs_training for one in BASELINES] == [False] + [True] * 7
+    assert [one.needs_training for one in BASELINES] == [False] + [True] * 8
     assert all(one.about.startswith("control cells") for one in BASELINES)
 
 
@@ -86,12 +87,13 @@ def test_what_cannot_be_predicted_is_left_out_with_the_reason_and_the_rest_is_th
         ("s", "C"): "training has no cells of 's' alone",
     }
     assert set(found["additive"].predict(start).labels["perturbation"]) == {"p+q", "p"}
-    assert found["nearest cell type"].left_out == {
-        ("p+q", "C"): "training has 'p+q' in no cell type",
-        ("s", "C"): "training has 's' in no cell type",
-    }
+    for name in ("nearest cell type", "similar contexts"):
+        assert found[name].left_out == {
+            ("p+q", "C"): "training has 'p+q' in no cell type",
+            ("s", "C"): "training has 's' in no cell type",
+        }
     for name in NAMES:
-        if name not in {"additive", "nearest cell type"}:
+        if name not in {"additive", "nearest cell type", "similar contexts"}:
             assert not found[name].left_out
             assert found[name].predict(start).n_cells == start.n_cells
     assert (

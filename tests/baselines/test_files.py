@@ -1,6 +1,7 @@
 """A baseline's file is one that `perturbdiff predict` could have written, and it is read back as it was predicted."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,7 @@ def fit(name, cells, genes=None):
 @pytest.mark.parametrize("name", ["control", "control + mean shift", "kernel ridge"])
 def test_every_control_cell_of_a_condition_is_moved_by_the_conditions_shift_and_named(cells, name):
     one = fit(name, cells)
-    made = predicted_file(one, cells, CONDITIONS, columns=COLUMNS)
+    made = predicted_file(one, cells, CONDITIONS, columns=COLUMNS, way="log1p")
     control = made[made.obs["population"] == -1]
     assert set(control.obs["perturbation"]) == {"control"}
     expression = cells.log_expression(cells.genes).toarray()
@@ -53,6 +54,39 @@ def test_every_control_cell_of_a_condition_is_moved_by_the_conditions_shift_and_
         shift = one.response.shift(*label, given.mean(axis=0))
         expected.append(np.abs(predicted.X.toarray()[rows] - np.maximum(given + shift, 0)).max())
     assert max(expected) < 1e-5
+
+
+def test_cells_are_drawn_as_counts_where_totals_are_known_and_the_file_says_the_way(cells, said):
+    genes = [str(gene) for gene in cells.genes[::3]]
+    one = fit("control + mean shift", cells, genes)
+    made = predicted_file(one, cells, CONDITIONS, columns=COLUMNS)
+    assert made.uns["perturbdiff"]["way"] == "counts"
+    source = cells.names.get_indexer(made.obs["control_cell"].astype(str))
+    predicted = (made.obs["population"] == 0).to_numpy()
+    totals = cells.known_totals[source[predicted]]
+    counts = np.expm1(made.X.toarray()[predicted].astype(float)) * totals[:, None] / 1e4
+    # the totals are of the drawn cells, a little off those of the control cells
+    share = np.where(counts > 0.5, counts / np.maximum(np.rint(counts), 1), 1.0)
+    assert np.abs(share - 1).max() < 0.2
+    added = predicted_file(one, cells, CONDITIONS, columns=COLUMNS, way="log1p")
+    assert added.uns["perturbdiff"]["way"] == "log1p"
+    zeros = [(file.X.toarray()[predicted] == 0).mean() for file in (made, added)]
+    assert zeros[0] > zeros[1]
+    assert not any("total counts" in note for note in said)
+    assert "way" not in predicted_file(fit("control", cells), cells, CONDITIONS, columns=COLUMNS).uns["perturbdiff"]
+
+
+def test_cells_of_unknown_totals_are_moved_on_log1p_values_and_that_is_said_or_refused(cells, said):
+    values = cells.log_expression(cells.genes)
+    values.data *= np.random.default_rng(0).uniform(0.9, 1.1, values.nnz).astype(np.float32)
+    unknown = replace(cells, values=values, scale="log1p", total_counts=None)
+    one = fit("control + mean shift", unknown)
+    made = predicted_file(one, unknown, CONDITIONS, columns=COLUMNS)
+    assert made.uns["perturbdiff"]["way"] == "log1p"
+    (note,) = [one for one in said if "total counts" in one]
+    assert note.endswith("control cells are not known, so 'control + mean shift' moves cells on log1p values.")
+    with pytest.raises(ValueError, match="can't be drawn as counts; give control cells as counts, or leave --as away"):
+        predicted_file(one, unknown, CONDITIONS, columns=COLUMNS, way="counts")
 
 
 def test_conditions_take_the_control_cells_of_their_labels_once_each(cells):

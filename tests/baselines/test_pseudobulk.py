@@ -88,6 +88,25 @@ def test_the_cells_are_read_once_whatever_the_number_of_groups_and_of_baselines(
     assert max(map(len, read)) == 50
 
 
+def test_the_noise_of_a_condition_is_that_of_its_cells_and_of_the_control_cells_beside_them():
+    cells = random_cells()
+    x, own = cells.log_expression(GENES).toarray().astype(float), cells.labels.astype(str)
+    groups = own["perturbation"].where(own["perturbation"] != "control", "control in " + own["assay_batch"])
+    group = groups + " of " + own["cell_type"]
+    within = sum(np.square(x[group == one] - x[group == one].mean(axis=0)).sum() for one in set(group))
+    spread = within / (len(x) - group.nunique())
+    is_control = cells.is_control
+    bulks = pseudobulks(cells, GENES)
+    for (label, kind), noise in zip(bulks.conditions, bulks.noise, strict=True):
+        here = (own["cell_type"] == kind).to_numpy()
+        n, of_controls = ((own["perturbation"] == label).to_numpy() & here).sum(), 0.0
+        for batch in ("d1", "d2", "d3"):
+            inside = here & (own["assay_batch"] == batch).to_numpy()
+            n_control = (inside & is_control).sum() or (here & is_control).sum()
+            of_controls += (((own["perturbation"] == label).to_numpy() & inside).sum() / n) ** 2 / n_control
+        assert noise == pytest.approx(spread * (1 / n + of_controls), rel=1e-4)
+
+
 def test_other_genes_are_measured_anew():
     cells = random_cells()
     every, some = pseudobulks(cells, GENES), pseudobulks(cells, ["g3", "g0"])

@@ -49,6 +49,7 @@ def test_any_rows_and_genes_are_those_of_the_file_in_memory(tmp_path, kind, laye
         for genes in (GENES, ["g6", "g1"]):
             found = stored.log_expression(genes, rows).toarray()
             assert found == pytest.approx(held.log_expression(genes, rows).toarray(), rel=1e-6)
+        assert stored.totals(rows) == pytest.approx(held.known_totals[rows])
 
 
 def test_a_file_stays_on_disk_where_its_matrix_is_larger_than_what_is_allowed(tmp_path):

@@ -41,14 +41,35 @@ def test_a_run_and_its_recipe_give_the_same_file(cli, screen, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_file_of_every_baseline_is_judged_as_any_other(cli, screen, tmp_path, name):
-    out = tmp_path / "a baseline.h5ad"
-    assert cli("baseline", name, screen.data, "--recipe", screen.recipe, "--out", out).status == 0
+    for way in ("log1p", "counts"):
+        out = tmp_path / f"{way}.h5ad"
+        assert cli("baseline", name, screen.data, "--recipe", screen.recipe, "--as", way, "--out", out).status == 0
     arguments = ["--recipe", screen.recipe, "--suites", "ours", "--baselines", name, "--out", tmp_path / "eval"]
-    ended = cli("evaluate", out, screen.data, *arguments, "--json", "--quiet")
+    files = [tmp_path / "log1p.h5ad", tmp_path / "counts.h5ad"]
+    ended = cli("evaluate", *files, screen.data, *arguments, "--json", "--quiet")
     assert ended.status == 0
-    table = pd.DataFrame(json.loads(ended.out)).set_index("method")
-    metrics = ["mae", "energy_distance", "spread_ratio"]
-    assert table.loc["a baseline", metrics].tolist() == pytest.approx(table.loc[name, metrics].tolist(), abs=1e-5)
+    table = pd.DataFrame(json.loads(ended.out)).set_index("method")[["mae", "energy_distance", "spread_ratio"]]
+    notes = json.loads((tmp_path / "eval" / "metrics.json").read_text())["notes"]
+    drawn = any(f"{name}: drawn as counts" in note for note in notes)
+    assert (name == "control") != any(name in note and "whichever is nearer" in note for note in notes)
+    if drawn:  # 12 cells a condition, drawn anew
+        assert table.loc["counts"].tolist() == pytest.approx(table.loc[name].tolist(), rel=0.2, abs=0.03)
+        assert table.loc[name, "energy_distance"] < table.loc["log1p", "energy_distance"]
+    else:
+        assert table.loc["log1p"].tolist() == pytest.approx(table.loc[name].tolist(), abs=1e-5)
+
+
+def test_a_file_says_the_way_and_counts_are_the_way_where_nothing_is_said(cli, screen, tmp_path):
+    ways = {"counts": ["--as", "counts"], "log1p": ["--as", "log1p"], "absent": []}
+    made = {}
+    for name, option in ways.items():
+        out = tmp_path / f"{name}.h5ad"
+        assert cli("baseline", SHIFT, screen.data, "--recipe", screen.recipe, *option, "--out", out).status == 0
+        made[name] = read_anndata(out)
+    assert [one.uns["perturbdiff"]["way"] for one in made.values()] == ["counts", "log1p", "counts"]
+    assert np.array_equal(made["absent"].X.toarray(), made["counts"].X.toarray())
+    refused = cli("baseline", SHIFT, screen.data, "--recipe", screen.recipe, "--as", "cells", "--out", tmp_path / "x")
+    assert refused.status != 0
 
 
 def test_conditions_of_ones_own_may_be_any_perturbation_and_leave_labels_open(cli, screen, tmp_path):

@@ -272,7 +272,7 @@ def test_the_command_says_what_it_judges_writes_everything_and_names_what_is_mis
     ended = cli("evaluate", predicted, screen.data, *named, "--out", out, "--suites", "ours", "--jobs", 2)
     assert ended.status == 0, ended.err
     assert "suites of metrics: ours; not paper and vcc2026, which --suites would add." in ended.err
-    assert "'ridge', 'kernel ridge', 'nearest cell type' are missing: they need the training cells" in ended.err
+    assert "'nearest cell type', 'similar contexts' are missing: they need the training cells" in ended.err
     assert "warning: only 1 perturbation is judged" in ended.err
     tables = {"metrics.csv", "overall.csv", "contexts.csv", "metrics.json", "genes.parquet", "cells.parquet"}
     assert tables | {"figure.png"} <= {path.name for path in out.iterdir()}

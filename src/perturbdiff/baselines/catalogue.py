@@ -21,6 +21,8 @@ from perturbdiff.baselines.nearest import NearestCellType
 from perturbdiff.baselines.predictor import Predictor, Response, Training, predictor
 from perturbdiff.baselines.pseudobulk import Vector, pseudobulks
 from perturbdiff.baselines.ridge import Ridge
+from perturbdiff.baselines.similar import SimilarContexts
+from perturbdiff.cells.counts import Totals
 from perturbdiff.cells.memory import Cells
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.recipes.dataset import PLAIN, Grammar
@@ -39,7 +41,12 @@ class NoResponse(Response):
 class Unchanged(Predictor):
     """Control cells as they are."""
 
-    def predict(self, control_prediction: Cells) -> Cells:
+    @property
+    def moves(self) -> bool:
+        """It moves none."""
+        return False
+
+    def predict(self, control_prediction: Cells, totals: Totals | None = None) -> Cells:  # noqa: ARG002
         """The same cells."""
         return control_prediction
 
@@ -115,6 +122,11 @@ BASELINES = (
         KernelRidge,
     ),
     Baseline("nearest cell type", "control cells, moved by the change of the nearest cell type", NearestCellType),
+    Baseline(
+        "similar contexts",
+        "control cells, moved by the mean change in trained cell types, which counts by similarity",
+        SimilarContexts,
+    ),
 )
 """All baselines, in the order of the tables."""
 

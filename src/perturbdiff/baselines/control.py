@@ -45,6 +45,15 @@ def predict_control(
     Raises:
         ValueError: a cell type has no control cells.
     """
+    return under_labels(groups, controls, drawn_rows(groups, controls, rng), genes=genes, control=control)
+
+
+def drawn_rows(groups: pd.DataFrame, controls: Cells, rng: np.random.Generator) -> Rows:
+    """The row of the control cell that each predicted cell is, group after group.
+
+    Raises:
+        ValueError: a cell type has no control cells.
+    """
     rows_of = ControlRows.of(controls.labels, controls.is_control)
     rows = [np.zeros(0, dtype=np.int64)]
     for cell_type, assay_batch, n_cells in zip(
@@ -56,7 +65,11 @@ def predict_control(
                 f"cell type {cell_type!r} has no control cells to predict from; add them or leave the cell type out."
             )
         rows.append(draw(available, n_cells, rng))
-    drawn = np.concatenate(rows)
+    return np.concatenate(rows)
+
+
+def under_labels(groups: pd.DataFrame, controls: Cells, drawn: Rows, *, genes: Sequence[str], control: str) -> Cells:
+    """Control cells that were drawn for `groups` (`drawn_rows`), under the labels of these; as `predict_control`."""
     names = pd.Index([f"predicted-{index}" for index in range(drawn.size)])
     labels = (
         groups.loc[groups.index.repeat(groups["cells"]), list(GROUP)]

@@ -2,12 +2,14 @@
 
 First the control cells, then those of every condition: the control cells of its cell type and assay batch (of any,
 where its label is empty), each moved, in the order of the file. Columns, `population`, `control_cell` and
-``uns["perturbdiff"]`` are as of a model's prediction (`predicted`), ``baseline`` and ``left_out`` besides.
+``uns["perturbdiff"]`` are as of a model's prediction (`predicted`), ``baseline``, ``left_out`` and, of a baseline that
+moves cells, its ``way`` besides.
 """
 
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from perturbdiff.baselines.control import GROUP
-from perturbdiff.baselines.predictor import Predictor
+from perturbdiff.baselines.predictor import Predictor, Way
 from perturbdiff.baselines.pseudobulk import Places
 from perturbdiff.cells.controls import borrowing_note, controls_of
 from perturbdiff.cells.memory import Cells
@@ -36,9 +38,10 @@ def write_prediction(
     *,
     columns: Columns,
     split_hash: str | None = None,
+    way: Way | None = None,
 ) -> None:
     """Write `predicted_file`, whole or not at all; its arguments and errors."""
-    write_h5ad(predicted_file(predictor, cells, conditions, columns=columns, split_hash=split_hash), path)
+    write_h5ad(predicted_file(predictor, cells, conditions, columns=columns, split_hash=split_hash, way=way), path)
 
 
 def predicted_file(
@@ -48,6 +51,7 @@ def predicted_file(
     *,
     columns: Columns,
     split_hash: str | None = None,
+    way: Way | None = None,
 ) -> anndata.AnnData:
     """Predict conditions from control cells.
 
@@ -57,19 +61,22 @@ def predicted_file(
         conditions: a row for each (perturbation, cell_type, assay_batch), "" for any cell type or assay batch.
         columns: of the data, under which the labels are written.
         split_hash: of the split that the training cells came from.
+        way: how cells are moved; None for counts where the totals of all control cells are known, else log1p values.
 
     Returns:
         The control cells and the predicted cells [cells, genes], log1p counts per 10^4. Conditions that the baseline
         cannot predict are left out, and named in ``uns["perturbdiff"]["left_out"]``.
 
     Raises:
-        ValueError: there is no condition, or one names no perturbation or has no control cells; all are left out.
+        ValueError: there is no condition, or one names no perturbation or has no control cells; all are left out; cells
+            are to be drawn as counts and a total is not known.
     """
     _check(conditions)
     given = [_labels(row) for row in conditions[list(GROUP)].to_dict("records")]
     matched, borrowing = controls_of(cells, given)
     for note in borrowing_note(given, borrowing):
         _LOG.info(note)
+    predictor = replace(predictor, way=_way(predictor, cells, np.unique(np.concatenate(matched)), way))
     parts: list[tuple[int, Places, sp.csr_matrix[np.float32]]] = []
     left_out = []
     for number, (labels, rows) in enumerate(zip(given, matched, strict=True)):
@@ -96,6 +103,7 @@ def predicted_file(
     facts = {
         **({} if split_hash is None else {"split_hash": split_hash}),
         "baseline": predictor.name,
+        **({"way": predictor.way} if predictor.moves else {}),
         "left_out": json.dumps(left_out),
         "populations": 1,
         "missing_genes": "[]",
@@ -121,6 +129,22 @@ def _check(conditions: pd.DataFrame) -> None:
         raise ValueError("no condition is given; give a table with at least one row.")
     if (conditions["perturbation"].astype(str) == "").any():
         raise ValueError("a condition names no perturbation, and a baseline predicts named ones only; name it.")
+
+
+def _way(predictor: Predictor, cells: Cells, rows: Places, way: Way | None) -> Way:
+    """The way that was asked for, or the one that these control cells allow; nothing is read where none matters."""
+    if not predictor.moves or way == "log1p":
+        return "log1p"
+    unknown = int(np.isnan(cells.known_totals[rows]).sum())
+    if not unknown:
+        return "counts"
+    which = f"the total counts of {unknown} of {len(rows)} control cells are not known"
+    if way == "counts":
+        raise ValueError(
+            f"{which}, so that cells can't be drawn as counts; give control cells as counts, or leave --as away."
+        )
+    _LOG.info(f"{which}, so {predictor.name!r} moves cells on log1p values.")
+    return "log1p"
 
 
 def _labels(row: Mapping[Any, Any]) -> dict[str, str]:
@@ -152,4 +176,5 @@ def _moved(
         labels=pd.DataFrame({name: pd.Categorical([label] * len(rows)) for name, label in table.items()}),
         control=cells.control,
     )
-    return rows, predictor.predict(start).log_expression(predictor.genes), ""
+    totals = cells.known_totals[rows] if predictor.way == "counts" else None
+    return rows, predictor.predict(start, totals).log_expression(predictor.genes), ""

@@ -6,8 +6,14 @@ With g over the groups (cell type c, assay batch) of a perturbation tau, and n_g
     shift(tau)    = the same over all groups
 
 control in g being the control cells of that cell type and assay batch, or of the cell type where the assay batch has
-none; a group of a cell type without control cells is left out. Only the sums of controls by group and of perturbed
-cells by (tau, c) are kept: how many assay batches there are costs no memory.
+none; a group of a cell type without control cells is left out. What the mean change of a condition owes to the draw
+of its cells has, summed over genes, the variance
+
+    noise(tau, c) = tr(Sigma) [1 / n + sum_{g in c} (n_g / n)^2 / n_control,g],    n = sum_{g in c} n_g
+
+with Sigma the covariance of cells, pooled within the groups of control cells and the conditions. Only the sums of
+controls by group and of perturbed cells by (tau, c), and of their squares over genes, are kept: how many assay batches
+there are costs no memory.
 """
 
 from collections.abc import Sequence
@@ -39,6 +45,7 @@ class Pseudobulks:
         conditions: (perturbation, cell type) with perturbed cells beside control cells, sorted as text.
         sizes: perturbed cells of each condition [conditions].
         shifts: shift(tau, c) [conditions, genes].
+        noise: noise(tau, c) [conditions].
         cell_types: those with control cells, sorted as text.
         controls: the mean of the control cells of each [cell types, genes].
         left_out: training groups without control cells of their cell type.
@@ -48,6 +55,7 @@ class Pseudobulks:
     conditions: tuple[tuple[str, str], ...]
     sizes: Vector
     shifts: Matrix
+    noise: Vector
     cell_types: tuple[str, ...]
     controls: Matrix
     left_out: int
@@ -118,12 +126,12 @@ def _measured(training: Cells, genes: Sequence[str]) -> Pseudobulks:
     row = context.copy()
     row[~is_control] = len(contexts) + condition
     n_rows = len(contexts) + len(conditions)
-    sums = _sums(training, genes, row[group_of], n_rows)
+    sums, squares = _sums(training, genes, row[group_of], n_rows)
     sizes = np.bincount(row, groups["cells"].to_numpy(), minlength=n_rows)
     first = len(contexts)
     cell_types = sorted({cell_type for cell_type, _ in contexts})
     type_of = np.array([cell_types.index(cell_type) for cell_type, _ in contexts], dtype=np.int64)
-    types, type_sizes, baseline = _control_means(sums[:first], sizes[:first], type_of, len(cell_types))
+    types, type_sizes, baseline, beside_sizes = _control_means(sums[:first], sizes[:first], type_of, len(cell_types))
     has_controls = type_sizes > 0
     known = np.array([bool(has_controls[cell_types.index(cell_type)]) for _, cell_type in conditions], dtype=np.bool_)
     if not known.any():
@@ -135,12 +143,16 @@ def _measured(training: Cells, genes: Sequence[str]) -> Pseudobulks:
         (groups["cells"].to_numpy(dtype=np.float64)[~is_control], (condition, context[~is_control])),
         shape=(len(conditions), first),
     )
+    # of a context whose cell type has no control cells there is no change, so no noise either
+    of_controls = beside.power(2) @ (1 / np.maximum(beside_sizes, 1)) / np.maximum(sizes[first:], 1) ** 2
+    noise = _spread(sums, squares, sizes) * (1 / np.maximum(sizes[first:], 1) + of_controls)
     shifts = (sums[first:] - beside @ baseline)[known] / sizes[first:][known, None]
     return Pseudobulks(
         genes=tuple(genes),
         conditions=tuple(one for one, kept in zip(conditions, known, strict=True) if kept),
         sizes=sizes[first:][known],
         shifts=shifts,
+        noise=noise[known],
         cell_types=tuple(one for one, kept in zip(cell_types, has_controls, strict=True) if kept),
         controls=types[has_controls],
         left_out=int((~known[condition]).sum()),
@@ -155,25 +167,35 @@ def _numbered(pairs: pd.DataFrame) -> tuple[Places, list[tuple[str, str]]]:
     return np.array([place[pair] for pair in rows], dtype=np.int64), unique
 
 
-def _control_means(sums: Matrix, sizes: Vector, type_of: Places, n_types: int) -> tuple[Matrix, Vector, Matrix]:
+def _spread(sums: Matrix, squares: Vector, sizes: Vector) -> float:
+    """tr(Sigma), of the sums of groups of cells and of their squares over genes; 0 where no group has two cells."""
+    free = float(np.maximum(sizes - 1, 0).sum())
+    within = squares - np.square(sums).sum(axis=1) / np.maximum(sizes, 1)
+    return max(float(within.sum()), 0.0) / free if free else 0.0
+
+
+def _control_means(sums: Matrix, sizes: Vector, type_of: Places, n_types: int) -> tuple[Matrix, Vector, Matrix, Vector]:
     """Control means by cell type [types, genes], their cells, and what each context is compared with [contexts, genes].
 
-    A context without control cells takes its cell type's.
+    And of how many cells that is the mean [contexts]. A context without control cells takes its cell type's.
     """
     type_sizes = np.bincount(type_of, sizes, minlength=n_types)
     types = np.zeros((n_types, sums.shape[1]))
     np.add.at(types, type_of, sums)
     types /= np.maximum(type_sizes, 1)[:, None]
     own = sums / np.maximum(sizes, 1)[:, None]
-    return types, type_sizes, np.where((sizes > 0)[:, None], own, types[type_of])
+    beside = np.where((sizes > 0)[:, None], own, types[type_of])
+    return types, type_sizes, beside, np.where(sizes > 0, sizes, type_sizes[type_of])
 
 
-def _sums(cells: Cells, genes: Sequence[str], row_of: Places, n_rows: int) -> Matrix:
-    """The summed expression [rows, genes] of the cells that belong to each row."""
-    sums = np.zeros((n_rows, len(genes)))
+def _sums(cells: Cells, genes: Sequence[str], row_of: Places, n_rows: int) -> tuple[Matrix, Vector]:
+    """The summed expression [rows, genes] of the cells of each row, and that of its squares over genes [rows]."""
+    sums, squares = np.zeros((n_rows, len(genes))), np.zeros(n_rows)
     for start in range(0, cells.n_cells, _CELLS_AT_ONCE):
         rows = np.arange(start, min(start + _CELLS_AT_ONCE, cells.n_cells))
         place, inside = np.unique(row_of[rows], return_inverse=True)
         member = csr_matrix((np.ones(rows.size), (inside, np.arange(rows.size))), shape=(place.size, rows.size))
-        sums[place] += (member @ cells.log_expression(genes, rows)).toarray()
-    return sums
+        expression = cells.log_expression(genes, rows)
+        sums[place] += (member @ expression).toarray()
+        squares[place] += member @ np.asarray(expression.power(2).sum(axis=1, dtype=np.float64)).ravel()
+    return sums, squares

@@ -157,6 +157,7 @@ class Changes:
         if not parts:
             return self
         before, after, squares = (sum(part[i] for part in parts) for i in range(3))
+        squares = np.maximum(squares, np.finfo(np.float32).tiny)  # rounding leaves exact ones at 0, or below
         best = int(np.argmin(np.round(squares / squares.min(), 9)[::-1]))  # of equal ones the widest
         best = len(BANDWIDTHS) - 1 - best
         share = float(np.clip(before[best] / after[best], 0.0, 1.0)) if after[best] > 0 else 1.0

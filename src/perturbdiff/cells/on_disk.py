@@ -136,18 +136,26 @@ class Disk:
         rows = np.arange(len(self.names)) if rows is None else np.asarray(rows)
         if not rows.size:
             return sp.csr_matrix((0, len(genes)), dtype=np.float32)
-        parts = [self._some(genes, rows[at : at + _ROWS_AT_ONCE]) for at in range(0, len(rows), _ROWS_AT_ONCE)]
+        parts = [self._some(own).log_expression(genes) for own in _in_parts(rows)]
         found: sp.csr_matrix[np.float32] = sp.vstack(parts, format="csr") if len(parts) != 1 else parts[0]
         return found
 
-    def _some(self, genes: Sequence[str], rows: Rows) -> "sp.csr_matrix[np.float32]":
+    def totals(self, rows: Rows) -> NDArray[np.float64]:
+        """The total counts of some rows, read now; NaN where they are not known, see `Cells.known_totals`.
+
+        Raises:
+            ValueError: as `log_expression`.
+        """
+        return np.concatenate([np.zeros(0), *(self._some(own).known_totals for own in _in_parts(rows))])
+
+    def _some(self, rows: Rows) -> Cells:
+        """Some rows of the file, with all genes."""
         order = np.argsort(rows, kind="stable")
         values = self._read(rows[order])[np.argsort(order, kind="stable")]
         obs, source = self._obs.iloc[rows], self.file.source
         found = checked(values, obs, self.columns, self.expression, source, summed=self._summed, observed=self.observed)
         labels, scale = self.labels.iloc[rows], self.expression.scale
-        cells = Cells(found.rows, scale, found.totals, self.genes, self.names[rows], labels, control=None)
-        return cells.log_expression(genes)
+        return Cells(found.rows, scale, found.totals, self.genes, self.names[rows], labels, control=None)
 
     def _read(self, rows: Rows) -> "sp.csr_matrix[Any]":
         """Ascending rows as they are stored."""
@@ -182,6 +190,11 @@ def declaration(path: Path, key: str) -> dict[str, Any]:
         place = f"uns/{key}"
         found: Any = read_elem(file[place]) if place in file else {}
         return dict(found)
+
+
+def _in_parts(rows: Rows) -> Iterator[Rows]:
+    """Rows, as many as are read at once."""
+    yield from (rows[at : at + _ROWS_AT_ONCE] for at in range(0, len(rows), _ROWS_AT_ONCE))
 
 
 def _ranges(rows: Rows) -> Iterator[tuple[int, int, Rows]]:

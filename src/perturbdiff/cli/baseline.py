@@ -1,7 +1,7 @@
 """The command that writes what a simple baseline predicts: baseline."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,6 +21,14 @@ def baseline(
     recipe: Annotated[Path | None, typer.Option(help="A recipe, to the same end; no model is needed.")] = None,
     part: Annotated[
         str | None, typer.Option(help="Predict all conditions of this part: test (when absent), validation.")
+    ] = None,
+    way: Annotated[
+        Literal["counts", "log1p"] | None,
+        typer.Option(
+            "--as",
+            help="How cells are moved: drawn as counts (when absent, where the total counts of all control cells are "
+            "known), or by adding to log1p values.",
+        ),
     ] = None,
     scale: Annotated[str | None, typer.Option(help="counts or log1p, in place of the recipe's.")] = None,
     layer: Layer = None,
@@ -76,5 +84,5 @@ def baseline(
     predictor = data.baseline(name, asked)
     for note in predictor.notes:
         screen.say(note)
-    write_prediction(predictor, cells, table, out, columns=data.recipe.columns, split_hash=data.split.hash)
+    write_prediction(predictor, cells, table, out, columns=data.recipe.columns, split_hash=data.split.hash, way=way)
     screen.say(f"{str(out)!r} holds what {name!r} predicts of {len(table)} conditions, and their control cells.")

@@ -1,13 +1,14 @@
 """Predictions beside baselines and ceilings, on the same conditions, genes and control cells.
 
 The methods of the tables: each predicted file under its name; the baselines (see `perturbdiff.baselines`), with as
-many cells of each condition as the first predicted file has; "ceiling" (one half of the observed cells against the
-disjoint other half) and "replicates" (the observed cells of one assay batch against those of the others).
+many cells of each condition as the first predicted file has, moved in the nearer way (see `evaluation.ways`); "ceiling"
+(one half of the observed cells against the disjoint other half) and "replicates" (the observed cells of one assay batch
+against those of the others).
 """
 
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from perturbdiff.evaluation.methods import BASELINES, Methods, fitted
 from perturbdiff.evaluation.pairs import File, Pairs
 from perturbdiff.evaluation.projection import project
 from perturbdiff.evaluation.scores import CEILING, REPLICATES, Contexts, Judged, Judging, Track
+from perturbdiff.evaluation.ways import as_counts, chosen, offered
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.metrics import suites, warnings
 from perturbdiff.metrics.ceilings import HALVINGS
@@ -126,7 +128,7 @@ def evaluate(
     depth = depth or Depth(halvings=halvings)
     suites.check_suites(depth.suites)
     for name in predicted:
-        if name in {*BASELINES, CEILING, REPLICATES, OBSERVED}:
+        if name in {*BASELINES, *map(as_counts, BASELINES), CEILING, REPLICATES, OBSERVED}:
             raise ValueError(
                 f"a predicted file is named {name!r}, which is the name of a method here; name it otherwise."
             )
@@ -144,8 +146,10 @@ def evaluate(
     known, notes = fitted(depth.baselines, training, pairs, grammar=grammar, features=features)
     left_out = {name: sum(one.pair in own.left_out for one in pairs.conditions) for name, own in known.items()}
     baselines = {name: one for name, one in known.items() if left_out[name] < len(pairs.conditions)}
-    methods = Methods.of(predicted, pairs, baselines, seed)
-    judged = _judged(pairs, methods, predicted, depth, seed)
+    ways, only = offered(baselines, pairs)
+    methods = Methods.of(predicted, pairs, ways, seed)
+    judged, baselines, said = chosen(_judged(pairs, methods, predicted, depth, seed), ways)
+    methods = replace(methods, baselines=baselines)
     has_replicates = depth.replicates and any(
         pd.notna(one.scores[REPLICATES]["mae"]) for one in judged if REPLICATES in one.scores
     )
@@ -157,7 +161,14 @@ def evaluate(
         overall=overall,
         contexts=contexts,
         ranges=ranges,
-        notes=(*pairs.notes, *notes, *more, *undefined_notes(overall[overall["method"] != REPLICATES], left_out)),
+        notes=(
+            *pairs.notes,
+            *notes,
+            *only,
+            *said,
+            *more,
+            *undefined_notes(overall[overall["method"] != REPLICATES], left_out),
+        ),
         warnings=warnings.in_order(_warnings(table, judged, ranges, list(predicted), baseline, depth, unit, seed)),
         methods=tuple(_methods(predicted, baselines, replicates=has_replicates)),
         genes=Genes.of([(one.condition, one.tests) for one in judged], pairs.genes),

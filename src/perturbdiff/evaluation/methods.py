@@ -2,19 +2,21 @@
 
 A baseline moves the control cells of a condition's context, from which every change is measured (the *control
 prediction*: as many cells, of the same assay batches, as the first predicted file has). It is fitted to the training
-cells once, and predicts a condition at a time.
+cells once, and predicts a condition at a time; the total counts of control cells go with them, since the judged genes
+are a part of all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from perturbdiff.baselines import catalogue
-from perturbdiff.baselines.control import GROUP, groups_of, predict_control
+from perturbdiff.baselines.control import GROUP, drawn_rows, groups_of, under_labels
 from perturbdiff.baselines.predictor import Predictor
+from perturbdiff.cells.counts import Totals
 from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation.pairs import File, Pairs
 from perturbdiff.features.tables import FeatureTable
@@ -61,13 +63,20 @@ def _check_genes(training: Cells, pairs: Pairs) -> None:
         )
 
 
+class Start(NamedTuple):
+    """The control cells of a condition, under its labels, and their total counts [n]; NaN where unknown."""
+
+    cells: Cells
+    totals: Totals
+
+
 @dataclass(frozen=True)
 class Methods:
     """Predicted files and baselines, each a function from a condition to its cells."""
 
     files: Mapping[str, Callable[[Condition], Population]]
     baselines: Mapping[str, Predictor]
-    unchanged: Callable[[Condition], Cells]
+    unchanged: Callable[[Condition], Start]
     sizes: Mapping[Condition, int]
     genes: tuple[str, ...]
 
@@ -86,12 +95,12 @@ class Methods:
         control_cells = lru_cache(maxsize=2)(pairs.control_cells)
 
         @lru_cache(maxsize=8)
-        def unchanged(condition: Condition) -> Cells:
+        def unchanged(condition: Condition) -> Start:
             rng = np.random.default_rng([seed, 0, place[condition]])
-            controls = control_cells(condition.context)
-            return predict_control(
-                of_condition[condition], controls, genes=pairs.genes, control=str(controls.control), rng=rng
-            )
+            controls, groups = control_cells(condition.context), of_condition[condition]
+            rows = drawn_rows(groups, controls, rng)
+            cells = under_labels(groups, controls, rows, genes=pairs.genes, control=str(controls.control))
+            return Start(cells, pairs.control_totals(condition.context)[rows])
 
         return cls(
             {name: pairs.populations_of(file) for name, file in predicted.items()},
@@ -118,5 +127,5 @@ class Methods:
         """The cells of a method under a condition that it has."""
         if method in self.files:
             return self.files[method](condition)
-        moved = self.baselines[method].predict(self.unchanged(condition))
+        moved = self.baselines[method].predict(*self.unchanged(condition))
         return Population(moved.log_expression(self.genes).toarray())

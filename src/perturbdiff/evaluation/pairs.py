@@ -8,14 +8,16 @@ control cells than are held in memory at once, so many are drawn.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from perturbdiff.cells.controls import FEWEST, ControlRows
+from perturbdiff.cells.counts import Totals
 from perturbdiff.cells.memory import Cells
+from perturbdiff.cells.on_disk import Disk
 from perturbdiff.metrics.conditions import APART, LABELS, Condition, Context, Pooling, target_places
 from perturbdiff.metrics.ours import Population
 
@@ -121,6 +123,10 @@ class Pairs:
             control=self.controls.control,
         )
 
+    def control_totals(self, context: Context) -> Totals:
+        """The total counts of the control cells of a context, over all genes of their file; NaN where unknown."""
+        return self._control_totals[context]
+
     def control(self, context: Context) -> Population:
         """The control cells of a context, as `control_cells`, dense."""
         return population(self.controls, self.genes, self.control_rows(context))
@@ -174,6 +180,13 @@ class Pairs:
         return control_rows(self.controls, tuple(self.contexts))
 
     @cached_property
+    def _control_totals(self) -> dict[Context, Totals]:
+        rows = {context: self.control_rows(context) for context in self.contexts}
+        together = np.unique(np.concatenate(list(rows.values())))
+        found = known_totals(self.controls, together)
+        return {context: found[np.searchsorted(together, own)] for context, own in rows.items()}
+
+    @cached_property
     def _of_pair(self) -> dict[tuple[str, str], list[Condition]]:
         found: dict[tuple[str, str], list[Condition]] = {}
         for condition in self.conditions:
@@ -188,6 +201,11 @@ class Pairs:
 def population(cells: File, genes: Sequence[str], rows: Rows) -> Population:
     """The rows of a file as a dense [cells, genes] float32 population, log1p counts per 10^4."""
     return Population(cells.log_expression(genes, rows).toarray())
+
+
+def known_totals(cells: File, rows: Rows) -> Totals:
+    """The total counts of some rows of a file; NaN where unknown, see `cells.memory.Cells.known_totals`."""
+    return cells.totals(rows) if isinstance(cells, Disk) else cast("Cells", cells).known_totals[rows]
 
 
 def names_batches(cells: File) -> bool:
