@@ -4,9 +4,9 @@ A group's change is the mean of its cells less the mean of its control cells, lo
 perturbation and context are one condition, in which they count by their cells. With n cells, of which a share a_p has
 the n_p control cells of pool p beside it, the sampling noise of its change, summed over genes, is
 
-    V = tr(Sigma) (1 / n + sum_p a_p^2 / n_p)
+    V = tr(Sigma) / n + sum_p a_p^2 tr(Sigma_p) / n_p
 
-Sigma the covariance of cells within a group.
+Sigma the covariance of perturbed cells within the conditions of a context, Sigma_p that of the control cells of a pool.
 """
 
 import numpy as np
@@ -21,8 +21,7 @@ from perturbdiff.populations.epochs import Populations
 CELLS_PER_CONDITION = 1 << 12
 """Cells that a change is measured on, at most; of each group the first of its share, which are random ones."""
 
-SPREAD_GROUPS, SPREAD_CELLS = 1 << 13, 16
-"""Groups that the spread of cells is measured on, and cells of each, at most."""
+type Vector = npt.NDArray[np.float64]
 
 
 def measured_changes(populations: Populations, runs: Runs) -> Changes:
@@ -48,26 +47,43 @@ def measured_changes(populations: Populations, runs: Runs) -> Changes:
     n_cells = np.bincount(condition, weights=groups.sizes, minlength=n_conditions)
     taken = np.ceil(groups.sizes * np.minimum(1, CELLS_PER_CONDITION / n_cells[condition])).astype(np.int64)
     perturbed = groups.positions(aranges(groups.offsets[:-1], taken))
-    sums = _sums(populations, perturbed, np.repeat(condition, taken), n_conditions)
+    sums, squares = _sums(populations, perturbed, np.repeat(condition, taken), n_conditions)
     # each group's share of the mean of its controls
     pools, pool = np.unique(populations.pools, axis=0, return_inverse=True)
+    pool = pool.ravel()
     beside = np.minimum(pools[:, 1] - pools[:, 0], CELLS_PER_CONDITION)
     control = populations.controls.positions(aranges(pools[:, 0], beside))
-    means = _sums(populations, control, np.repeat(np.arange(len(pools)), beside), len(pools)) / beside[:, None]
+    totals, control_squares = _sums(populations, control, np.repeat(np.arange(len(pools)), beside), len(pools))
+    means = totals / beside[:, None]
     weights = np.bincount(condition, weights=taken, minlength=n_conditions)
-    owners = (n_conditions, len(pools))
-    shares = sp.csr_matrix((taken / weights[condition], (condition, pool.ravel())), shape=owners)
+    shares = sp.csr_matrix((taken / weights[condition], (condition, pool)), shape=(n_conditions, len(pools)))
     changes = sums / weights[:, None] - shares @ means
-    noise = _spread_within(populations) * (1 / weights + shares.power(2) @ (1 / beside))
+    spread = _spread(squares - np.square(sums).sum(axis=1) / weights, weights, keys[1])
+    of_controls = _spread(control_squares - np.square(means).sum(axis=1) * beside, beside, np.arange(len(pools)))
     return Changes(
         label=keys[0],
         context=keys[1],
         sizes=n_cells,
         changes=(changes * scale).astype(np.float32),
-        noise=noise * scale**2,
+        noise=(spread / weights + shares.power(2) @ (of_controls / beside)) * scale**2,
         contexts=contexts,
-        means=(_context_means(context, pool.ravel(), means, len(contexts)) * scale).astype(np.float32),
+        means=(_context_means(context, pool, means, len(contexts)) * scale).astype(np.float32),
     ).fitted()
+
+
+def _spread(squares: Vector, n_cells: Vector, owner: Integers) -> Vector:
+    """The trace of the covariance of cells within groups, those of one owner having it in common [groups].
+
+    Args:
+        squares: the summed squared distances of each group's cells from their mean [groups].
+        n_cells: of each group [groups]; where all of an owner's have one cell, what all groups have in common.
+        owner: of each group [groups].
+    """
+    free = n_cells - 1.0
+    sums, counts = np.bincount(owner, weights=squares), np.bincount(owner, weights=free)
+    common = squares.sum() / max(free.sum(), 1.0)
+    found: Vector = np.divide(sums, counts, out=np.full_like(sums, common), where=counts > 0)[owner]
+    return found
 
 
 def _context_means(
@@ -80,29 +96,15 @@ def _context_means(
     return found
 
 
-def _spread_within(populations: Populations) -> float:
-    """The trace of the covariance of cells within groups: half the mean squared distance of two cells of a group.
-
-    Cells of a group are drawn in its order, which is a random one, and each is held against the next.
-    """
-    groups = populations.groups
-    chosen = np.unique(np.linspace(0, len(groups.sizes) - 1, SPREAD_GROUPS).astype(np.int64))
-    taken = np.minimum(groups.sizes[chosen], SPREAD_CELLS)
-    rows = groups.positions(aranges(groups.offsets[:-1][chosen], taken))
-    cells = populations.reader.load(np.unique(rows)).rows(rows).astype(np.float64)
-    owner = np.repeat(chosen, taken)
-    apart: sp.csr_matrix[np.float64] = (cells[1:] - cells[:-1])[owner[1:] == owner[:-1]]
-    squares: float = apart.power(2).sum()
-    return squares / (2 * max(apart.shape[0], 1))
-
-
-def _sums(populations: Populations, rows: Integers, owner: Integers, n_owners: int) -> npt.NDArray[np.float64]:
-    """The sum of the cells of each owner [owners, genes], in units of the scale."""
-    sums = np.zeros((n_owners, populations.n_genes))
+def _sums(
+    populations: Populations, rows: Integers, owner: Integers, n_owners: int
+) -> tuple[npt.NDArray[np.float64], Vector]:
+    """The sums of each owner's cells [owners, genes] and of their squared norms [owners], in units of the scale."""
+    sums, squares = np.zeros((n_owners, populations.n_genes)), np.zeros(n_owners)
     for first in range(0, len(rows), SLAB * BLOCK):
         some, own = rows[first : first + SLAB * BLOCK], owner[first : first + SLAB * BLOCK]
         cells = populations.reader.load(np.unique(some)).rows(some).astype(np.float64)
-        sums += (
-            sp.csr_matrix((np.ones(len(some)), (own, np.arange(len(some)))), (n_owners, len(some))) @ cells
-        ).toarray()
-    return sums
+        members = sp.csr_matrix((np.ones(len(some)), (own, np.arange(len(some)))), (n_owners, len(some)))
+        sums += (members @ cells).toarray()
+        squares += members @ np.asarray(cells.power(2).sum(axis=1)).ravel()
+    return sums, squares
