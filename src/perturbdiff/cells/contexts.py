@@ -156,7 +156,7 @@ class Changes:
         parts = [self._left_out(rows) for rows in self._several]
         if not parts:
             return self
-        before, after, squares = (sum(part[i] for part in parts) for i in range(3))
+        before, after, squares = np.sum(parts, axis=0)
         squares = np.maximum(squares, np.finfo(np.float32).tiny)  # rounding leaves exact ones at 0, or below
         best = int(np.argmin(np.round(squares / squares.min(), 9)[::-1]))  # of equal ones the widest
         best = len(BANDWIDTHS) - 1 - best

@@ -26,6 +26,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from perturbdiff.files.matrices import Matrix
 from perturbdiff.recipes.dataset import PER
 
 type Counts = NDArray[np.float64]
@@ -59,12 +60,14 @@ _CHUNK = 1 << 20
 
 def kept(change: NDArray[Any]) -> NDArray[Any]:
     """The share p of counts that a change keeps."""
-    return np.exp(np.minimum(change, 0.0))
+    found: NDArray[Any] = np.exp(np.minimum(change, 0.0))
+    return found
 
 
 def added(change: NDArray[Any]) -> NDArray[Any]:
     """The counts a per 10^4 that a change adds."""
-    return np.expm1(np.maximum(change, 0.0))
+    found: NDArray[Any] = np.expm1(np.maximum(change, 0.0))
+    return found
 
 
 def changed(counts: Counts, totals: Totals, change: NDArray[Any], rng: np.random.Generator) -> tuple[Counts, Totals]:
@@ -95,7 +98,7 @@ def whole(expression: NDArray[Any], totals: Totals) -> Counts:
     return found
 
 
-def recovered(values: "sp.csr_matrix[Any] | NDArray[Any]") -> Totals:
+def recovered(values: Matrix) -> Totals:
     """The total counts of cells by their log1p counts per 10^4 of all genes of a file [cells]; see `recovered_of`."""
     n_cells, n_genes = values.shape
     dense = isinstance(values, np.ndarray)

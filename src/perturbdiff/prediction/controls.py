@@ -1,7 +1,7 @@
 """The control cells that a prediction starts from: their panel, their totals, and what is expected of them."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,9 @@ from perturbdiff.cells.memory import Cells
 from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.conditions import Conditions
-from perturbdiff.populations.expected import Surroundings
+
+if TYPE_CHECKING:
+    from perturbdiff.populations.expected import Surroundings
 
 type Rows = npt.NDArray[np.int64]
 

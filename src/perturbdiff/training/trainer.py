@@ -21,6 +21,7 @@ from perturbdiff.split.rules import HELD_OUT, Split
 from perturbdiff.training.fitting import InitialState, TrainingResult, check_processes, fit, initial
 from perturbdiff.training.preparation import Prepared, drawable, prepare
 from perturbdiff.training.run import Run
+from perturbdiff.training.streams import Epochs
 from perturbdiff.training.transfer import begun_from, check_unseen, transferred
 
 MANY = 1 << 20
@@ -92,24 +93,25 @@ def train(
 
 def _begun(spec: ModelSpec, prepared: Prepared, split: Split) -> InitialState:
     """The network at step 0, and its populations, with what is expected of them where it departs from that."""
-    conditions, training, validation = prepared.conditions, prepared.training, prepared.validation
-    if spec.settings.model.target not in {"residual", "counts"}:
-        return InitialState(spec, initial(spec, conditions), training, validation)
-    changes = measured_changes(training, split.source.runs)
-    conditions = conditions.fitted(torch.from_numpy(changes.pooled(len(conditions.trained["perturbation"]))))
+    conditions, runs, changes = prepared.conditions, split.source.runs, None
+    trained = conditions.trained["perturbation"]
+    if spec.settings.model.target in {"residual", "counts"}:
+        changes = measured_changes(prepared.training, runs)
+        conditions = conditions.fitted(torch.from_numpy(changes.pooled(len(trained))))
     fitted = replace(spec, fit=conditions.fit, changes=changes)
     expectation = fitted.expectation(conditions)
-    control = conditions.trained["perturbation"].index(str(prepared.control))
 
-    def told(populations: Populations, *, in_all_ways: bool) -> ExpectedPopulations:
-        runs = split.source.runs
+    def told(populations: Populations, *, in_all_ways: bool) -> Epochs:
+        if expectation is None:
+            return populations
+        control = trained.index(str(prepared.control))
         return ExpectedPopulations(populations, expectation, runs, in_all_ways=in_all_ways, control=control)
 
     return InitialState(
         fitted,
         initial(fitted, conditions),
-        told(training, in_all_ways=True),
-        None if validation is None else told(validation, in_all_ways=False),
+        told(prepared.training, in_all_ways=True),
+        None if prepared.validation is None else told(prepared.validation, in_all_ways=False),
     )
 
 
