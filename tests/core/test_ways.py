@@ -1,4 +1,4 @@
-"""What is expected of populations in training: the ways it comes in, and the streams of its coins; counts of a chain."""
+"""What is expected of populations in training: the ways it comes in, and the streams of its coins; sampled counts."""
 
 import itertools
 import math
