@@ -57,6 +57,12 @@ def with_features(make_model, **tables):
     return encoded(make_model, **tables)
 
 
+def two_populations():
+    """Of five cells and three genes."""
+    cells, index = torch.zeros(2, 5, 3), torch.ones(2, dtype=torch.long)
+    return Noised(cells, index, cells, Condition(index, index, index), totals=torch.ones(2, 5), seed=index)
+
+
 def calls_to_the_network(make_model, **tables):
     """How often guidance asks the network, and for how many populations at a time."""
     settings = make_model(**tables).recipe.settings
@@ -68,8 +74,7 @@ def calls_to_the_network(make_model, **tables):
         return type(denoiser).unclamped(denoiser, noised)
 
     denoiser.unclamped = unclamped
-    cells, index = torch.zeros(2, 3, 3), torch.ones(2, dtype=torch.long)
-    build_guided(settings.sampling, denoiser)(Noised(cells, index, cells, Condition(index, index, index)))
+    build_guided(settings.sampling, denoiser)(two_populations())
     return asked
 
 
@@ -78,8 +83,7 @@ def width_of_the_modulation(make_model, **tables):
     settings = make_model(**tables).recipe.settings
     denoiser, seen = build_denoiser(settings, n_genes=3, labels=(1, 1, 1)), []
     denoiser.blocks[0].register_forward_pre_hook(lambda _block, inputs: seen.append(tuple(inputs[2].shape)))
-    cells, index = torch.zeros(2, 5, 3), torch.ones(2, dtype=torch.long)
-    denoiser(Noised(cells, index, cells, Condition(index, index, index)))
+    denoiser(two_populations())
     return seen
 
 
@@ -125,7 +129,7 @@ DIFFERENCES = {
         "heads": (2, 4, {}, outcome),
         "embedding_width": (4, 6, {}, outcome),
         "joint": ("tokens", "features", {}, outcome),
-        "target": ("cell", "change", {}, outcome),
+        "target": ("residual", "counts", {}, outcome),
         "null": ("covariate", "joint", {}, outcome),
         "modulate_by": ("population", "cell", {}, width_of_the_modulation),
         "schedule": ("linear", "cosine", {}, outcome),
@@ -158,8 +162,9 @@ DIFFERENCES = {
         "validate_every": (3, 4, {}, outcome),
         "validate_start": (False, True, {"training": {"learning_rate": 10.0}}, outcome),
         "patience": (0, 1, {"training": {"max_steps": 8, "validate_every": 1}}, steps_of_a_steady_training),
-        "shrink_shifts": (False, True, {}, outcome),
-        "novelty": (0.0, 1.0, {"training": {"dropout_per": "population"}}, with_features),
+        # what becomes of the labels is not seen in the first steps, in which the network opens
+        "novelty": (0.0, 1.0, {"training": {"dropout_per": "population", "validate_every": 4}}, with_features),
+        "context_dropout": (0.0, 1.0, {"training": {"validate_every": 4}}, outcome),
         "validation_populations": (4, 1, {}, outcome),
         "seed": (0, 1, {}, outcome),
         "precision": ("float32", "bfloat16", {}, outcome),

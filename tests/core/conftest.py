@@ -42,15 +42,29 @@ def _make_condition(n_populations: int) -> Condition:
     return Condition(*(1 + (rows + i) % n_labels for i, n_labels in enumerate(LABELS)))
 
 
+def _make_totals(n_populations: int, n_cells: int) -> Tensor:
+    """Whole numbers of some thousands."""
+    return (4000 + 1000 * _normal(n_populations, n_cells, seed=7).abs()).round()
+
+
 def _make_batch(
     n_populations: int = 3, n_cells: int = 6, *, lengths: Sequence[int] | None = None, n_genes: int = N_GENES
 ) -> PopulationBatch:
-    """Half of the expression is exactly 0, as in data; padding is 0."""
+    """Half of the expression is exactly 0, as in data; padding is 0, and 1 in totals."""
     perturbed, control = (_normal(n_populations, n_cells, n_genes, seed=i).relu() for i in (2, 3))
     mask = None if lengths is None else _make_mask(lengths, n_cells)
     if mask is not None:
         perturbed, control = (x.masked_fill(~mask.unsqueeze(-1), 0.0) for x in (perturbed, control))
-    return PopulationBatch(perturbed, control, mask, _make_condition(n_populations), 100 + torch.arange(n_populations))
+    totals = _make_totals(n_populations, n_cells)
+    return PopulationBatch(
+        perturbed,
+        control,
+        mask,
+        _make_condition(n_populations),
+        100 + torch.arange(n_populations),
+        totals=totals if mask is None else totals.masked_fill(~mask, 1.0),
+        expected=_normal(n_populations, 1, n_genes, seed=6),
+    )
 
 
 def _make_noised(n_populations: int = 3, n_cells: int = 6, *, lengths: Sequence[int] | None = None) -> Noised:
@@ -62,6 +76,9 @@ def _make_noised(n_populations: int = 3, n_cells: int = 6, *, lengths: Sequence[
         condition=batch.condition,
         mask=batch.mask,
         self_conditioning=_normal(n_populations, n_cells, N_GENES, seed=5).relu(),
+        totals=batch.totals,
+        expected=_normal(n_populations, N_GENES, seed=6),
+        seed=1000 + torch.arange(n_populations),
     )
 
 

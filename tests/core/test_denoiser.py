@@ -11,12 +11,14 @@ from perturbdiff.core.choices import Target
 from perturbdiff.core.conditioning import Conditioning
 from perturbdiff.core.denoiser import Denoiser, DenoiserContract, Head, TimeEmbedding
 from perturbdiff.core.objective import Objective
+from perturbdiff.core.observation import observed
 from perturbdiff.core.population import NULL, Condition, Noised, PopulationBatch
 from perturbdiff.core.process import Process, linear_betas
 
 ORDER, OTHER = torch.tensor([3, 0, 5, 4, 1, 2]), torch.tensor([1, 5, 0, 2, 4, 3])
 both_joints = pytest.mark.parametrize("joint", ["tokens", "features"])
 every_target = pytest.mark.parametrize("target", get_args(Target))
+clamped_targets = pytest.mark.parametrize("target", [target for target in get_args(Target) if target != "counts"])
 full_or_masked = pytest.mark.parametrize("lengths", [None, (6, 2, 4)])
 
 
@@ -32,47 +34,81 @@ def reorder(noised: Noised, cells: Tensor | None = None, controls: Tensor | None
     """Perturbed cells with their hints, and control cells, each in a new order."""
     if cells is not None:
         noised = noised._replace(x_t=noised.x_t[:, cells], self_conditioning=noised.self_conditioning[:, cells])
-    return noised if controls is None else noised._replace(control=noised.control[:, controls])
+    if controls is not None:
+        noised = noised._replace(control=noised.control[:, controls], totals=noised.totals[:, controls])
+    return noised
 
 
 # what the network gives
 
 
 @both_joints
-@every_target
+@clamped_targets
 def test_x_0_is_what_the_target_says_clamped_at_0(make_denoiser, make_noised, joint, target):
     denoiser, noised = make_denoiser(joint=joint, target=target), make_noised()
+    if target == "change":
+        noised = noised._replace(expected=None)
     out, control_out = denoiser.streams(noised)
     unclamped = out if target == "cell" else out + noised.control
     if target == "residual":
-        unclamped = unclamped + denoiser.shift.weight[noised.condition.perturbation][:, None]
+        unclamped = unclamped + noised.expected[:, None]
     close(denoiser.unclamped(noised), unclamped)
     close(denoiser(noised), unclamped.clamp(min=0))
+    assert denoiser.estimate(noised).totals is None
     assert (unclamped < 0).any()
     assert control_out is None
     assert isinstance(denoiser, DenoiserContract)
 
 
-def test_the_residuals_shift_is_the_nulls_where_the_perturbation_is_dropped_and_zero_in_a_new_network(
-    make_denoiser, make_noised, make_condition
+@both_joints
+@pytest.mark.parametrize("scale", [1.0, 0.7])
+def test_counts_are_drawn_with_what_is_expected_and_what_the_network_adds_as_their_change(
+    make_denoiser, make_noised, joint, scale
 ):
-    denoiser, noised = make_denoiser(target="residual"), make_noised()
+    denoiser, noised = make_denoiser(joint=joint, target="counts", scale=scale), make_noised()
+    change = denoiser.streams(noised)[0] + noised.expected[:, None]
+    close(denoiser.unclamped(noised), change)
+    wanted = observed(noised.control, noised.totals, change * scale, noised.seed, scale=scale)
+    found = denoiser.estimate(noised)
+    close(found.x_0, wanted.x_0)
+    assert torch.equal(found.totals, wanted.totals)
+    assert torch.equal(denoiser(noised), found.x_0)
+    assert isinstance(denoiser, DenoiserContract)
+
+
+@pytest.mark.parametrize("field", ["totals", "seed"])
+def test_counts_are_not_drawn_without_totals_and_seeds(make_denoiser, make_noised, field):
+    denoiser, noised = make_denoiser(target="counts"), make_noised()._replace(**{field: None})
+    with pytest.raises(ValueError, match="give their totals, and seeds"):
+        denoiser(noised)
+    denoiser.unclamped(noised)
+
+
+@every_target
+def test_what_is_expected_is_added_to_a_change_and_to_no_cell_and_only_where_the_perturbation_is_known(
+    make_denoiser, make_noised, target
+):
+    denoiser, noised = make_denoiser(target=target), make_noised()
     noised = noised._replace(dropped=torch.tensor([[True, False, False], [False, True, True], [False] * 3]))
-    shifts = denoiser.unclamped(noised) - denoiser.streams(noised)[0] - noised.control
-    rows = make_condition(3).perturbation * torch.tensor([0, 1, 1])
-    close(shifts, denoiser.shift.weight[rows][:, None].expand_as(shifts))
-    new = Denoiser(
-        Conditioning((4, 3, 2), width=8, embedding_width=3), n_genes=5, width=8, depth=1, heads=2, target="residual"
-    )
-    assert not new.shift.weight.any()
+    added = denoiser.unclamped(noised) - denoiser.unclamped(noised._replace(expected=None))
+    there = torch.tensor([[0.0], [1.0], [1.0]]) * (target != "cell")
+    close(added, (there * noised.expected)[:, None].expand_as(added))
 
 
 @both_joints
-def test_a_new_network_starts_near_the_control_cells(make_noised, joint):
+@pytest.mark.parametrize("target", ["change", "residual", "counts"])
+def test_a_new_network_gives_the_control_cells_with_what_is_expected_of_them(make_noised, joint, target):
     conditioning = Conditioning((4, 3, 2), width=8, embedding_width=3)
-    denoiser = Denoiser(conditioning, n_genes=5, width=8, depth=2, heads=2, joint=joint).double()
-    noised = make_noised()
-    assert float((denoiser(noised) - noised.control).detach().abs().mean()) < 0.1
+    denoiser = Denoiser(conditioning, n_genes=5, width=8, depth=2, heads=2, joint=joint, target=target).double()
+    noised = make_noised()._replace(expected=None)
+    control = noised.control
+    if target == "counts":  # there are whole numbers of them only
+        per_count = (1e4 / noised.totals).unsqueeze(-1)
+        control = torch.log1p((torch.expm1(control) / per_count).round() * per_count)
+    close(denoiser(noised), control)
+    expected = make_noised().expected
+    unclamped = denoiser.unclamped(noised._replace(expected=expected))
+    close(unclamped, expected[:, None] + (0 if target == "counts" else 1) * noised.control)
 
 
 def test_the_time_embedding_is_its_formula(randomise):
@@ -150,7 +186,10 @@ def test_over_tokens_the_network_follows_the_cells_and_is_blind_to_the_order_of_
 @every_target
 def test_x_0_follows_cells_and_controls_permuted_together(make_denoiser, make_noised, joint, target):
     denoiser, noised = make_denoiser(joint=joint, target=target), make_noised()
-    close(denoiser(reorder(noised, ORDER, ORDER)), denoiser(noised)[:, ORDER])
+    permuted = reorder(noised, ORDER, ORDER)
+    close(denoiser.unclamped(permuted), denoiser.unclamped(noised)[:, ORDER])
+    if target != "counts":  # whose draws are in the order of cells
+        close(denoiser(permuted), denoiser(noised)[:, ORDER])
 
 
 def test_under_the_change_target_x_0_is_tied_to_its_control_cell_by_the_sum_alone(make_denoiser, make_noised):
@@ -169,11 +208,17 @@ def test_over_features_pairs_that_are_parted_give_another_output(make_denoiser, 
 
 
 @both_joints
-def test_masked_cells_may_stand_anywhere(make_denoiser, make_noised, joint):
-    denoiser, noised = make_denoiser(joint=joint), make_noised(lengths=(6, 2, 4))
-    moved = reorder(noised, ORDER, ORDER)._replace(mask=noised.mask[:, ORDER])
-    kept = noised.mask[:, ORDER]
-    close(denoiser(moved)[kept], denoiser(noised)[:, ORDER][kept])
+@every_target
+def test_masked_cells_may_stand_anywhere(make_denoiser, make_noised, joint, target):
+    denoiser, noised = make_denoiser(joint=joint, target=target), make_noised(lengths=(6, 2, 4))
+    last_first = torch.arange(6).flip(0)
+    for order in (ORDER, last_first):
+        moved = reorder(noised, order, order)._replace(mask=noised.mask[:, order])
+        close(denoiser.unclamped(moved)[moved.mask], denoiser.unclamped(noised)[:, order][moved.mask])
+    # the cells in the order that they had, so that counts are drawn alike, and padding before and between them
+    for i, order in enumerate(([0, 1, 2, 3, 4, 5], [4, 0, 2, 5, 1, 3], [4, 0, 1, 5, 2, 3])):
+        moved = reorder(noised, torch.tensor(order), torch.tensor(order))._replace(mask=noised.mask[:, order])
+        close(denoiser(moved)[i][moved.mask[i]], denoiser(noised)[i][noised.mask[i]])
 
 
 # populations are on their own
@@ -188,6 +233,9 @@ def alone(noised: Noised, i: int, length: int) -> Noised:
         condition=Condition(*(index[rows] for index in noised.condition)),
         mask=None,
         self_conditioning=noised.self_conditioning[rows, :length],
+        totals=noised.totals[rows, :length],
+        expected=noised.expected[rows],
+        seed=noised.seed[rows],
     )
 
 
@@ -200,6 +248,18 @@ def test_a_population_of_a_minibatch_is_denoised_as_if_alone_and_unpadded(make_d
         own, own_control = denoiser.streams(alone(noised, i, m))
         close(out[i, :m], own[0])
         close(control_out[i, :m], own_control[0])
+
+
+@both_joints
+@every_target
+@full_or_masked
+def test_x_0_of_a_population_of_a_minibatch_is_that_of_the_population_alone_and_unpadded(
+    make_denoiser, make_noised, joint, target, lengths
+):
+    denoiser, noised = make_denoiser(joint=joint, target=target), make_noised(lengths=lengths)
+    together = denoiser(noised)
+    for i, m in enumerate(lengths or (6, 6, 6)):
+        close(together[i, :m], denoiser(alone(noised, i, m))[0])
 
 
 @both_joints
@@ -217,10 +277,22 @@ def test_padding_has_no_influence_whatsoever_on_cells_loss_or_gradients(
         padded = batch._replace(
             perturbed=batch.perturbed.masked_fill(padding, value).to(dtype),
             control=batch.control.masked_fill(padding, -2 * value).to(dtype),
+            totals=batch.totals.masked_fill(~kept, 1 + value).to(dtype),
+            expected=batch.expected.to(dtype),
         )
         draw = objective.draw(padded, seed=0, step=0)
         assert draw.self_conditioned.any()
-        asked = Noised(padded.perturbed, draw.t, padded.control, padded.condition, padded.mask, draw.dropped)
+        asked = Noised(
+            padded.perturbed,
+            draw.t,
+            padded.control,
+            padded.condition,
+            padded.mask,
+            draw.dropped,
+            totals=padded.totals,
+            expected=padded.expected[:, 0],
+            seed=draw.seed,
+        )
         loss = objective(denoiser, padded, draw)
         grads = torch.autograd.grad(loss.total, list(denoiser.parameters()), allow_unused=True)
         results.append([denoiser(asked)[kept], *loss, *(grad for grad in grads if grad is not None)])
@@ -257,13 +329,14 @@ def test_gradients_reach_every_parameter(make_denoiser, make_batch, joint, targe
     options = {"joint": joint, "target": target, "null": null, "control_head": control_head, "depth": depth}
     denoiser = make_denoiser(**options)
     with torch.no_grad():
-        denoiser.head.linear.bias.fill_(20.0)  # no gene that random weights silence in every cell
+        # no gene that random weights silence in every cell, and no change that is above the highest
+        denoiser.head.linear.bias.fill_(2.0 if target == "counts" else 20.0)
     grads = _gradients(denoiser, make_batch(5), options)
     without = [name for name, grad in grads.items() if grad is None or not grad.isfinite().all() or not grad.any()]
     assert without == []
     # of each row of a weight, not only of the weight
     for name, grad in grads.items():
-        if not name.startswith(("conditioning", "shift")) and grad.ndim == 2:
+        if not name.startswith("conditioning") and grad.ndim == 2:
             assert (grad != 0).any(dim=1).all(), name
 
 
@@ -276,15 +349,16 @@ def test_nulls_and_the_labels_in_use_are_trained_and_no_others(make_denoiser, ma
         assert trained == sorted({NULL, *index[~dropped[:, i]].tolist()})
 
 
-def test_a_new_network_opens_within_three_steps_and_every_weight_learns(make_batch):
+@every_target
+def test_a_new_network_opens_within_three_steps_and_every_weight_learns(make_batch, target):
     # at first only the head can move, which begins at zero; then the gates (adaLN-Zero); then all that is behind them
     conditioning = Conditioning((4, 3, 2), width=8, embedding_width=3)
-    denoiser = Denoiser(conditioning, n_genes=5, width=8, depth=2, heads=2).double()
+    denoiser = Denoiser(conditioning, n_genes=5, width=8, depth=2, heads=2, target=target).double()
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=1e-2)
     counts = []
     for _ in range(4):
         optimizer.zero_grad()
-        grads = _gradients(denoiser, make_batch(5), {"control_head": False})
+        grads = _gradients(denoiser, make_batch(5)._replace(expected=None), {"control_head": False})
         counts.append(sum(bool(grad.any()) for grad in grads.values()))
         optimizer.step()
     assert counts[0] < counts[-1] == len(grads)

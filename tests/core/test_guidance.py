@@ -9,6 +9,7 @@ from torch import Tensor
 from perturbdiff.core.choices import COVARIATES, Target
 from perturbdiff.core.denoiser import DenoiserContract
 from perturbdiff.core.guidance import Guided
+from perturbdiff.core.observation import Estimate
 from perturbdiff.core.population import Condition, Noised
 from perturbdiff.core.process import Process, linear_betas
 
@@ -30,6 +31,12 @@ class Additive:
     def __call__(self, noised: Noised) -> Tensor:
         return self.unclamped(noised).relu()
 
+    def made_of(self, unclamped: Tensor, noised: Noised) -> Estimate:
+        return Estimate(unclamped.relu())
+
+    def estimate(self, noised: Noised) -> Estimate:
+        return self.made_of(self.unclamped(noised), noised)
+
 
 class Recorder:
     """A denoiser that remembers what it was asked."""
@@ -37,6 +44,7 @@ class Recorder:
     def __init__(self, denoiser: DenoiserContract) -> None:
         self.denoiser = denoiser
         self.asked: list[Noised] = []
+        self.made: list[Tensor] = []
 
     def __call__(self, noised: Noised) -> Tensor:
         self.asked.append(noised)
@@ -45,6 +53,14 @@ class Recorder:
     def unclamped(self, noised: Noised) -> Tensor:
         self.asked.append(noised)
         return self.denoiser.unclamped(noised)
+
+    def made_of(self, unclamped: Tensor, noised: Noised) -> Estimate:
+        self.made.append(unclamped)
+        return self.denoiser.made_of(unclamped, noised)
+
+    def estimate(self, noised: Noised) -> Estimate:
+        self.asked.append(noised)
+        return self.denoiser.estimate(noised)
 
 
 @pytest.fixture(params=get_args(Target))
@@ -171,7 +187,9 @@ def test_guidance_in_x_0_is_guidance_in_eps(recorder, noised, strength):
     close(each, conditional + strength * (conditional - without_one) + (conditional - without_other))
 
 
-def test_guiding_the_change_and_guiding_x_0_differ_by_clamping_alone(recorder, noised):
+@pytest.mark.parametrize("target", ["cell", "change", "residual"])
+def test_guiding_the_change_and_guiding_x_0_differ_by_clamping_alone(make_denoiser, noised, target):
+    recorder = Recorder(make_denoiser(target=target))
     conditional, unconditional = (recorder.denoiser.unclamped(asked) for asked in (noised, without(noised)))
     of_x_0, of_change = (Guided(recorder, strength=2.0, of=of)(noised) for of in ("x_0", "change"))
     unclamped = 3 * conditional - 2 * unconditional
@@ -185,9 +203,38 @@ def test_guiding_the_change_and_guiding_x_0_differ_by_clamping_alone(recorder, n
     assert (of_change >= 0).all()
 
 
+def test_cells_are_made_once_of_the_guided_change(recorder, noised):
+    conditional, unconditional = (recorder.denoiser.unclamped(asked) for asked in (noised, without(noised)))
+    found = Guided(recorder, strength=2.0, of="change").estimate(noised)
+    (made,) = recorder.made
+    close(made, 3 * conditional - 2 * unconditional)
+    wanted = recorder.denoiser.made_of(made, noised)
+    assert torch.equal(found.x_0, wanted.x_0)
+    assert (found.totals is None) == (recorder.denoiser.target != "counts")
+    if found.totals is not None:
+        assert torch.equal(found.totals, wanted.totals)
+
+
+def test_guided_x_0_is_made_of_nothing_more_and_its_cells_have_no_totals(recorder, noised):
+    guided = Guided(recorder, strength=2.0, of="x_0")
+    found = guided.estimate(noised)
+    assert found.totals is None
+    assert torch.equal(found.x_0, guided(noised))
+    assert recorder.made == []
+
+
+def test_guidance_pushes_along_what_is_expected_of_the_perturbation(make_denoiser, noised):
+    with_it, without_it = (
+        Guided(make_denoiser(target="counts"), strength=2.0, of="change").unclamped(asked)
+        for asked in (noised, noised._replace(expected=None))
+    )
+    close(with_it - without_it, (3 * noised.expected)[:, None].expand_as(with_it))
+
+
 def test_guiding_the_change_pushes_the_network_and_not_the_control_cell(make_denoiser, noised):
     denoiser = make_denoiser(target="change")
     conditional, unconditional = (denoiser.streams(asked)[0] for asked in (noised, without(noised)))
+    noised = noised._replace(expected=None)
     guided = Guided(denoiser, strength=2.0, of="change").unclamped(noised) - noised.control
     close(guided, 3 * conditional - 2 * unconditional)
 
@@ -220,6 +267,7 @@ def test_a_pass_drops_the_covariates_of_its_term_and_keeps_all_else(recorder, no
 
 
 def test_an_empty_condition_cannot_be_strengthened(recorder, noised):
-    nothing = noised._replace(condition=Condition(*(torch.zeros_like(index) for index in noised.condition)))
+    empty = Condition(*(torch.zeros_like(index) for index in noised.condition))
+    nothing = noised._replace(condition=empty, expected=torch.zeros_like(noised.expected))
     for strength in (5.0, (5.0, 2.0, 1.0)):
         close(Guided(recorder, strength=strength)(nothing), recorder.denoiser(nothing))

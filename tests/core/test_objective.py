@@ -2,14 +2,17 @@
 
 import itertools
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
+from perturbdiff.core.choices import Target
 from perturbdiff.core.conditioning import Novelty
 from perturbdiff.core.kernel import EnergyKernel, GaussianKernel, mmd_squared
 from perturbdiff.core.objective import Draw, Objective
+from perturbdiff.core.observation import Estimate
 from perturbdiff.core.population import Noised, PopulationBatch
 from perturbdiff.core.process import Process, linear_betas
 
@@ -36,6 +39,12 @@ class Linear(torch.nn.Module):
     def unclamped(self, noised: Noised) -> Tensor:
         return self(noised)
 
+    def made_of(self, unclamped: Tensor, noised: Noised) -> Estimate:
+        return Estimate(unclamped)
+
+    def estimate(self, noised: Noised) -> Estimate:
+        return Estimate(self(noised))
+
 
 def close(actual: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-12)
@@ -44,7 +53,7 @@ def close(actual: Tensor, wanted: Tensor) -> None:
 def no_coins(batch: PopulationBatch, eps: Tensor) -> Draw:
     off = torch.zeros(len(batch.key), dtype=torch.bool)
     three = off[:, None].expand(-1, 3)
-    return Draw(5 + torch.arange(len(batch.key)), three, off, off, eps, three.long())
+    return Draw(5 + torch.arange(len(batch.key)), three, off, off, eps, three.long(), off, 50 + batch.key)
 
 
 @pytest.fixture
@@ -320,9 +329,12 @@ def test_no_gradient_passes_through_the_first_estimate(make_batch, normal):
     close(denoiser.c.grad, (2 * residual * batch.control).mean())
 
 
-def test_a_minibatchs_loss_is_the_mean_of_its_populations_losses_each_alone_and_unpadded(make_denoiser, make_batch):
+@pytest.mark.parametrize("target", get_args(Target))
+def test_a_minibatchs_loss_is_the_mean_of_its_populations_losses_each_alone_and_unpadded(
+    make_denoiser, make_batch, target
+):
     lengths = (6, 2, 4)
-    denoiser, batch = make_denoiser(), make_batch(lengths=lengths)
+    denoiser, batch = make_denoiser(target=target), make_batch(lengths=lengths)
     objective = Objective(PROCESS, condition_dropout=0.5, control_dropout=0.4)
     draw = objective.draw(batch, seed=0, step=3)
     together = objective(denoiser, batch, draw)
@@ -335,6 +347,8 @@ def test_a_minibatchs_loss_is_the_mean_of_its_populations_losses_each_alone_and_
             None,
             type(batch.condition)(*(index[one] for index in batch.condition)),
             batch.key[one],
+            totals=batch.totals[one, :m],
+            expected=batch.expected[one],
         )
         own = Draw(*(part[one] for part in draw))._replace(eps=draw.eps[one, :m])
         totals.append(objective(denoiser, alone, own).total)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from perturbdiff.core.denoiser import DenoiserContract
+from perturbdiff.core.observation import Estimate
 from perturbdiff.core.population import Noised
 from perturbdiff.core.process import Process, linear_betas, power_cosine_betas
 from perturbdiff.core.randomness import PopulationNoise, stream
@@ -36,6 +37,12 @@ class GaussianDenoiser:
     def unclamped(self, noised: Noised) -> Tensor:
         return self(noised)
 
+    def made_of(self, unclamped: Tensor, noised: Noised) -> Estimate:
+        return Estimate(unclamped)
+
+    def estimate(self, noised: Noised) -> Estimate:
+        return Estimate(self(noised))
+
 
 class Perfect:
     """Knows x_0."""
@@ -48,6 +55,12 @@ class Perfect:
 
     def unclamped(self, noised: Noised) -> Tensor:
         return self.x_0
+
+    def made_of(self, unclamped: Tensor, noised: Noised) -> Estimate:
+        return Estimate(unclamped)
+
+    def estimate(self, noised: Noised) -> Estimate:
+        return Estimate(self(noised))
 
 
 class Impulses:

@@ -215,6 +215,9 @@ class Denoiser(nn.Module):
             message = 'target "counts" draws from the control cells\' counts: give their totals, and seeds.'
             raise ValueError(message)
         change = unclamped * self.scale
+        if noised.mask is not None:
+            # what stands in the padding takes no random numbers from the cells
+            change = change.masked_fill(~noised.mask.unsqueeze(-1), 0.0)
         return observed(measured(noised.control, noised.genes), noised.totals, change, noised.seed, scale=self.scale)
 
     def estimate(self, noised: Noised) -> Estimate:

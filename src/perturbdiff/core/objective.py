@@ -107,8 +107,7 @@ class Objective:
             self_conditioned=coins[:, 4] < self.self_conditioning,
             eps=eps,
             novel=self._novel(streams, device),
-            elsewhere=torch.cat([torch.rand(1, generator=own, device=device) for own in streams])
-            < self.context_dropout,
+            elsewhere=self._elsewhere(streams, device),
             seed=seeds(streams),
         )
 
@@ -118,6 +117,12 @@ class Objective:
             coins = coins[:1].expand(len(streams), -1)
         as_set, as_agents = coins < self.novelty, coins < self.novelty / 2
         return torch.where(as_agents, int(Novelty.NEW_AGENT), torch.where(as_set, int(Novelty.NEW_SET), 0))
+
+    def _elsewhere(self, streams: list[torch.Generator], device: torch.device) -> Bool[Tensor, " batch"]:
+        coins = torch.cat([torch.rand(1, generator=own, device=device) for own in streams])
+        if self.dropout_per == "minibatch":
+            coins = coins[:1].expand(len(streams))
+        return coins < self.context_dropout
 
     def __call__(self, denoiser: DenoiserContract, batch: PopulationBatch, draw: Draw) -> Loss:
         """The loss of a minibatch of observed populations."""

@@ -43,7 +43,9 @@ def mean_counts(
     change: Float[Tensor, "batch cells genes"],
 ) -> Float[Tensor, "batch cells genes"]:
     """The mean ``n p + a N / 10^4`` of the perturbed cells' counts."""
-    p, a = change.clamp(max=0.0).exp(), change.clamp(min=0.0, max=HIGHEST).expm1()
+    # a change of 0, which networks begin with, has the gradient of a gain; a clamp would have none there
+    loss, none = change < 0, torch.zeros_like(change)
+    p, a = torch.where(loss, change, none).exp(), torch.where(loss, none, change).clamp(max=HIGHEST).expm1()
     return counts * p + a * (totals / PER).unsqueeze(-1)
 
 
