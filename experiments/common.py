@@ -4,20 +4,24 @@ import argparse
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from perturbdiff import Cells, PerturbDiff, evaluate
+from perturbdiff.baselines.catalogue import BASELINES as CATALOGUE
 from perturbdiff.baselines.control import predict_control
 from perturbdiff.baselines.mean import MeanShift, mean_shift
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.evaluation.evaluate import Depth
 from perturbdiff.metrics.tables import over_batches
 from perturbdiff.predicted import UNSPECIFIED
-from perturbdiff.recipes.dataset import Expression
+from perturbdiff.recipes.dataset import Expression, Recipe
+from perturbdiff.split.rules import Split
 
 GROUP = ["perturbation", "cell_type", "assay_batch"]
 METRICS = ["pearson_of_change", "energy_distance", "mae", "de_auroc", "spread_ratio"]
@@ -35,16 +39,9 @@ def parsed(doc: str, folder: Path, *, data: bool) -> argparse.Namespace:
 
 
 def on_panel(cells: Cells, genes: Sequence[str]) -> Cells:
-    """The same cells as log1p counts per 10^4 of a panel."""
-    return Cells(
-        values=cells.log_expression(genes),
-        scale="log1p",
-        total_counts=None,
-        genes=pd.Index(genes),
-        names=cells.names,
-        labels=cells.labels,
-        control=cells.control,
-    )
+    """The same cells with the genes of a panel alone; their totals stay those over all genes."""
+    place = cells.genes.get_indexer(pd.Index(genes))
+    return replace(cells, values=cells.values[:, place], genes=pd.Index(genes))  # noqa: PD011
 
 
 def groups_of(cells: Cells, perturbations: Sequence[str]) -> pd.DataFrame:
@@ -147,6 +144,55 @@ def judged(
     """The metrics of every prediction, the unchanged controls and the ceiling."""
     found = evaluate(predicted, observed, training=None, seed=seed, depth=Depth(suites=suites))
     return found.scores.drop(columns="suite")
+
+
+BESIDE = (
+    *("control", "control + mean shift", "perturbed mean", "context mean", "additive", "nearest cell type"),
+    *("similar contexts", "ridge", "kernel ridge"),
+)
+"""The baselines that stand beside a model, where they have something to say."""
+
+
+def judged_beside(
+    predicted: Mapping[str, Cells],
+    cells: Cells,
+    split: Split,
+    genes: Sequence[str],
+    seed: int,
+    suites: Sequence[str] = ("ours",),
+) -> pd.DataFrame:
+    """The metrics of every prediction of test cells, all baselines (each the better way) and the ceiling."""
+    tested = np.union1d(split.rows("test"), np.flatnonzero(cells.is_control))
+    found = evaluate(
+        predicted,
+        on_panel(cells.take(tested), genes),
+        training=on_panel(cells.take(split.rows("train")), genes),
+        seed=seed,
+        grammar=cells.grammar,
+        depth=Depth(suites=suites, baselines=[one.name for one in CATALOGUE if one.name in BESIDE]),
+    )
+    for note in found.notes:
+        if "nearer" in note:
+            print(note, flush=True)
+    return found.scores
+
+
+def start_of(recipe: Recipe) -> Recipe:
+    """The same recipe, whose model learns nothing: what is expected, drawn as cells."""
+    still = {"max_steps": 1, "learning_rate": 1e-12}
+    return recipe.model_copy(update={"training": {**recipe.training, **still}})
+
+
+def margins(table: pd.DataFrame, against: str, metric: str = "energy_distance", unit: str = "perturbation") -> str:
+    """Each method's metric less that of another, the mean over units and its 95 % interval, in words."""
+    known = table[table["metric"] == metric].pivot_table(index=unit, columns="method", values="value")
+    found = []
+    for method in known.columns.drop([against, "ceiling"], errors="ignore"):
+        apart = (known[method] - known[against]).dropna()
+        if len(apart) > 1:
+            half = statistics.stdev(apart) / len(apart) ** 0.5 * float(student.ppf(0.975, len(apart) - 1))
+            found.append(f"{method} {apart.mean():+.4f} ({apart.mean() - half:+.4f} to {apart.mean() + half:+.4f})")
+    return "; ".join(found)
 
 
 def summary(table: pd.DataFrame, by: Sequence[str], metrics: Sequence[str] = METRICS) -> pd.DataFrame:

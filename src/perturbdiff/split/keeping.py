@@ -52,6 +52,25 @@ class Ring:
         return np.asarray(~self.matched[run] | (hashes - self.word <= self.distance[run]))
 
 
+_SHARE, _CELLS = 5, 10
+"""One in five cells of a group validates where groups cannot, of groups that have ten."""
+
+
+def held_back(source: Source, training: Segments, seed: int) -> tuple[Segments, Segments]:
+    """A fifth of the cells of each group with ten and more, and what is left, of stretches of perturbed cells.
+
+    Held back are those that follow a random word among the hashes of their names.
+    """
+    positions, run = training.positions(), np.repeat(training.run, training.sizes)
+    word = mixed(np.array([seed], dtype=np.uint64) + np.uint64(_SHARE))[0]
+    order = np.lexsort((hashes_of(source, training) - word, run))
+    _, first, sizes = np.unique(run[order], return_index=True, return_counts=True)
+    rank = np.arange(len(order)) - np.repeat(first, sizes)
+    chosen = np.zeros(len(positions), dtype=bool)
+    chosen[order] = rank < np.repeat(np.where(sizes >= _CELLS, sizes // _SHARE, 0), sizes)
+    return Segments.of(source.runs, positions[chosen]), Segments.of(source.runs, positions[~chosen])
+
+
 def n_kept(rule: HoldOut, runs: Runs, matched: Flags, i: int, cells_per_population: int | None) -> Integers | int:
     """How many cells of each run that a rule matches stay in training [runs]; one number where it is of all together.
 
@@ -97,4 +116,6 @@ def _n_kept_of_groups(rule: HoldOut, runs: Runs, i: int, cells_per_population: i
 
 def hashes_of(source: Source, segments: Segments) -> Hashes:
     """The hashes of the names of some stretches' cells, in their order."""
+    if not len(segments):
+        return np.zeros(0, dtype=np.uint64)
     return np.concatenate([source.hashes(start, stop) for start, stop in segments.ranges()])

@@ -3,7 +3,7 @@
 A cell is held out where all covariates that a rule names match, but for those that the rule keeps in training (see
 `keeping`). Control cells are held out by `hold_out_controls` only. Where no rule names a validation part, a seeded
 tenth of the training groups of perturbed cells becomes it, a group being the cells of one (perturbation, cell type,
-assay batch).
+assay batch); where the rules leave fewer than ten groups untouched, a fifth of the cells of each group that trains.
 
 Rules match whole runs, so a split costs as much as there are runs. Only the runs of which some cells are kept are cut.
 A split depends on cell names, labels, rules and seed, not on the cells' order or files.
@@ -22,7 +22,7 @@ from perturbdiff.cells.memory import matches
 from perturbdiff.cells.order import Flags, Integers, Runs, Segments, chunks, digested
 from perturbdiff.cells.source import Source
 from perturbdiff.recipes.selection import HoldOut
-from perturbdiff.split.keeping import Ring, hashes_of, n_kept
+from perturbdiff.split.keeping import Ring, hashes_of, held_back, n_kept
 
 PARTS = ("train", "validation", "test")
 HELD_OUT = PARTS[1:]
@@ -154,9 +154,13 @@ def split_cells(
             f"the hold-out rules match all {runs.n_cells} cells, and some must be left to train; narrow the rules."
         )
     notes: tuple[str, ...] = ()
-    if not any(rule.part == "validation" for rule in hold_out):
-        notes = (_draw_validation(runs, part, _any(matched, runs), shared, seed),)
+    wanted = not any(rule.part == "validation" for rule in hold_out)
+    if wanted:
+        notes = _draw_validation(runs, part, _any(matched, runs), shared, seed)
     segments, parts = _segments(source, part, shared, rings)
+    if wanted and not notes:
+        segments, parts, note = _hold_back(source, segments, parts, seed)
+        notes = (note,)
     return Split(source, segments, parts, tuple(hold_out), seed, _hash(source, segments, parts), notes)
 
 
@@ -194,8 +198,30 @@ def _refuse_overlap(runs: Runs, hold_out: Sequence[HoldOut], matched: list[Flags
                 )
 
 
-def _draw_validation(runs: Runs, part: Parts, touched: Flags, shared: Flags, seed: int) -> str:
-    """Hold back a tenth of the training groups, in `part`; the sentence that says so.
+def _hold_back(source: Source, segments: Segments, parts: Parts, seed: int) -> tuple[Segments, Parts, str]:
+    """Hold back a fifth of the cells of each training group, where there are enough; the sentence that says so."""
+    training = (parts == TRAIN) & ~source.runs.is_control[segments.run]
+    back, left = held_back(source, segments.take(training), seed)
+    rule = f"fewer than the {_GROUPS_NEEDED} groups that no rule touches, of which a tenth could be held back"
+    if not len(back):
+        note = f"No validation: no rule names one, there are {rule}, and none has cells enough to be divided."
+        return segments, parts, note
+    joined, found = _joined(
+        [
+            (segments.take(~training), parts[~training]),
+            (left, np.full(len(left), TRAIN, dtype=np.int8)),
+            (back, np.full(len(back), VALIDATION, dtype=np.int8)),
+        ]
+    )
+    note = (
+        f"Validation: no rule names one, and there are {rule}, so {back.n_cells} cells of {len(np.unique(back.run))} "
+        f"groups that train were drawn for it with seed {seed}; it says nothing of conditions that do not train."
+    )
+    return joined, found, note
+
+
+def _draw_validation(runs: Runs, part: Parts, touched: Flags, shared: Flags, seed: int) -> tuple[str, ...]:
+    """Hold back a tenth of the training groups, in `part`; the sentence that says so, none where they are too few.
 
     Groups that a rule touched stay as the rule left them (few-shot). Groups whose perturbation remains in another
     training group come first, so that validation asks for a perturbation nobody has seen only where it must.
@@ -203,10 +229,7 @@ def _draw_validation(runs: Runs, part: Parts, touched: Flags, shared: Flags, see
     training = ~runs.is_control & ((part == TRAIN) | shared)
     eligible = np.flatnonzero(training & ~touched & (runs.sizes >= _SMALLEST_GROUP))
     if len(eligible) < _GROUPS_NEEDED:
-        return (
-            f"No validation: no rule names one, and {len(eligible)} training groups of perturbed cells are fewer than "
-            f"the {_GROUPS_NEEDED} of which a tenth could be held back; the last checkpoint is kept."
-        )
+        return ()
     perturbation = runs.labels["perturbation"].astype(str).to_numpy(dtype=object)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     shuffled = eligible[rng.permutation(len(eligible))]
@@ -219,7 +242,7 @@ def _draw_validation(runs: Runs, part: Parts, touched: Flags, shared: Flags, see
     unseen = f"; no training cell is left of {', '.join(map(repr, lost))}" if lost else ""
     return (
         f"Validation: no rule names one, so {n_drawn} of {len(eligible)} training groups of perturbed cells "
-        f"({int(runs.sizes[drawn].sum())} cells) were drawn for it with seed {seed}{unseen}."
+        f"({int(runs.sizes[drawn].sum())} cells) were drawn for it with seed {seed}{unseen}.",
     )
 
 
@@ -251,6 +274,11 @@ def _segments(source: Source, part: Parts, shared: Flags, rings: list[Ring]) -> 
             trains &= ring.leaves(hashes, run)
         kept, held = Segments.of(runs, positions[trains]), Segments.of(runs, positions[~trains])
         found += [(kept, np.full(len(kept), TRAIN, dtype=np.int8)), (held, part[held.run])]
+    return _joined(found)
+
+
+def _joined(found: Sequence[tuple[Segments, Parts]]) -> tuple[Segments, Parts]:
+    """Stretches and their parts as one list, by their place."""
     joined = found[0][0]
     for more, _ in found[1:]:
         joined = joined.union(more)

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
 from perturbdiff.training.patience import Patience
+from perturbdiff.training.proof import Energies, mean_energy, proven
 from perturbdiff.training.streams import ValidationBatch
 
 RESUME = "resume.ckpt"
@@ -63,6 +64,7 @@ class RunFolder(Callback):
         validates: whether there is a validation.
         identity: of the run; kept in the resume file, so that no other run takes it up.
         patience: with validations that are no better.
+        unjudged: whether nothing can judge what would be learned beyond the weights of step 0, so that they are kept.
     """
 
     def __init__(
@@ -75,7 +77,9 @@ class RunFolder(Callback):
         validates: bool,
         identity: str,
         patience: Patience,
+        unjudged: bool = False,
     ) -> None:
+        self.unjudged = unjudged
         self.folder = folder
         self.averaged = averaged
         self.save_model = save_model
@@ -85,23 +89,29 @@ class RunFolder(Callback):
         self.patience = patience
         self.best = math.inf
         self.best_step = -1
+        self.start: dict[tuple[int, ...], float] = {}
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights where they are the best so far, write the state to resume from, and end where it is time."""
-        self.judge(trainer, float(trainer.callback_metrics["validation energy"]))
+        module: Any = pl_module
+        self.judge(trainer, module.energies)
         self._write_state(trainer)
         self._end_in_time(trainer)
 
-    def judge(self, trainer: Trainer, energy: float) -> None:
-        """Keep the weights where their validation energy is the best so far."""
+    def judge(self, trainer: Trainer, energies: Energies) -> None:
+        """Keep the weights where their validation energy is the best so far, and proven to be below that of step 0."""
+        energy = mean_energy(energies)
+        if trainer.global_step == 0:
+            self.start = dict(energies)
         self.patience.see(trainer.global_step, energy)
-        if energy < self.best:
+        if energy < self.best and (trainer.global_step == 0 or proven(energies, self.start)):
             self.best, self.best_step = energy, trainer.global_step
             self._keep(trainer, energy)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Do not go on where patience ended an earlier training."""
+        """Do not go on where patience ended an earlier training, and do not begin where nothing would judge it."""
         self._end_in_time(trainer)
+        trainer.should_stop = trainer.should_stop or self.unjudged
 
     def on_train_batch_end(
         self,
@@ -127,6 +137,7 @@ class RunFolder(Callback):
         return {
             "best": self.best,
             "best_step": self.best_step,
+            "start": self.start,
             "identity": self.identity,
             "patience": self.patience.state_dict(),
         }
@@ -134,6 +145,7 @@ class RunFolder(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The best so far, when resuming."""
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        self.start = dict(state_dict["start"])
         # states of before there was a patience have none: it begins anew
         self.patience.load_state_dict(state_dict.get("patience", self.patience.state_dict()))
 
@@ -178,10 +190,10 @@ class Start(Callback):
         with trainer.precision_plugin.val_step_context():
             for i, batch in enumerate(self.batches):
                 module.validation_step(module.transfer_batch_to_device(batch, module.device, 0), i)
-        energy = float(module.validation_energy())
-        self.folder.judge(trainer, energy)
+        energies = module.validation_energies()
+        self.folder.judge(trainer, energies)
         for logger in trainer.loggers:
-            logger.log_metrics({"validation energy": energy}, step=0)
+            logger.log_metrics({"validation energy": mean_energy(energies)}, step=0)
 
 
 class Interruption(Callback):

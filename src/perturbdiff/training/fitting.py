@@ -119,6 +119,7 @@ def fit(
         validates=validation is not None,
         identity=identity(spec),
         patience=Patience(settings.training.patience, settings.training.validate_every),
+        unjudged=_unjudged(initial_state),
     )
     per_batch = settings.training.populations_per_batch
     plan = training.plan(0, per_batch)[: per_batch // launched.world]
@@ -146,6 +147,19 @@ def fit(
     # nothing better may have been found after resuming: then the run folder has the kept weights
     checkpoint = kept[0] if kept or folder is None else load_checkpoint(folder)
     return TrainingResult(checkpoint, interruption.received is not None, trainer.global_step)
+
+
+def _unjudged(begun: InitialState) -> bool:
+    """Whether nothing can judge what a network would learn beyond what is expected; said where it is so."""
+    settings = begun.spec.settings.training
+    if begun.validation is not None or begun.spec.changes is None or not settings.validate_start:
+        return False
+    _LOG.warning(
+        "without validation cells nothing tells whether a trained network is better than what is expected, so training "
+        'ends before its first step: hold out some conditions (hold_out, part = "validation"), or set '
+        "training.validate_start = false to train all the same."
+    )
+    return True
 
 
 def check_processes(settings: TrainingSettings) -> None:
