@@ -4,7 +4,8 @@
 
 Both have 2,000 genes, width 512, depth 8, 8 heads and minibatches of 8 populations of 256 cells. "parity" is the
 release's way: streams joined on features, one condition vector a cell, self-conditioning and dropped conditions at
-1/2 by one coin a minibatch, 100 truncated steps with two forwards each for guidance. "ours" has the defaults.
+1/2 by one coin a minibatch, 100 truncated steps with two forwards each for guidance. "ours" has the defaults, which
+draw cells as counts; "ours, log1p" changes log1p values, and is otherwise the same.
 Configurations take turns in one run, each in a process of its own, so that ratios hold on a noisy machine; times are
 medians, memory is the peak resident set of the process. Results: benchmarks/results/speed.json and speed.md."""
 
@@ -44,6 +45,7 @@ PARITY: dict[str, Any] = {
 }
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "parity": PARITY,
+    "ours, log1p": {"model": {"preset": "paper", "target": "residual"}},
     "ours": {"model": {"preset": "paper"}},
     "ours, guidance 1": {"model": {"preset": "paper"}, "sampling": {"guidance": 1.0}},
 }
@@ -56,17 +58,29 @@ def settings(name: str) -> Settings:
 
 
 def batch() -> PopulationBatch:
-    """Cells with as many zeros as real ones."""
+    """Cells of about 5,000 counts, log1p counts per 10^4, and a change that is expected of some genes."""
     generator = torch.Generator().manual_seed(0)
     shape = (N_POPULATIONS, N_CELLS, N_GENES)
-    cells = (torch.randn(2, *shape, generator=generator) - 0.3).relu()
+    rates = (2 * torch.randn(N_GENES, generator=generator)).exp()
+    rates *= 5000 / rates.sum()
+    counts = torch.poisson(rates.expand(2, *shape), generator=generator)
+    totals = counts.sum(dim=-1, keepdim=True)
+    cells = torch.log1p(1e4 * counts / totals)
     labels = torch.arange(N_POPULATIONS) % 5 + 1
-    return PopulationBatch(*cells, None, Condition(labels, labels, labels), torch.arange(N_POPULATIONS))
+    return PopulationBatch(
+        *cells,
+        None,
+        Condition(labels, labels, labels),
+        torch.arange(N_POPULATIONS),
+        totals=totals[1, ..., 0],
+        expected=0.3 * torch.randn(N_POPULATIONS, 6, N_GENES, generator=generator),
+    )
 
 
 def worker(name: str, what: str, repeats: int) -> dict[str, Any]:
     """Time one configuration in this process."""
     chosen, cells = settings(name), batch()
+    counts = chosen.model.target == "counts"
     denoiser = build_denoiser(chosen, n_genes=N_GENES, labels=(10, 10, 10))
     parameters = sum(p.numel() for p in denoiser.parameters())
     seconds = []
@@ -91,6 +105,8 @@ def worker(name: str, what: str, repeats: int) -> dict[str, Any]:
                 control=cells.control,
                 condition=cells.condition,
                 streams=[stream(0, i) for i in range(N_POPULATIONS)],
+                totals=cells.totals if counts else None,
+                expected=None if cells.expected is None else cells.expected[:, 0],
             )
             seconds.append((time.perf_counter() - start) * len(whole.times) / len(timed.times))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

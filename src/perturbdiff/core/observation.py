@@ -17,7 +17,7 @@ so the gradient of x is its difference quotient at the draw, times that of the m
 function of x, but for what one gene does to another's share of N', of which the derivative is taken.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -37,18 +37,6 @@ class Estimate(NamedTuple):
     totals: Float[Tensor, "batch cells"] | None = None
 
 
-def mean_counts(
-    counts: Float[Tensor, "batch cells genes"],
-    totals: Float[Tensor, "batch cells"],
-    change: Float[Tensor, "batch cells genes"],
-) -> Float[Tensor, "batch cells genes"]:
-    """The mean ``n p + a N / 10^4`` of the perturbed cells' counts."""
-    # a change of 0, which networks begin with, has the gradient of a gain; a clamp would have none there
-    loss, none = change < 0, torch.zeros_like(change)
-    p, a = torch.where(loss, change, none).exp(), torch.where(loss, none, change).clamp(max=HIGHEST).expm1()
-    return counts * p + a * (totals / PER).unsqueeze(-1)
-
-
 def drawn_counts(
     counts: Float[Tensor, "batch cells genes"],
     totals: Float[Tensor, "batch cells"],
@@ -56,15 +44,15 @@ def drawn_counts(
     seeds: Int[Tensor, " batch"],
 ) -> Float[Tensor, "batch cells genes"]:
     """The perturbed cells' counts, those of each population drawn from a stream of its own."""
-    p, rates = change.clamp(max=0.0).exp(), mean_counts(torch.zeros_like(counts), totals, change)
     drawn = []
-    for own, share, rate, seed in zip(counts, p, rates, seeds.tolist(), strict=True):
+    for own, total, changes, seed in zip(counts, totals, change, seeds.tolist(), strict=True):
         generator = torch.Generator(device=counts.device).manual_seed(seed)
-        gained = torch.poisson(rate, generator=generator)
-        thinned = ((own > 0) & (share < 1)).nonzero(as_tuple=True)
-        kept = own.clone()
-        kept[thinned] = torch.binomial(own[thinned], share[thinned], generator=generator)
-        drawn.append(kept + gained)
+        rates = changes.clamp(min=0.0, max=HIGHEST).expm1_().mul_((total / PER).unsqueeze(-1))
+        n = torch.poisson(rates, generator=generator).add_(own).view(-1)
+        # where counts are lost none is gained
+        lost = ((own > 0) & (changes < 0)).view(-1).nonzero().squeeze(-1)
+        n[lost] = torch.binomial(own.reshape(-1)[lost], changes.reshape(-1)[lost].exp(), generator=generator)
+        drawn.append(n.view_as(own))
     return torch.stack(drawn)
 
 
@@ -85,21 +73,45 @@ def observed(
         seeds: of the draws of each population.
         scale: the training scale.
     """
-    with torch.no_grad():
-        counts = (torch.expm1(control * scale) * (totals / PER).unsqueeze(-1)).round()
+    x, after = _Observed.apply(control * scale, totals, change, seeds)
+    return Estimate(x / scale, after)
+
+
+class _Observed(torch.autograd.Function):
+    """Log1p counts per 10^4 of control cells -> those of drawn cells and their totals, with a gradient in the change."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch's own
+        control: Tensor,
+        totals: Tensor,
+        change: Tensor,
+        seeds: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        counts = control.expm1().mul_((totals / PER).unsqueeze(-1)).round_()
         n = drawn_counts(counts, totals, change, seeds)
         after = (totals + (n - counts).sum(dim=-1)).clamp(min=1.0)
+        x = (n * (PER / after).unsqueeze(-1)).log1p_()
+        ctx.save_for_backward(counts, totals, change, n, after, x)
+        ctx.mark_non_differentiable(after)
+        return x, after
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: Any,  # noqa: ANN401 - torch's own
+        of_x: Tensor,
+        of_after: Tensor,  # noqa: ARG004 - totals have no gradient
+    ) -> tuple[None, None, Tensor, None]:
+        counts, totals, change, n, after, x = ctx.saved_tensors
         rate = (PER / after).unsqueeze(-1)
-        x = torch.log1p(n * rate)
-    if not (torch.is_grad_enabled() and change.requires_grad):
-        return Estimate(x / scale, after)
-    with torch.no_grad():
-        up = torch.log1p((n + 1) * rate) - x
-        down = x - torch.log1p((n - 1).clamp(min=0) * rate)
-        # of what is kept of n the share n' / n was drawn; what is gained only goes up
-        drawn = torch.where(change < 0, n / counts.clamp(min=1.0), torch.zeros_like(n))
-        slope = up + drawn * (down - up)
-        share = n * rate / (1 + n * rate) / after.unsqueeze(-1)
-    mean = mean_counts(counts, totals, change)
-    mean = mean - mean.detach()
-    return Estimate((x + slope * mean - share * mean.sum(dim=-1, keepdim=True)) / scale, after)
+        slope = ((n + 1) * rate).log1p_().sub_(x)
+        # of what may be lost of n the share n' / n was kept; what is gained only goes up
+        lost = ((n > 0) & (change < 0)).nonzero(as_tuple=True)
+        down = x[lost] - ((n[lost] - 1) * rate.expand_as(n)[lost]).log1p()
+        slope[lost] += n[lost] / counts[lost] * (down - slope[lost])
+        # 1 - exp(-x) is c n' / (1 + c n')
+        others = (of_x * torch.expm1(-x)).sum(dim=-1, keepdim=True) / after.unsqueeze(-1)
+        of_mean = (slope * of_x).add_(others)
+        raised = change.clamp(max=HIGHEST).exp()
+        gained = raised * (totals / PER).unsqueeze(-1) * (change <= HIGHEST)
+        return None, None, of_mean.mul_(torch.where(change < 0, counts * raised, gained)), None
