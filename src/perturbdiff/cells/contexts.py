@@ -85,21 +85,21 @@ class Changes:
         return cls(np.arange(n), where, np.ones(n), changes, np.zeros(n), everywhere, means)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What `of_arrays` needs beside the names of the contexts, the bandwidth and the share."""
+        """What `of_arrays` needs beside the facts."""
         return {name: getattr(self, name) for name in _ARRAYS}
 
+    def facts(self) -> dict[str, Any]:
+        """What `of_arrays` needs beside the arrays, as JSON has it: no bandwidth is an infinite one."""
+        bandwidth = float(self.bandwidth) if np.isfinite(self.bandwidth) else None
+        return {"names": self.contexts, "bandwidth": bandwidth, "share": self.share}
+
     @classmethod
-    def of_arrays(
-        cls,
-        arrays: Mapping[str, NDArray[Any]],
-        contexts: Sequence[Sequence[str]],
-        bandwidth: float | None,
-        share: float,
-    ) -> "Changes":
-        """Put together again; no bandwidth is an infinite one."""
-        names = tuple((str(cell_type), str(batch)) for cell_type, batch in contexts)
-        width = np.inf if bandwidth is None else float(bandwidth)
-        return cls(**{name: arrays[name] for name in _ARRAYS}, contexts=names, bandwidth=width, share=float(share))
+    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> "Changes":
+        """Put together again."""
+        names = tuple((str(cell_type), str(batch)) for cell_type, batch in facts["names"])
+        width = np.inf if facts["bandwidth"] is None else float(facts["bandwidth"])
+        own = {name: arrays[name] for name in _ARRAYS}
+        return cls(**own, contexts=names, bandwidth=width, share=float(facts["share"]))
 
     def pooled(self, n_labels: int) -> NDArray[np.float32]:
         """The mean change of each label over contexts, by their cells [labels + 1, genes]; 0 where there is none."""

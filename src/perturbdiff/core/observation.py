@@ -55,8 +55,9 @@ def drawn_counts(
     change: Float[Tensor, "batch cells genes"],
     seeds: Int[Tensor, " batch"],
 ) -> Float[Tensor, "batch cells genes"]:
-    """The perturbed cells' counts, those of each population drawn from a stream of its own."""
-    p, rates = change.clamp(max=0.0).exp(), mean_counts(torch.zeros_like(counts), totals, change)
+    """The perturbed cells' counts, those of each population drawn from a stream of its own; NaN of a change of NaN."""
+    known = change.nan_to_num()  # of a network that diverges there is nothing to draw
+    p, rates = known.clamp(max=0.0).exp(), mean_counts(torch.zeros_like(counts), totals, known)
     drawn = []
     for own, share, rate, seed in zip(counts, p, rates, seeds.tolist(), strict=True):
         generator = torch.Generator(device=counts.device).manual_seed(seed)
@@ -65,7 +66,7 @@ def drawn_counts(
         kept = own.clone()
         kept[thinned] = torch.binomial(own[thinned], share[thinned], generator=generator)
         drawn.append(kept + gained)
-    return torch.stack(drawn)
+    return torch.stack(drawn).masked_fill(change.isnan(), torch.nan)
 
 
 def observed(
