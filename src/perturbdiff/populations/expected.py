@@ -121,7 +121,8 @@ class ExpectedPopulations:
     ) -> None:
         self.populations, self.expectation = populations, expectation
         self.control = control
-        self._ways = [(novelty, elsewhere) for elsewhere in (False, True) for novelty in range(3 if in_all_ways else 1)]
+        ways = [(novelty, elsewhere) for elsewhere in (False, True) for novelty in range(3)]
+        self._ways = ways if in_all_ways else ways[:1]
         self._runs = runs
         self._around = lru_cache(CONTEXTS_HELD)(self._surroundings)
 
