@@ -6,10 +6,12 @@ import os
 import zipfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from perturbdiff.checkpoint import DESCRIPTION, FORMAT, WEIGHTS, load_checkpoint
+from perturbdiff.model import PerturbDiff
 from perturbdiff.training.callbacks import RESUME
 
 
@@ -28,6 +30,10 @@ def test_a_round_trip_is_exact(screen, tmp_path):
         assert torch.equal(value, second.weights[name])
     for name in ("settings", "genes", "scale", "vocabularies", "recipe", "folder", "split", "history"):
         assert getattr(first, name) == getattr(second, name)
+    assert first.changes.facts() == second.changes.facts()
+    for name, values in first.changes.arrays().items():
+        assert values.dtype == second.changes.arrays()[name].dtype
+        np.testing.assert_array_equal(values, second.changes.arrays()[name])
     assert (tmp_path / "again" / DESCRIPTION).read_bytes() == (screen.run / DESCRIPTION).read_bytes()
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (screen.run / WEIGHTS).read_bytes()
 
@@ -52,6 +58,77 @@ def test_a_model_of_before_with_former_names_is_read_and_its_run_resumed(make_mo
         state[key] = {name.replace("novelty_embedding", "told"): value for name, value in state[key].items()}
     torch.save(state, tmp_path / "run" / RESUME)
     assert make_model(**changes).train(run=tmp_path / "run", device="cpu", show_progress=False).outcome.steps == 2
+
+
+def of_format_4(model, folder, s, **head):
+    """A model with a trained change of each label [labels + 1, genes] among its weights, as it was once written."""
+    made = model.trained
+    weights = {**made.weights, **head, "shift.weight": torch.from_numpy(s)}
+    replace(made, weights=weights, changes=None).save(folder)
+    path = folder / DESCRIPTION
+    description = json.loads(path.read_text())
+    del description["contexts"], description["total_genes"]
+    for settings in (description["settings"], description["recipe"]):
+        settings["training"].pop("context_dropout", None)
+        settings["training"]["shrink_shifts"] = True
+    path.write_text(json.dumps(description | {"format": 4}))
+    return PerturbDiff.load(folder)
+
+
+@pytest.mark.parametrize("label", ["stimulus_2", "control", ""])
+def test_a_model_of_before_predicts_control_cells_with_its_trained_change_and_what_its_network_adds(
+    make_model, adata, tmp_path, rng, label
+):
+    options = {"model": {"target": "residual"}, "training": {"max_steps": 1}}
+    model = make_model(**options).train(device="cpu", show_progress=False)
+    made = model.trained
+    n_labels, n_genes = len(made.vocabularies["perturbation"]), len(made.genes)
+    s = rng.normal(0, 0.3, (n_labels + 1, n_genes)).astype(np.float32)
+    added = rng.normal(0, 0.1, n_genes).astype(np.float32)
+    head = {
+        "head.linear.weight": torch.zeros_like(made.weights["head.linear.weight"]),
+        "head.linear.bias": torch.from_numpy(added),
+    }
+    read = of_format_4(model, tmp_path, s, **head)
+    assert read.trained.settings == made.settings
+    asked = {"perturbation": label or None, "cell_type": "type_2", "assay_batch": "donor_1"}
+    found = read.predict(adata, device="cpu", **asked)
+    own, made_of = found[found.obs["population"] >= 0], found[found.obs["population"] < 0]
+    place = made.vocabularies["perturbation"].index(label)
+    control = made_of[own.obs["control_cell"]].X.toarray()
+    wanted = np.maximum(control + (s[place] + added) * made.scale, 0)
+    np.testing.assert_allclose(own.X.toarray(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_of_before_is_saved_as_one_of_today_and_predicts_the_same(make_model, adata, tmp_path, rng):
+    options = {"model": {"target": "residual"}, "training": {"max_steps": 1}}
+    model = make_model(**options).train(device="cpu", show_progress=False)
+    s = rng.normal(0, 0.3, (5, 40)).astype(np.float32)
+    read = of_format_4(model, tmp_path / "old", s)
+    np.testing.assert_allclose(read.trained.changes.changes, s * model.trained.scale, rtol=1e-6)
+    read.save(tmp_path / "new")
+    assert json.loads((tmp_path / "new" / DESCRIPTION).read_text())["format"] == FORMAT
+    asked = {"perturbation": "stimulus_2", "cell_type": "type_2", "device": "cpu"}
+    again = PerturbDiff.load(tmp_path / "new").predict(adata, **asked)
+    np.testing.assert_array_equal(again.X.toarray(), read.predict(adata, **asked).X.toarray())
+
+
+@pytest.mark.parametrize("target", ["counts", "residual", "cell"])
+def test_a_model_predicts_the_same_once_it_is_read(make_model, adata, tmp_path, target):
+    model = make_model(model={"target": target}).train(device="cpu", show_progress=False)
+    assert (model.trained.changes is None) == (target == "cell")
+    model.save(tmp_path)
+    asked = {"perturbation": "stimulus_2", "cell_type": "type_2", "device": "cpu"}
+    one, other = (each.predict(adata, **asked).X.toarray() for each in (model, PerturbDiff.load(tmp_path)))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_changes_that_are_not_whole_are_refused(own_run):
+    contexts = json.loads((own_run / DESCRIPTION).read_text())["contexts"]
+    del contexts["share"]
+    change(own_run, contexts=contexts)
+    with pytest.raises(ValueError, match=r"is not a whole model .KeyError: 'share'"):
+        load_checkpoint(own_run)
 
 
 def test_what_is_loaded_is_what_was_trained(screen, make_model, tmp_path):

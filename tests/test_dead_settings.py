@@ -238,10 +238,11 @@ def test_the_strength_of_every_covariate_changes_the_outcome_and_no_two_change_i
 def test_every_setting_of_an_encoder_is_used(make_model):
     fields = {"kind", "file", "learned", "missing", "components", "radius", "size"}
     assert set(EncoderSettings.model_fields) == fields
-    assert len({outcome(make_model), encoded(make_model), encoded(make_model, learned=False)}) == 3
+    made = outcome(make_model, **BASE), encoded(make_model, **BASE), encoded(make_model, learned=False, **BASE)
+    assert len({*made}) == 3
     with pytest.raises(ValueError, match=r"1 of 3 trained cell types have no row in types[.]npz"):
         encoded(make_model, without=["type_2"])
-    assert encoded(make_model, without=["type_2"], missing="learned") != encoded(make_model)
+    assert encoded(make_model, without=["type_2"], missing="learned", **BASE) != encoded(make_model, **BASE)
     # components, radius and size are handed to the functions that make features, and tested there
     encoders = {"perturbation": {"kind": "loadings", "components": 3, "missing": "learned"}}
     assert (

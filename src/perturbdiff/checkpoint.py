@@ -204,13 +204,7 @@ class Checkpoint(ModelSpec):
                 "penalty": self.fit.penalty if math.isfinite(self.fit.penalty) else None,
                 "ratios": [[*modalities, ratio] for modalities, ratio in self.fit.ratios.items()],
             },
-            "contexts": None
-            if changes is None
-            else {
-                "names": changes.contexts,
-                "bandwidth": changes.bandwidth if math.isfinite(changes.bandwidth) else None,
-                "share": changes.share,
-            },
+            "contexts": None if changes is None else changes.facts(),
             "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
             "folder": self.folder,
             "split": dict(self.split),
@@ -316,7 +310,7 @@ def _changes(description: Mapping[str, Any], tensors: dict[str, Tensor]) -> Chan
     arrays = {
         name.removeprefix(CHANGES): tensors.pop(name).numpy() for name in list(tensors) if name.startswith(CHANGES)
     }
-    return None if table is None else Changes.of_arrays(arrays, table["names"], table["bandwidth"], table["share"])
+    return None if table is None else Changes.of_arrays(arrays, table)
 
 
 def _signed(hashes: Hashes) -> Tensor:

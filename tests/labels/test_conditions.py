@@ -176,7 +176,7 @@ def test_another_label_of_no_perturbation_is_the_control():
     vehicle, control = place("[('DMSO', 0, 'uM')]"), place("ctrl")
     assert torch.equal(first.members.agent[vehicle], first.members.agent[control])
     assert not first.novelty[:, vehicle].any()
-    assert torch.equal(asked.shift(4).expected[:, vehicle], asked.shift(4).expected[:, control])
+    assert torch.equal(asked.weights[:, vehicle], asked.weights[:, control])
 
 
 def test_the_empty_label_and_the_control_can_always_be_asked():
@@ -227,7 +227,7 @@ def test_the_order_of_the_rows_of_a_table_and_of_the_labels_does_not_matter_to_t
     def tensors(shuffle):
         features = {"perturbation": table(agents, shuffle=shuffle), "cell_type": table(types, shuffle=shuffle)}
         made = sums(cell_type=("T", "B"), features=features).asking(asked)
-        return made.covariates(), made.shift(4).expected
+        return made.covariates(), made.weights
 
     (ones, expected), (others, again) = tensors(None), tensors(rng)
     assert torch.equal(expected, again)
@@ -283,9 +283,7 @@ def test_plain_labels_without_features_are_learned_vectors_and_no_more():
     for one, n_labels in zip(plain().covariates(), (3, 2, 1), strict=True):
         assert one.n_trained == n_labels
         assert (one.features, one.members, one.novelty) == (None, None, None)
-    shift = plain().shift(4)
-    assert shift.weight.shape == (4, 4)
-    assert shift.expected is None
+    assert plain().weights is None
     fitted = plain().fitted(torch.ones(4, 4))
     assert fitted.fit == plain().fit
 
@@ -296,7 +294,7 @@ def test_data_without_any_covariate_have_nulls_only():
         assert isinstance(one, Covariate)
         assert one.n_trained == 0
     assert nothing.agents == ()
-    assert nothing.shift(4).weight.shape == (1, 4)
+    assert nothing.weights is None
     assert [vocabulary.index("") for vocabulary in nothing.vocabularies.values()] == [0, 0, 0]
     assert nothing.vocabularies["cell_type"].index("B") == 0
     assert nothing.asking([""]).asked == ()
@@ -319,7 +317,7 @@ def test_the_shift_of_an_asked_label_is_the_sum_of_its_members_on_a_line_between
     label = "[('a', 3.1622776601683795, 'uM'), ('b', 100, 'nM')]"
     asked = lists().asking([label])
     place = asked.vocabularies["perturbation"].index
-    weights = asked.shift(4).expected[KNOWN, place(label)]
+    weights = asked.weights[KNOWN, place(label)]
     wanted = torch.zeros(6)
     wanted[[place("[('a', 1, 'uM')]"), place("[('a', 10, 'uM')]")]] = 0.5
     wanted[place("[('b', 100, 'nM')]")] = 1.0
@@ -340,5 +338,5 @@ def test_labels_of_one_composition_are_told_apart_by_their_shifts_alone():
     first, place = twice.covariates()[0], twice.vocabularies["perturbation"].index
     for column in first.members:
         assert torch.equal(column[place("A+B")], column[place("B+A")])
-    expected = twice.shift(4).expected[KNOWN]
+    expected = twice.weights[KNOWN]
     torch.testing.assert_close(expected, torch.eye(6))

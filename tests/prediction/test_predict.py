@@ -1,6 +1,7 @@
 """One predicted cell for each control cell: a function of checkpoint, control cells, conditions and seed."""
 
 import json
+import re
 
 import anndata
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.sparse import csr_matrix
 from perturbdiff.io import write_h5ad
 from perturbdiff.model import PerturbDiff
 from perturbdiff.prediction import predict as predicting
+from perturbdiff.prediction.inputs import control_cells
 
 ONE = {"perturbation": "stimulus_1", "cell_type": "type_3"}
 
@@ -214,16 +216,38 @@ def test_values_are_log1p_counts_per_ten_thousand_and_controls_are_the_given_cel
     assert 0.3 < values.mean() / dense(kept).mean() < 3
 
 
-def test_log1p_control_cells_predict_as_counts_do(model, controls):
-    logged = controls.copy()
-    totals = np.asarray(controls.X.sum(axis=1))
-    logged.X = csr_matrix(np.log1p(1e4 * controls.X.toarray() / totals))
-    from perturbdiff.prediction.inputs import control_cells
+def logged(cells):
+    totals = np.asarray(cells.X.sum(axis=1))
+    cells = cells.copy()
+    cells.X = csr_matrix(np.log1p(1e4 * cells.X.toarray() / totals))
+    return cells
 
+
+def predicted_from_logs(model, cells):
     conditions = pd.DataFrame([ONE | {"assay_batch": ""}])
-    cells = control_cells(logged, model.trained.recipe, expression={"scale": "log1p"})
-    found = model.predict_cells(cells, conditions, device="cpu")
-    np.testing.assert_allclose(dense(found), dense(predict(model, controls)), atol=1e-4)
+    given = control_cells(logged(cells), model.trained.recipe, expression={"scale": "log1p"})
+    return model.predict_cells(given, conditions, device="cpu")
+
+
+def test_log1p_control_cells_predict_as_counts_do_where_they_tell_them(model, controls):
+    shallow = controls.copy()
+    counts = controls.X.toarray() // 50
+    counts[:, 0] = 1
+    shallow.X = csr_matrix(counts)
+    found = predicted_from_logs(model, shallow)
+    np.testing.assert_allclose(dense(found), dense(predict(model, shallow)), atol=1e-4)
+
+
+def test_log1p_control_cells_that_do_not_tell_their_counts_are_refused_with_the_remedy(model, controls):
+    deep = controls.copy()
+    # no gene has a single count
+    deep.X = csr_matrix(controls.X.toarray() + 5)
+    sentence = (
+        "24 of 24 control cells hold log1p values that do not tell their counts, which this model changes; give the "
+        "file with counts, or name the layer that holds them."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        predicted_from_logs(model, deep)
 
 
 def test_other_steps_and_guidance_change_the_prediction_and_are_recorded(model, controls):

@@ -7,42 +7,35 @@ import pytest
 import torch
 
 from perturbdiff.building import build_objective
-from perturbdiff.checkpoint import untrained
 from perturbdiff.core.kernel import energy_distance
+from perturbdiff.core.observation import Estimate
 from perturbdiff.core.population import PopulationBatch
-from perturbdiff.core.randomness import stream
 from perturbdiff.simulation.screen import simulate
 from perturbdiff.training import fitting
 from perturbdiff.training.module import DenoiserModule
-from perturbdiff.training.preparation import prepare
 from perturbdiff.training.streams import FixedPopulations, PopulationStream
 
 
 @pytest.fixture
-def parts(make_model):
-    """A module whose logs are caught, its preparation, and the caught logs."""
+def parts(make_model, begins_with):
+    """A module whose logs are caught, what its training begins with, and the caught logs."""
 
     def make(**changes):
-        model = make_model(**changes)
-        settings = model.recipe.settings
-        prepared = prepare(model.split(), model.recipe, settings)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.set_state(stream(1).get_state())
-            denoiser = untrained(settings, prepared.genes, prepared.conditions)
-        module, logged = DenoiserModule(denoiser, settings, scale=prepared.scale), {}
+        state = begins_with(make_model(**changes))
+        module, logged = DenoiserModule(state.denoiser, state.spec.settings, scale=state.spec.scale), {}
         module.log = lambda name, value, **_: logged.__setitem__(name, float(value))
-        return module, prepared, logged
+        return module, state, logged
 
     return make
 
 
-def first_batch(prepared) -> PopulationBatch:
-    return next(iter(PopulationStream(prepared.training, per_batch=4)))
+def first_batch(state) -> PopulationBatch:
+    return next(iter(PopulationStream(state.training, per_batch=4)))
 
 
 def test_the_logged_mse_is_the_mse_and_the_loss_the_weighted_sum(parts):
-    module, prepared, logged = parts(training={"mmd_weight": 2.0, "mse_weight": 0.5})
-    batch = first_batch(prepared)
+    module, state, logged = parts(training={"mmd_weight": 2.0, "mse_weight": 0.5})
+    batch = first_batch(state)
     module.training_step(batch, 0)
     draw = module.objective.draw(batch, seed=0, step=0)
     seen = []
@@ -59,8 +52,8 @@ def test_the_logged_mse_is_the_mse_and_the_loss_the_weighted_sum(parts):
 
 
 def test_the_noise_of_a_step_is_a_function_of_seed_step_and_population(parts):
-    module, prepared, _ = parts()
-    batch = first_batch(prepared)
+    module, state, _ = parts()
+    batch = first_batch(state)
     draw = module.objective.draw
     torch.testing.assert_close(draw(batch, seed=0, step=3).eps, draw(batch, seed=0, step=3).eps)
     assert not torch.equal(draw(batch, seed=0, step=3).eps, draw(batch, seed=0, step=4).eps)
@@ -68,8 +61,8 @@ def test_the_noise_of_a_step_is_a_function_of_seed_step_and_population(parts):
 
 
 def test_a_validation_repeats_and_is_about_zero_for_the_observed_cells_themselves(parts, monkeypatch):
-    module, prepared, logged = parts(training={"validation_populations": 100})
-    batches = FixedPopulations(prepared.validation, per_batch=4, at_most=100)
+    module, state, logged = parts(training={"validation_populations": 100})
+    batches = FixedPopulations(state.validation, per_batch=4, at_most=100)
 
     def validate():
         for i in range(len(batches)):
@@ -80,15 +73,15 @@ def test_a_validation_repeats_and_is_about_zero_for_the_observed_cells_themselve
     with torch.no_grad():
         first = validate()
         assert first == validate()
-        observed = iter([batches[i].batch.perturbed for i in range(len(batches))])
+        observed = iter([Estimate(batches[i].batch.perturbed) for i in range(len(batches))])
         monkeypatch.setattr("perturbdiff.core.sampler.Sampler.__call__", lambda *_args, **_kwargs: next(observed))
         # a sample held against itself: the unbiased estimate lies below zero
         assert validate() < 0 < first
 
 
 def test_the_validation_energy_is_in_log1p_counts_per_ten_thousand(parts):
-    module, prepared, logged = parts()
-    batch = FixedPopulations(prepared.validation, per_batch=4, at_most=4)[0]
+    module, state, logged = parts()
+    batch = FixedPopulations(state.validation, per_batch=4, at_most=4)[0]
     found = []
     with torch.no_grad():
         for scale in (1.0, 3.0):
@@ -108,11 +101,12 @@ def test_donors_that_training_has_not_seen_are_judged_apart_and_averaged_before_
     pairs = zip(screen.obs["perturbation"], screen.obs["assay_batch"], strict=True)
     screen = screen[[pair not in absent for pair in pairs]].copy()
     unseen = [{"part": "validation", "assay_batch": ["donor_2", "donor_3"]}]
-    module, prepared, _ = parts(of=screen, hold_out=unseen)
-    judged = FixedPopulations(prepared.validation, per_batch=4, at_most=100)
+    module, state, _ = parts(of=screen, hold_out=unseen)
+    judged = FixedPopulations(state.validation, per_batch=4, at_most=100)
     shift = iter(range(100))
     monkeypatch.setattr(
-        "perturbdiff.core.sampler.Sampler.__call__", lambda *_args, control, **_kwargs: control + 0.1 * next(shift)
+        "perturbdiff.core.sampler.Sampler.__call__",
+        lambda *_args, control, **_kwargs: Estimate(control + 0.1 * next(shift)),
     )
     cells = {}
     for i, (batch, groups) in enumerate(judged):
@@ -127,10 +121,10 @@ def test_donors_that_training_has_not_seen_are_judged_apart_and_averaged_before_
     assert len(cells) == 3
     apart = {key: energy_distance(*map(torch.cat, both)) for key, both in cells.items()}
     by_stimulus = [[apart[key] for key in apart if key[0] == stimulus] for stimulus in {key[0] for key in apart}]
-    expected = torch.stack([torch.stack(own).mean() for own in by_stimulus]).mean() * prepared.scale
+    expected = torch.stack([torch.stack(own).mean() for own in by_stimulus]).mean() * state.spec.scale
     found = module.validation_energy()
     torch.testing.assert_close(found, expected)
-    assert not torch.isclose(found, torch.stack(list(apart.values())).mean() * prepared.scale)
+    assert not torch.isclose(found, torch.stack(list(apart.values())).mean() * state.spec.scale)
 
 
 def test_a_loss_that_is_not_finite_ends_training_with_a_sentence(make_model, tmp_path, monkeypatch):
@@ -174,8 +168,8 @@ def test_the_log_of_a_run_holds_every_part_of_the_loss(make_model, tmp_path, mon
 
 
 def test_a_part_of_the_loss_that_is_not_computed_is_not_logged(parts):
-    module, prepared, logged = parts(training={"mse_weight": 0.0})
-    module.training_step(first_batch(prepared), 0)
+    module, state, logged = parts(training={"mse_weight": 0.0})
+    module.training_step(first_batch(state), 0)
     assert "mse" not in logged
     assert logged["loss"] == logged["mmd"]
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from perturbdiff.features.tables import features_from
-from perturbdiff.training.preparation import mean_shifts, prepare
+from perturbdiff.training.preparation import drawable, prepare
 
 
 def prepared_of(model, **changes):
@@ -75,79 +75,45 @@ def test_a_given_panel_keeps_its_order_and_a_given_scale_its_value(make_model):
     assert prepared.scale == 10.0
 
 
-def test_mean_shifts_are_zero_for_the_null_and_the_control_and_point_to_the_response(make_model):
-    prepared, _split = prepared_of(make_model())
-    shifts = mean_shifts(prepared)
-    known = prepared.conditions.trained["perturbation"]
-    assert shifts.shape == (len(known) + 1, len(prepared.genes))
-    assert not shifts[0].any()
-    assert not shifts[known.index("control")].any()
-    assert all(np.abs(shifts[known.index(label)]).max() > 0.1 for label in known.labels if label != "control")
+def logged(adata, *, deep):
+    """Log1p counts per 10^4, of cells that have a gene of one count or of cells that have none."""
+    cells = adata.copy()
+    counts = cells.X.toarray()
+    counts = counts + 5 if deep else np.minimum(counts, 40)
+    counts[:, 0] = 6 if deep else 1
+    cells.X = csr_matrix(np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)))
+    return cells
 
 
-def test_a_mean_shift_is_the_mean_change_of_the_perturbations_training_groups(make_model):
-    model = make_model(hold_out=[{"part": "test", "perturbation": ["stimulus_1"], "cell_type": ["type_3"]}])
-    prepared, split = prepared_of(model)
-    label = "stimulus_2"
-    rows = np.intersect1d(split.rows("train"), np.flatnonzero(model.source.labels["perturbation"] == label))
-    perturbed = model.source.log_expression(prepared.genes, rows).toarray().mean(axis=0)
-    index = prepared.conditions.trained["perturbation"].index(label)
-    labels, train = model.source.labels, split.rows("train")
-    control = 0
-    for context, cells in labels.iloc[rows].groupby(["cell_type", "assay_batch"], observed=True):
-        like = (labels["cell_type"] == context[0]) & (labels["assay_batch"] == context[1])
-        beside = np.intersect1d(train, np.flatnonzero(like & model.source.is_control))
-        mean = model.source.log_expression(prepared.genes, beside).toarray().mean(axis=0)
-        control = control + mean * len(cells) / len(rows)
-    found = mean_shifts(prepared)[index]
-    np.testing.assert_allclose(found * prepared.scale, perturbed - control, atol=1e-5)
+def test_cells_whose_counts_are_not_known_are_not_drawn_as_counts_and_that_is_said(make_model, adata, said):
+    model = make_model(of=logged(adata, deep=True), expression={"scale": "log1p"})
+    settings = drawable(model.split(), model.recipe.settings)
+    assert (model.recipe.settings.model.target, settings.model.target) == ("counts", "residual")
+    assert settings == model.recipe.settings.without_counts()
+    n_controls = int(model.source.is_control[model.split().rows("train")].sum())
+    assert said == [
+        f"{n_controls} control cells hold log1p values that do not tell their counts (the smallest value of each cell "
+        "would be one count), so predicted cells are not drawn as counts; give the counts if there are any."
+    ]
 
 
-def _kept(prepared):
-    """The share of each label's mean shift that is kept."""
-    known = prepared.conditions.trained["perturbation"]
-    mean, shrunk = (np.linalg.norm(mean_shifts(prepared, shrink=shrink), axis=1) for shrink in (False, True))
-    return {
-        label: shrunk[known.index(label)] / mean[known.index(label)] for label in known.labels if label != "control"
-    }
+def test_cells_whose_counts_are_known_or_found_are_drawn_as_counts_and_nothing_is_said(make_model, adata, said):
+    for model in (make_model(), make_model(of=logged(adata, deep=False), expression={"scale": "log1p"})):
+        assert drawable(model.split(), model.recipe.settings) == model.recipe.settings
+    assert said == []
 
 
-def test_a_shift_is_shrunk_by_its_variance_as_a_mean_of_so_many_cells(make_model):
-    model = make_model()
-    prepared, split = prepared_of(model)
-    labels = model.source.labels.iloc[split.rows("train")].reset_index(drop=True)
-    cells = model.source.log_expression(prepared.genes, split.rows("train")).toarray() / prepared.scale
-    known, shifts = prepared.conditions.trained["perturbation"], mean_shifts(prepared)
-    groups = labels.groupby(["perturbation", "cell_type", "assay_batch"], observed=True).indices
-    spread = np.mean([cells[rows].var(axis=0, ddof=1).sum() for rows in groups.values()])
-    for label, kept in _kept(prepared).items():
-        own = {key[1:]: len(rows) for key, rows in groups.items() if key[0] == label}
-        n = sum(own.values())
-        beside = sum((size / n) ** 2 / len(groups["control", *context]) for context, size in own.items())
-        variance = spread * (1 / n + beside)
-        assert kept == pytest.approx(1 - variance / np.square(shifts[known.index(label)]).sum(), abs=0.05)
+def test_a_model_of_another_target_has_no_need_of_counts(make_model, adata, said):
+    for target in ("residual", "cell"):
+        changes = {"model": {"target": target}, "expression": {"scale": "log1p"}}
+        model = make_model(of=logged(adata, deep=True), **changes)
+        assert drawable(model.split(), model.recipe.settings) == model.recipe.settings
+    assert said == []
 
 
-def test_the_shift_of_a_perturbation_that_does_nothing_is_shrunk_to_little_and_others_stay(make_model, adata):
-    changed = adata.copy()
-    label = changed.obs["perturbation"].astype(str).to_numpy()
-    controls = np.flatnonzero(label == "control")
-    label[controls[::4]] = "placebo"
-    changed.obs["perturbation"] = label
-    prepared, _ = prepared_of(make_model(of=changed))
-    kept = _kept(prepared)
-    assert kept.pop("placebo") < 0.4
-    assert min(kept.values()) > 0.6
-
-
-def test_shrinking_never_turns_a_shift_round_and_leaves_null_and_control_at_zero(make_model):
-    prepared, _ = prepared_of(make_model(training={"control_share": 0.2}))
-    mean, shrunk = (mean_shifts(prepared, shrink=shrink) for shrink in (False, True))
-    share = np.divide(shrunk, mean, out=np.zeros_like(mean), where=mean != 0)
-    assert (share >= 0).all()
-    assert (share <= 1).all()
-    assert not shrunk[0].any()
-    assert not shrunk[prepared.conditions.trained["perturbation"].index("control")].any()
+def test_what_cannot_be_drawn_as_counts_trains_as_log1p_values_and_keeps_that_in_the_model(make_model, adata):
+    made = make_model(of=logged(adata, deep=True), expression={"scale": "log1p"})
+    assert made.train(device="cpu", show_progress=False).trained.settings.model.target == "residual"
 
 
 def test_a_test_part_of_which_the_model_can_be_asked_nothing_is_refused_before_training(make_model, tmp_path):

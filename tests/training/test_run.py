@@ -33,9 +33,12 @@ def assert_equal_states(one, other):
     assert one["global_step"] == other["global_step"]
 
 
-@pytest.mark.parametrize("step", [0, 2, 3])
-def test_an_interrupted_and_resumed_run_equals_an_undisturbed_one(make_model, tmp_path, signal_at, monkeypatch, step):
-    changes = {"training": {"max_steps": 7, "validate_every": 3, "learning_rate": 0.01}}
+@pytest.mark.parametrize(("step", "target"), [(0, "counts"), (2, "counts"), (3, "counts"), (2, "residual")])
+def test_an_interrupted_and_resumed_run_equals_an_undisturbed_one(
+    make_model, tmp_path, signal_at, monkeypatch, step, target
+):
+    training = {"max_steps": 7, "validate_every": 3, "learning_rate": 0.01}
+    changes = {"training": training, "model": {"target": target}}
     train(make_model(**changes), tmp_path / "whole")
     with monkeypatch.context():
         signal_at(step, signal.SIGINT)
@@ -46,6 +49,7 @@ def test_an_interrupted_and_resumed_run_equals_an_undisturbed_one(make_model, tm
     resumed = train(make_model(**changes), tmp_path / "parts")
     assert not resumed.outcome.interrupted
     assert resumed.outcome.steps == 7
+    assert resumed.trained.settings.model.target == target
     assert_equal_states(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
 
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from perturbdiff.model import PerturbDiff
+from perturbdiff.populations.changes import measured_changes
 from perturbdiff.recipes.dataset import read_recipe, recipe_from_mapping, write_recipe
 from perturbdiff.split.rules import split_cells
 from perturbdiff.store.build import build_store
 from perturbdiff.store.open import open_source, recipe_at
 from perturbdiff.store.stored import Store
-from perturbdiff.training.preparation import mean_shifts, prepare
+from perturbdiff.training.preparation import prepare
 from perturbdiff.training.streams import PopulationStream
 
 
@@ -30,7 +31,11 @@ def assert_same_training(one, other, n_steps):
     assert split.table().equals(again.table())
     assert (first.genes, first.scale, first.control) == (second.genes, second.scale, second.control)
     assert first.conditions.vocabularies == second.conditions.vocabularies
-    np.testing.assert_array_equal(mean_shifts(first), mean_shifts(second))
+    changes = [measured_changes(own.training, parts.source.runs) for own, parts in (one, other)]
+    assert changes[0].contexts == changes[1].contexts
+    assert (changes[0].bandwidth, changes[0].share) == (changes[1].bandwidth, changes[1].share)
+    for name, values in changes[0].arrays().items():
+        np.testing.assert_array_equal(values, changes[1].arrays()[name], err_msg=name)
     for populations, others in ((first.training, second.training), (first.validation, second.validation)):
         streams = (PopulationStream(one, per_batch=4) for one in (populations, others))
         for a, b in islice(zip(*streams, strict=True), n_steps):
@@ -39,6 +44,7 @@ def assert_same_training(one, other, n_steps):
             assert torch.equal(a.perturbed, b.perturbed)
             assert torch.equal(a.control, b.control)
             assert (a.mask is b.mask is None) or torch.equal(a.mask, b.mask)
+            assert torch.equal(a.totals, b.totals)
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +89,17 @@ def test_controls_that_are_read_are_those_that_would_be_held(stored, monkeypatch
         assert torch.equal(a.perturbed, b.perturbed)
 
 
-def test_a_model_trained_from_a_store_is_the_one_trained_from_memory(stored):
+@pytest.mark.parametrize("target", ["counts", "residual"])
+def test_a_model_trained_from_a_store_is_the_one_trained_from_memory(stored, target):
     folder, *recipes = stored
-    weights = []
+    trained = []
     for recipe in recipes:
-        model = PerturbDiff.from_recipe(recipe, folder=folder).train(device="cpu", show_progress=False)
-        weights.append(model.trained.weights)
-    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+        own = recipe.model_copy(update={"model": recipe.model | {"target": target}})
+        trained.append(PerturbDiff.from_recipe(own, folder=folder).train(device="cpu", show_progress=False).trained)
+    one, other = trained
+    assert one.settings.model.target == target
+    assert all(torch.equal(value, other.weights[name]) for name, value in one.weights.items())
+    assert one.history == other.history
 
 
 def test_the_moments_of_a_store_are_those_that_training_would_measure(stored):

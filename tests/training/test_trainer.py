@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from perturbdiff.building import build_objective
-from perturbdiff.checkpoint import untrained
 from perturbdiff.training.cost import Cost, measure_cost
-from perturbdiff.training.preparation import prepare
 from perturbdiff.training.streams import PopulationStream
 from perturbdiff.training.trainer import initial
 
@@ -65,14 +63,12 @@ def test_one_line_says_what_the_training_will_cost(make_model, said):
     assert int(found[1].replace(",", "")) == n_parameters
 
 
-def test_measuring_the_cost_changes_no_weight_and_leaves_no_gradient(make_model):
-    model = make_model()
-    settings = model.recipe.settings
-    prepared = prepare(model.split(), model.recipe, settings)
-    denoiser = untrained(settings, prepared.genes, prepared.conditions)
+def test_measuring_the_cost_changes_no_weight_and_leaves_no_gradient(make_model, begins_with):
+    state = begins_with(make_model())
+    denoiser = state.denoiser
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
-    batch = next(iter(PopulationStream(prepared.training, per_batch=4)))
-    cost = measure_cost(denoiser, build_objective(settings), batch)
+    batch = next(iter(PopulationStream(state.training, per_batch=4)))
+    cost = measure_cost(denoiser, build_objective(state.spec.settings), batch)
     assert cost.parameters == sum(p.numel() for p in denoiser.parameters())
     assert cost.memory > 5 * 4 * cost.parameters
     assert all(torch.equal(value, before[name]) for name, value in denoiser.state_dict().items())

@@ -11,13 +11,14 @@ correlation of the control means of c and of k's context,
 
 b is the positive part of James and Stein's estimator: what may be sampling noise is not expected. The bandwidth h and
 the share lambda of a response that proves to carry over are those that predict the trained conditions best, each by the
-others of its perturbation (`Changes.fitted`); h may be infinite, so that similarity is worth nothing.
+others of its perturbation (`Changes.fitted`): by those of all contexts where tau was seen in the cell type of c, and
+else by those of other cell types. h may be infinite, so that similarity is worth nothing.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,16 @@ MOST_CONDITIONS = 1 << 14
 _ARRAYS = ("label", "context", "sizes", "changes", "noise", "means")
 
 
+class Carried(NamedTuple):
+    """How a response carries over: the bandwidth h of similarity, and the share lambda of it that does."""
+
+    bandwidth: float = np.inf
+    share: float = 1.0
+
+
+CARRIED = Carried()
+
+
 @dataclass(frozen=True, eq=False)
 class Changes:
     """The mean changes of trained conditions, log1p counts per 10^4.
@@ -51,8 +62,8 @@ class Changes:
         noise: V [conditions].
         contexts: the names of the contexts.
         means: of their control cells [contexts, genes].
-        bandwidth: h.
-        share: lambda.
+        within: what carries over from other contexts of the same cell type.
+        across: what carries over from other cell types.
     """
 
     label: Places
@@ -62,8 +73,8 @@ class Changes:
     noise: Vector
     contexts: tuple[Context, ...]
     means: NDArray[np.float32]
-    bandwidth: float = np.inf
-    share: float = 1.0
+    within: Carried = CARRIED
+    across: Carried = CARRIED
 
     @property
     def n_genes(self) -> int:
@@ -85,21 +96,24 @@ class Changes:
         return cls(np.arange(n), where, np.ones(n), changes, np.zeros(n), everywhere, means)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What `of_arrays` needs beside the names of the contexts, the bandwidth and the share."""
+        """What `of_arrays` needs beside the facts."""
         return {name: getattr(self, name) for name in _ARRAYS}
 
+    def facts(self) -> dict[str, Any]:
+        """What `of_arrays` needs beside the arrays, as JSON has it: no bandwidth is an infinite one."""
+        carried = {name: list(getattr(self, name)) for name in ("within", "across")}
+        finite = {name: [h if np.isfinite(h) else None, share] for name, (h, share) in carried.items()}
+        return {"names": self.contexts, **finite}
+
     @classmethod
-    def of_arrays(
-        cls,
-        arrays: Mapping[str, NDArray[Any]],
-        contexts: Sequence[Sequence[str]],
-        bandwidth: float | None,
-        share: float,
-    ) -> "Changes":
-        """Put together again; no bandwidth is an infinite one."""
-        names = tuple((str(cell_type), str(batch)) for cell_type, batch in contexts)
-        width = np.inf if bandwidth is None else float(bandwidth)
-        return cls(**{name: arrays[name] for name in _ARRAYS}, contexts=names, bandwidth=width, share=float(share))
+    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> "Changes":
+        """Put together again."""
+        names = tuple((str(cell_type), str(batch)) for cell_type, batch in facts["names"])
+        own: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+        for name in ("within", "across"):
+            bandwidth, share = facts[name]
+            own[name] = Carried(np.inf if bandwidth is None else float(bandwidth), float(share))
+        return cls(**own, contexts=names)
 
     def pooled(self, n_labels: int) -> NDArray[np.float32]:
         """The mean change of each label over contexts, by their cells [labels + 1, genes]; 0 where there is none."""
@@ -121,47 +135,57 @@ class Changes:
         found: Vector = self._standardised @ unit
         return found
 
-    def expected(self, label: int, similarity: Vector, own: int | None = None, *, left_out: bool = False) -> Vector:
+    def expected(
+        self, label: int, similarity: Vector, own: int | None = None, *, cell_type: str = "", left_out: bool = False
+    ) -> Vector:
         """The change [genes] of a perturbation in a context; 0 for a label of which training has no condition.
 
         Args:
             label: its number.
             similarity: of the context, see `similarity`.
             own: the place of the context, where training has seen it.
-            left_out: expect what would be expected if training had not seen this condition, where there are others.
+            cell_type: of the context, where it is known.
+            left_out: expect what would be expected if training had not seen the perturbation in this cell type or, where
+                it was seen in no other, in this context.
         """
         rows = self.of_label(label)
         mine = self.context[rows] == (-1 if own is None else own)
-        if left_out and mine.any() and not mine.all():
-            rows, mine = rows[~mine], mine[~mine]
+        alike = self._cell_type[self.context[rows]] == self._number.get(cell_type, -1)
+        if left_out:
+            kept = ~(mine if alike.all() else alike)
+            if kept.any():
+                rows, mine, alike = rows[kept], mine[kept], alike[kept]
         if not len(rows):
             return np.zeros(self.n_genes)
-        known = self.changes[rows].astype(np.float64)
-        w = self._weights(rows, similarity[self.context[rows]], self.bandwidth)
+        known, carried = self.changes[rows].astype(np.float64), self.within if alike.any() else self.across
+        w = self._weights(rows, similarity[self.context[rows]], carried.bandwidth)
         mean = w @ known
         found = _shrunk(mean, float(np.square(w) @ self.noise[rows]))
         if not mine.any():
-            found *= self.share
+            found *= carried.share
             return found
         beyond = known[mine][0] - mean
         w = mine - w
         return found + _shrunk(beyond, float(np.square(w) @ self.noise[rows]))
 
     def fitted(self) -> "Changes":
-        """With the bandwidth and the share that predict each condition best from the others of its perturbation.
+        """With what predicts each condition best from the others of its perturbation, in either way.
 
         Errors are squares, summed over genes, of a condition in proportion to n / (n + 30). Where no perturbation was
-        seen in two contexts, there is nothing to fit.
+        seen in two contexts (of a type, of two types), there is nothing to fit.
         """
-        parts = [self._left_out(rows) for rows in self._several]
+        return replace(self, within=self._fitted(across=False), across=self._fitted(across=True))
+
+    def _fitted(self, *, across: bool) -> Carried:
+        parts = [self._left_out(rows, across=across) for rows in self._several]
         if not parts:
-            return self
+            return CARRIED
         before, after, squares = np.sum(parts, axis=0)
         squares = np.maximum(squares, np.finfo(np.float32).tiny)  # rounding leaves exact ones at 0, or below
         best = int(np.argmin(np.round(squares / squares.min(), 9)[::-1]))  # of equal ones the widest
         best = len(BANDWIDTHS) - 1 - best
         share = float(np.clip(before[best] / after[best], 0.0, 1.0)) if after[best] > 0 else 1.0
-        return replace(self, bandwidth=BANDWIDTHS[best], share=share)
+        return Carried(BANDWIDTHS[best], share)
 
     @property
     def _several(self) -> list[Places]:
@@ -170,22 +194,41 @@ class Changes:
         rows = np.split(np.arange(len(self.label)), first[1:])
         return [own for own in rows if len(own) > 1]
 
-    def _left_out(self, rows: Places) -> tuple[Vector, Vector, Vector]:
-        """<S, s>, |s|^2 and |S - s|^2 of conditions, each predicted by the others, summed over them; by bandwidth."""
+    def _left_out(self, rows: Places, *, across: bool) -> NDArray[np.float64]:
+        """<S, s>, |s|^2 and |S - s|^2 of conditions, each predicted by others, summed over them [3, bandwidths].
+
+        The others are those of other cell types, or all, of which one at least is of the same type.
+        """
         known = self.changes[rows].astype(np.float64)
         products, noise, weight = known @ known.T, self.noise[rows], self._counting(rows)
-        r = self._standardised[self.context[rows]]
-        r = r @ r.T
+        context = self._standardised[self.context[rows]]
+        r, cell_type = context @ context.T, self._cell_type[self.context[rows]]
+        alike = cell_type[:, None] == cell_type
         np.fill_diagonal(r, -np.inf)
+        if across:
+            r[alike] = -np.inf
+        judged = np.isfinite(r).any(axis=1) if across else alike.sum(axis=1) > 1
         found = np.zeros((3, len(BANDWIDTHS)))
+        if not judged.any():
+            return found
+        r, own, weight = r[judged], products[judged], weight[judged]
         for i, bandwidth in enumerate(BANDWIDTHS):
-            w = np.stack([self._weights(rows, own, bandwidth) for own in r])
+            w = np.stack([self._weights(rows, similar, bandwidth) for similar in r])
             size = np.einsum("ij,jk,ik->i", w, products, w)
             b = _share(np.square(w) @ noise, size)
-            inner = b * np.einsum("ij,ij->i", w, products)
+            inner = b * np.einsum("ij,ij->i", w, own)
             size = b * b * size
-            found[:, i] = weight @ inner, weight @ size, weight @ (np.diagonal(products) - 2 * inner + size)
-        return found[0], found[1], found[2]
+            found[:, i] = weight @ inner, weight @ size, weight @ (np.diagonal(products)[judged] - 2 * inner + size)
+        return found
+
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        return {cell_type: i for i, cell_type in enumerate(dict.fromkeys(name for name, _ in self.contexts))}
+
+    @cached_property
+    def _cell_type(self) -> Places:
+        """The number of each context's cell type [contexts]."""
+        return np.array([self._number[cell_type] for cell_type, _ in self.contexts], dtype=np.int64)
 
     def _counting(self, rows: Places) -> Vector:
         return self.sizes[rows] / (self.sizes[rows] + ENOUGH)

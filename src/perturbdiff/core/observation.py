@@ -43,7 +43,9 @@ def drawn_counts(
     change: Float[Tensor, "batch cells genes"],
     seeds: Int[Tensor, " batch"],
 ) -> Float[Tensor, "batch cells genes"]:
-    """The perturbed cells' counts, those of each population drawn from a stream of its own."""
+    """The perturbed cells' counts, those of each population drawn from a stream of its own; NaN where a change is."""
+    if bool(change.isnan().any()):  # of a network that diverges there is nothing to draw
+        return torch.full_like(counts, torch.nan)
     drawn = []
     for own, total, changes, seed in zip(counts, totals, change, seeds.tolist(), strict=True):
         generator = torch.Generator(device=counts.device).manual_seed(seed)

@@ -20,6 +20,7 @@ from perturbdiff.labels.members import grammar_of, same_as
 from perturbdiff.metrics.conditions import TOGETHER, Pooling
 from perturbdiff.metrics.suites import versions
 from perturbdiff.metrics.warnings import in_order, step_zero
+from perturbdiff.predicted import declared_columns
 from perturbdiff.recipes.dataset import PLAIN, Columns, Expression, Grammar
 from perturbdiff.results.evaluation import Evaluation
 from perturbdiff.training_data import TrainingData
@@ -77,12 +78,15 @@ def evaluate_files(
     first, *further = [control] if isinstance(control, str) else control or [""]
     declared = {name: declared_by(path) for name, path in predicted.items()}
     grammar = _grammar(source, declared)
-    # totals are of counts, and predictions are log1p unless the caller says otherwise
-    counted = predicted_expression is not None and predicted_expression.scale == "counts"
-    labels = columns if columns is None or counted else columns.model_copy(update={"total_counts": None})
     opened = partial(open_file, control=first or None, controls=further, grammar=grammar, in_memory=in_memory)
     files = {
-        name: opened(path, columns=labels, expression=predicted_expression, observed=False, clip=clip)
+        name: opened(
+            path,
+            columns=_columns_of(columns, declared[name], predicted_expression),
+            expression=predicted_expression,
+            observed=False,
+            clip=clip,
+        )
         for name, path in predicted.items()
     }
     counts = source is not None and expression is not None and expression.scale == "counts"
@@ -146,6 +150,15 @@ def evaluate_files(
         run=run,
         warnings=in_order((*leaks, *found.warnings, *step_zero(run))),
     )
+
+
+def _columns_of(columns: Columns | None, declared: Declared, expression: Expression | None) -> Columns | None:
+    """The columns of a predicted file: those given, but total counts are its own, and log1p values need none."""
+    if columns is None:
+        return None
+    counted = (declared.get("scale") if expression is None else expression.scale) == "counts"
+    own = declared_columns(declared).total_counts if "columns" in declared else None
+    return columns.model_copy(update={"total_counts": (own or columns.total_counts) if counted else None})
 
 
 def _grammar(source: TrainingData | None, declared: Mapping[str, Declared]) -> Grammar:

@@ -44,11 +44,13 @@ class Surroundings:
 
     Attributes:
         similarity: with the contexts of training [contexts].
+        cell_type: its name.
         own: its place among them; None where it is none of them.
         curves: of its control cells, where cells are drawn as counts.
     """
 
     similarity: Vector
+    cell_type: str
     own: int | None
     curves: Curves | None
 
@@ -85,7 +87,7 @@ class Expectation:
             some = np.unique(np.linspace(0, len(control) - 1, CELLS_OF_CURVES).astype(np.int64))
             curves = Curves.of(whole(control[some], totals[some]), totals[some])
         mean = control.mean(axis=0, dtype=np.float64) if own is None else self.changes.means[own]
-        return Surroundings(self.changes.similarity(mean), own, curves)
+        return Surroundings(self.changes.similarity(mean), cell_type, own, curves)
 
     def _of(self, label: int, there: Surroundings, novelty: int = 0, elsewhere: bool = False) -> Expression:  # noqa: FBT001, FBT002 - kept by position
         """The change [genes] of a label by its number; `elsewhere` as if training had not seen the context."""
@@ -102,7 +104,7 @@ class Expectation:
 
     def _expected(self, label: int, there: Surroundings, elsewhere: bool) -> Vector:  # noqa: FBT001 - kept by position
         """The change of a trained label, log1p counts per 10^4; kept, since others are made of it."""
-        return self.changes.expected(label, there.similarity, there.own, left_out=elsewhere)
+        return self.changes.expected(label, there.similarity, there.own, cell_type=there.cell_type, left_out=elsewhere)
 
 
 class ExpectedPopulations:
@@ -121,7 +123,8 @@ class ExpectedPopulations:
     ) -> None:
         self.populations, self.expectation = populations, expectation
         self.control = control
-        self._ways = [(novelty, elsewhere) for elsewhere in (False, True) for novelty in range(3 if in_all_ways else 1)]
+        ways = [(novelty, elsewhere) for elsewhere in (False, True) for novelty in range(3)]
+        self._ways = ways if in_all_ways else ways[:1]
         self._runs = runs
         self._around = lru_cache(CONTEXTS_HELD)(self._surroundings)
 

@@ -87,8 +87,6 @@ def expected_of(
     labels = known.vocabularies[COVARIATES[0]].encode(conditions[COVARIATES[0]])
     around: dict[tuple[tuple[str, str], bytes], Surroundings] = {}
     for number, own in rows.items():
-        if conditions[COVARIATES[0]].iloc[number] == known.control:
-            continue
         there = np.unique(np.concatenate(own))
         context = (str(conditions["cell_type"].iloc[number]), str(conditions["assay_batch"].iloc[number]))
         key = (context, there.tobytes())

@@ -1,0 +1,264 @@
+"""What is expected of a perturbation in a context: closed forms, limits, and the fit in contexts of a known truth."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from perturbdiff.cells import contexts as module
+from perturbdiff.cells.contexts import BANDWIDTHS, ENOUGH, Changes, joined
+
+
+def made(keys, changes, *, means, sizes=None, noise=None, **more):
+    """Changes of conditions, given as (label, context)."""
+    label, context = np.array(keys, dtype=np.int64).T
+    n = len(keys)
+    return Changes(
+        label=label,
+        context=context,
+        sizes=np.full(n, 50.0) if sizes is None else np.array(sizes, dtype=float),
+        changes=np.array(changes, dtype=np.float32),
+        noise=np.zeros(n) if noise is None else np.array(noise, dtype=float),
+        contexts=tuple((f"type_{i}", "") for i in range(len(means))),
+        means=np.array(means, dtype=np.float32),
+        **more,
+    )
+
+
+def without(changes, rows):
+    """Without some conditions."""
+    kept = np.setdiff1d(np.arange(len(changes.label)), rows)
+    own = {name: getattr(changes, name)[kept] for name in ("label", "context", "sizes", "changes", "noise")}
+    return replace(changes, **own)
+
+
+def simulated(rng, *, n_labels=6, n_contexts=12, n_genes=40, n_kinds=3, noise=0.05, alike=True, sizes=None):
+    """Contexts of a few kinds; a perturbation does the same in contexts of a kind, or in none."""
+    kind = np.arange(n_contexts) % n_kinds
+    means = rng.normal(size=(n_kinds, n_genes))[kind] + 0.05 * rng.normal(size=(n_contexts, n_genes))
+    own = rng.normal(size=(n_labels, n_kinds, n_genes))
+    keys = [(label, context) for label in range(n_labels) for context in range(n_contexts)]
+    changes = []
+    for label, context in keys:
+        response = own[label, kind[context]] if alike else own[label, 0] + rng.normal(size=n_genes)
+        changes.append(response + noise * rng.normal(size=n_genes))
+    return made(keys, changes, means=means, sizes=sizes, noise=np.full(len(keys), noise**2 * n_genes))
+
+
+# one change
+
+
+def test_the_only_condition_is_its_own_change_without_what_may_be_noise():
+    changes = made([(1, 0)], [[3.0, 4.0, 0.0]], means=[[1, 2, 3]], noise=[5.0])
+    similarity = changes.similarity(changes.means[0])
+    expected = (1 - 5 / 25) * np.array([3.0, 4.0, 0.0])
+    np.testing.assert_allclose(changes.expected(1, similarity, own=0), expected)
+    # there is no other to take its place
+    np.testing.assert_allclose(changes.expected(1, similarity, own=0, left_out=True), expected)
+    np.testing.assert_allclose(replace(changes, share=0.3).expected(1, similarity), 0.3 * expected)
+
+
+@pytest.mark.parametrize("noise", [25.0, 26.0, 1e6])
+def test_a_change_that_may_all_be_noise_is_not_expected(noise):
+    changes = made([(1, 0), (2, 0)], [[3.0, 4.0], [0.0, 0.0]], means=[[1, 2]], noise=[noise, noise])
+    for own in (0, None):
+        assert not changes.expected(1, np.ones(1), own).any()
+        assert not changes.expected(2, np.ones(1), own).any()
+
+
+def test_a_label_of_which_there_is_no_condition_is_expected_to_change_nothing():
+    changes = made([(1, 0), (3, 0)], [[1.0, 2.0], [3.0, 4.0]], means=[[1, 2]])
+    for label in (0, 2, 4):
+        assert not changes.expected(label, np.ones(1), 0).any()
+    np.testing.assert_allclose(changes.expected(3, np.ones(1), 0), [3.0, 4.0])
+
+
+# two contexts, by hand
+
+
+@pytest.fixture
+def two():
+    """One perturbation in two contexts, with noise, and another one beside it."""
+    return made(
+        [(1, 0), (1, 1), (2, 1)],
+        [[2.0, 0.0], [0.0, 4.0], [9.0, 9.0]],
+        means=[[1.0, 0.0], [0.0, 1.0]],
+        sizes=[30, 90, 10],
+        noise=[0.4, 0.1, 1.0],
+        bandwidth=0.5,
+        share=0.8,
+    )
+
+
+def by_hand(two, similarity):
+    """The weights of both contexts, what they expect together and its noise."""
+    w = np.array([30 / 60, 90 / 120]) * np.exp(-(max(similarity) - np.array(similarity)) / 0.5)
+    w /= w.sum()
+    mean = w[0] * two.changes[0] + w[1] * two.changes[1]
+    noise = w[0] ** 2 * 0.4 + w[1] ** 2 * 0.1
+    return w, mean, (1 - noise / (mean @ mean)) * mean
+
+
+@pytest.mark.parametrize("similarity", [(1.0, 1.0), (0.9, 0.4), (-0.2, 0.7)])
+def test_an_unseen_context_is_expected_a_share_of_the_weighted_mean(two, similarity):
+    np.testing.assert_allclose(two.expected(1, np.array(similarity)), 0.8 * by_hand(two, similarity)[2])
+
+
+@pytest.mark.parametrize("own", [0, 1])
+def test_a_seen_context_is_expected_the_mean_and_what_its_own_change_proves_beyond_it(two, own):
+    w, mean, shared = by_hand(two, (0.9, 0.4))
+    beyond = two.changes[own] - mean
+    left = np.eye(2)[own] - w
+    noise = left[0] ** 2 * 0.4 + left[1] ** 2 * 0.1
+    expected = shared + (1 - noise / (beyond @ beyond)) * beyond
+    np.testing.assert_allclose(two.expected(1, np.array([0.9, 0.4]), own), expected)
+
+
+def test_without_noise_a_seen_context_is_expected_its_own_change(rng):
+    changes = replace(simulated(rng), noise=np.zeros(72))
+    for row in (0, 17, 71):
+        found = changes.expected(changes.label[row], rng.normal(size=12), int(changes.context[row]))
+        np.testing.assert_allclose(found, changes.changes[row], atol=1e-6)
+
+
+@pytest.mark.parametrize("bandwidth", [0.05, 0.5, np.inf])
+def test_to_leave_a_condition_out_is_to_expect_it_without_it(rng, bandwidth):
+    changes = replace(simulated(rng), bandwidth=bandwidth, share=0.7)
+    for row in (0, 13, 71):
+        label, own = int(changes.label[row]), int(changes.context[row])
+        similarity = changes.similarity(changes.means[own])
+        left_out = changes.expected(label, similarity, own, left_out=True)
+        np.testing.assert_allclose(left_out, without(changes, row).expected(label, similarity, own))
+        np.testing.assert_allclose(left_out, without(changes, row).expected(label, similarity))
+        assert not np.allclose(left_out, changes.expected(label, similarity, own))
+
+
+# similarity
+
+
+def test_an_infinite_bandwidth_weighs_by_the_cells_alone(rng):
+    sizes = [10, 30, 270]
+    changes = made([(1, 0), (1, 1), (1, 2)], np.eye(3), means=rng.normal(size=(3, 3)), sizes=sizes)
+    w = np.array([n / (n + ENOUGH) for n in sizes])
+    for similarity in (np.zeros(3), np.array([1.0, -1.0, 0.5])):
+        np.testing.assert_allclose(changes.expected(1, similarity), w / w.sum())
+
+
+def test_the_nearer_a_context_the_more_it_counts_and_the_narrower_the_bandwidth_the_more_so():
+    changes = made([(1, 0), (1, 1)], np.eye(2), means=np.eye(2))
+    similarity = np.array([0.9, 0.8])
+    counts = [replace(changes, bandwidth=width).expected(1, similarity)[0] for width in BANDWIDTHS]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > 0.999
+    assert counts[-1] == pytest.approx(0.5)
+    np.testing.assert_allclose(replace(changes, bandwidth=0.1).expected(1, similarity)[0], 1 / (1 + np.exp(-1)))
+
+
+def test_similarity_is_the_correlation_of_control_means_and_0_where_one_is_constant(rng):
+    means = rng.normal(size=(3, 20))
+    means[2] = 1.5
+    changes = made([(1, 0)], np.ones((1, 20)), means=means)
+    control = rng.normal(size=20).astype(np.float32)
+    found = changes.similarity(control)
+    np.testing.assert_allclose(found[:2], [np.corrcoef(control, mean)[0, 1] for mean in means[:2]], atol=1e-6)
+    assert found[2] == 0
+    np.testing.assert_allclose(changes.similarity(3 * control + 2), found, atol=1e-6)
+    assert not changes.similarity(np.full(20, 2.0)).any()
+    assert changes.similarity(changes.means[1])[1] == pytest.approx(1)
+
+
+# the fit
+
+
+def test_where_contexts_that_are_alike_respond_alike_the_fitted_bandwidth_is_narrow(rng):
+    fitted = simulated(rng).fitted()
+    assert fitted.bandwidth <= 0.2
+    assert fitted.share > 0.9
+
+
+def test_where_likeness_says_nothing_it_counts_for_nothing_and_what_is_common_is_kept(rng):
+    changes = simulated(rng, n_contexts=24, n_kinds=24, alike=False)
+    fitted = changes.fitted()
+    assert fitted.bandwidth == np.inf
+    assert 0.8 < fitted.share <= 1
+
+
+def test_a_response_that_does_not_carry_over_is_given_next_to_no_share(rng):
+    changes = simulated(rng)
+    own = replace(changes, changes=rng.normal(size=changes.changes.shape).astype(np.float32))
+    assert own.fitted().share < 0.1
+    assert replace(own, noise=np.full(72, 1e6)).fitted().share == 1  # nothing is expected, so there is nothing to scale
+
+
+def test_what_is_fitted_predicts_conditions_that_are_left_out_better_than_any_other_bandwidth_and_share(rng):
+    changes = simulated(rng, noise=0.3, n_contexts=6, sizes=np.tile([10, 40, 200, 20, 80, 30], 6))
+    fitted = changes.fitted()
+
+    def error(bandwidth, share):
+        own, squares = replace(changes, bandwidth=bandwidth, share=share), 0.0
+        for row, (label, context) in enumerate(zip(changes.label, changes.context, strict=True)):
+            found = own.expected(int(label), changes.similarity(changes.means[context]), int(context), left_out=True)
+            n = changes.sizes[row]
+            squares += n / (n + ENOUGH) * float(np.square(changes.changes[row] - found).sum())
+        return squares
+
+    best = error(fitted.bandwidth, fitted.share)
+    assert all(best <= error(fitted.bandwidth, share) for share in (fitted.share - 0.02, fitted.share + 0.02))
+    whole = error(fitted.bandwidth, 1.0)
+    assert all(whole <= error(bandwidth, 1.0) * (1 + 1e-6) for bandwidth in BANDWIDTHS)
+
+
+def test_without_a_perturbation_in_two_contexts_there_is_nothing_to_fit():
+    changes = made([(1, 0), (2, 1)], np.eye(2), means=np.eye(2), bandwidth=0.3, share=0.4)
+    assert changes.fitted() is changes
+
+
+# all of them
+
+
+def test_the_mean_change_of_a_label_is_that_of_its_contexts_by_their_cells(two):
+    pooled = two.pooled(3)
+    expected = [[0, 0], [2.0 * 30 / 120, 4.0 * 90 / 120], [9, 9], [0, 0]]
+    np.testing.assert_allclose(pooled, expected, rtol=1e-6)
+    assert pooled.dtype == np.float32
+
+
+@pytest.mark.parametrize("bandwidth", [0.05, np.inf])
+def test_arrays_and_facts_are_the_changes_again(two, bandwidth):
+    two = replace(two, bandwidth=bandwidth, contexts=(("B", "d1"), ("T", "")))
+    again = Changes.of_arrays(two.arrays(), json.loads(json.dumps(two.facts())))
+    assert again.contexts == two.contexts
+    assert (again.bandwidth, again.share) == (bandwidth, 0.8)
+    for name, values in two.arrays().items():
+        np.testing.assert_array_equal(again.arrays()[name], values)
+    np.testing.assert_array_equal(again.expected(1, np.ones(2), 0), two.expected(1, np.ones(2), 0))
+
+
+def test_changes_of_labels_are_theirs_in_every_context(rng):
+    shifts = rng.normal(size=(4, 5)).astype(np.float32)
+    changes = Changes.of_labels(shifts)
+    assert changes.fitted() is changes
+    similarity = changes.similarity(rng.normal(size=5))
+    for label in range(4):
+        for own, left_out in ((0, False), (0, True), (None, False)):
+            found = changes.expected(label, similarity, own, left_out=left_out)
+            np.testing.assert_allclose(found, shifts[label], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(8, ["d1", "d2"]), (7, [""]), (4, [""])])
+def test_contexts_are_joined_over_assay_batches_where_conditions_are_too_many(monkeypatch, most, expected):
+    monkeypatch.setattr(module, "MOST_CONDITIONS", most)
+    groups = [(label, kind, batch) for label in (1, 2) for kind in ("B", "T") for batch in ("d1", "d2")]
+    found = joined(groups)
+    assert [kind for kind, _ in found] == [kind for _, kind, _ in groups]
+    assert sorted({batch for _, batch in found}) == expected
+
+
+def test_contexts_are_one_where_even_those_of_cell_types_are_too_many(monkeypatch):
+    monkeypatch.setattr(module, "MOST_CONDITIONS", 3)
+    groups = [(label, kind, "d") for label in (1, 2, 3) for kind in ("B", "T")]
+    assert joined(groups) == [("", "")] * 6
+    # and there is nothing coarser
+    monkeypatch.setattr(module, "MOST_CONDITIONS", 1)
+    assert joined(groups) == [("", "")] * 6
