@@ -145,8 +145,8 @@ class Changes:
             similarity: of the context, see `similarity`.
             own: the place of the context, where training has seen it.
             cell_type: of the context, where it is known.
-            left_out: expect what would be expected if training had not seen the perturbation in this cell type or, where
-                it was seen in no other, in this context.
+            left_out: expect what would be expected if training had not seen the perturbation in this cell type, or in
+                this context where it was seen in no other type.
         """
         rows = self.of_label(label)
         mine = self.context[rows] == (-1 if own is None else own)

@@ -42,8 +42,8 @@ _NODES = np.exp(np.arange(-12.0, 4.5))
 _LOSSES = np.linspace(LOWEST, 0.0, 11)[:-1]
 _GAINS = np.linspace(0.0, HIGHEST, 33)
 
-_ROUNDS = 4
-"""Of finding the changes and what they make of the cells' totals, in turn."""
+_ROUNDS, _MOST = 8, 1.5
+"""Of finding the changes and what they make of the logarithm of the cells' totals, in turn, and the most of that."""
 
 _OFF, _SHARE_OFF = 0.02, 1e-4
 """What float32 may leave of a whole number of counts: so much, and so much for each count."""
@@ -201,13 +201,17 @@ class Curves:
         Where shift is 0 everywhere so is o; a mean below 0 is taken for 0.
         """
         wanted = np.maximum(self.unchanged + shift, 0.0)
-        change, log_rho = np.zeros(len(wanted)), 0.0
-        for _ in range(_ROUNDS):
-            change = self._at(wanted + log_rho * self._between(self.slopes, change))
-            # what was not to be changed is not, but for the share of the total
+        change, best = np.zeros(len(wanted)), (np.inf, np.zeros(len(wanted)))
+        assumed, before = 0.0, (0.0, 0.0)
+        for i in range(_ROUNDS):
+            change = self._at(wanted + assumed * self._between(self.slopes, change))
             rho = 1 + float(((kept(change) - 1) * self.shares + added(change) / PER).sum())
-            log_rho = float(np.log(max(rho, 1e-3)))
-        return change
+            off = float(np.log(max(rho, 1e-3))) - assumed
+            best = min(best, (abs(off), change), key=lambda found: found[0])
+            # a secant, for the more a panel holds of the totals the slower do rounds alone end
+            step = off if i == 0 or off == before[1] else off * (assumed - before[0]) / (before[1] - off)
+            before, assumed = (assumed, off), float(np.clip(assumed + step, -_MOST, _MOST))
+        return best[1]
 
     def _at(self, wanted: Vector) -> Vector:
         """The change of each gene where its curve has a value."""

@@ -80,7 +80,7 @@ def observed(
 
 
 class _Observed(torch.autograd.Function):
-    """Log1p counts per 10^4 of control cells -> those of drawn cells and their totals, with a gradient in the change."""
+    """Log1p counts per 10^4 of control cells -> those of drawn cells, and totals; with a gradient in the change."""
 
     @staticmethod
     def forward(
