@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from perturbdiff.cells import contexts as module
-from perturbdiff.cells.contexts import BANDWIDTHS, ENOUGH, Changes, joined
+from perturbdiff.cells.contexts import BANDWIDTHS, CARRIED, ENOUGH, Carried, Changes, joined
 
 
 def made(keys, changes, *, means, sizes=None, noise=None, **more):
@@ -24,6 +24,11 @@ def made(keys, changes, *, means, sizes=None, noise=None, **more):
         means=np.array(means, dtype=np.float32),
         **more,
     )
+
+
+def carrying(changes, bandwidth=np.inf, share=1.0):
+    """The same, carried over in this way within cell types and across them."""
+    return replace(changes, within=Carried(bandwidth, share), across=Carried(bandwidth, share))
 
 
 def without(changes, rows):
@@ -56,7 +61,7 @@ def test_the_only_condition_is_its_own_change_without_what_may_be_noise():
     np.testing.assert_allclose(changes.expected(1, similarity, own=0), expected)
     # there is no other to take its place
     np.testing.assert_allclose(changes.expected(1, similarity, own=0, left_out=True), expected)
-    np.testing.assert_allclose(replace(changes, share=0.3).expected(1, similarity), 0.3 * expected)
+    np.testing.assert_allclose(carrying(changes, share=0.3).expected(1, similarity), 0.3 * expected)
 
 
 @pytest.mark.parametrize("noise", [25.0, 26.0, 1e6])
@@ -86,8 +91,7 @@ def two():
         means=[[1.0, 0.0], [0.0, 1.0]],
         sizes=[30, 90, 10],
         noise=[0.4, 0.1, 1.0],
-        bandwidth=0.5,
-        share=0.8,
+        across=Carried(0.5, 0.8),
     )
 
 
@@ -124,7 +128,7 @@ def test_without_noise_a_seen_context_is_expected_its_own_change(rng):
 
 @pytest.mark.parametrize("bandwidth", [0.05, 0.5, np.inf])
 def test_to_leave_a_condition_out_is_to_expect_it_without_it(rng, bandwidth):
-    changes = replace(simulated(rng), bandwidth=bandwidth, share=0.7)
+    changes = carrying(simulated(rng), bandwidth, 0.7)
     for row in (0, 13, 71):
         label, own = int(changes.label[row]), int(changes.context[row])
         similarity = changes.similarity(changes.means[own])
@@ -148,11 +152,11 @@ def test_an_infinite_bandwidth_weighs_by_the_cells_alone(rng):
 def test_the_nearer_a_context_the_more_it_counts_and_the_narrower_the_bandwidth_the_more_so():
     changes = made([(1, 0), (1, 1)], np.eye(2), means=np.eye(2))
     similarity = np.array([0.9, 0.8])
-    counts = [replace(changes, bandwidth=width).expected(1, similarity)[0] for width in BANDWIDTHS]
+    counts = [carrying(changes, width).expected(1, similarity)[0] for width in BANDWIDTHS]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > 0.999
     assert counts[-1] == pytest.approx(0.5)
-    np.testing.assert_allclose(replace(changes, bandwidth=0.1).expected(1, similarity)[0], 1 / (1 + np.exp(-1)))
+    np.testing.assert_allclose(carrying(changes, 0.1).expected(1, similarity)[0], 1 / (1 + np.exp(-1)))
 
 
 def test_similarity_is_the_correlation_of_control_means_and_0_where_one_is_constant(rng):
@@ -172,14 +176,14 @@ def test_similarity_is_the_correlation_of_control_means_and_0_where_one_is_const
 
 
 def test_where_contexts_that_are_alike_respond_alike_the_fitted_bandwidth_is_narrow(rng):
-    fitted = simulated(rng).fitted()
+    fitted = simulated(rng).fitted().across
     assert fitted.bandwidth <= 0.2
     assert fitted.share > 0.9
 
 
 def test_where_likeness_says_nothing_it_counts_for_nothing_and_what_is_common_is_kept(rng):
     changes = simulated(rng, n_contexts=24, n_kinds=24, alike=False)
-    fitted = changes.fitted()
+    fitted = changes.fitted().across
     assert fitted.bandwidth == np.inf
     assert 0.8 < fitted.share <= 1
 
@@ -187,16 +191,18 @@ def test_where_likeness_says_nothing_it_counts_for_nothing_and_what_is_common_is
 def test_a_response_that_does_not_carry_over_is_given_next_to_no_share(rng):
     changes = simulated(rng)
     own = replace(changes, changes=rng.normal(size=changes.changes.shape).astype(np.float32))
-    assert own.fitted().share < 0.1
-    assert replace(own, noise=np.full(72, 1e6)).fitted().share == 1  # nothing is expected, so there is nothing to scale
+    assert own.fitted().across.share < 0.1
+    assert (
+        replace(own, noise=np.full(72, 1e6)).fitted().across.share == 1
+    )  # nothing is expected, so there is nothing to scale
 
 
 def test_what_is_fitted_predicts_conditions_that_are_left_out_better_than_any_other_bandwidth_and_share(rng):
     changes = simulated(rng, noise=0.3, n_contexts=6, sizes=np.tile([10, 40, 200, 20, 80, 30], 6))
-    fitted = changes.fitted()
+    fitted = changes.fitted().across
 
     def error(bandwidth, share):
-        own, squares = replace(changes, bandwidth=bandwidth, share=share), 0.0
+        own, squares = carrying(changes, bandwidth, share), 0.0
         for row, (label, context) in enumerate(zip(changes.label, changes.context, strict=True)):
             found = own.expected(int(label), changes.similarity(changes.means[context]), int(context), left_out=True)
             n = changes.sizes[row]
@@ -210,8 +216,37 @@ def test_what_is_fitted_predicts_conditions_that_are_left_out_better_than_any_ot
 
 
 def test_without_a_perturbation_in_two_contexts_there_is_nothing_to_fit():
-    changes = made([(1, 0), (2, 1)], np.eye(2), means=np.eye(2), bandwidth=0.3, share=0.4)
-    assert changes.fitted() is changes
+    changes = made([(1, 0), (2, 1)], np.eye(2), means=np.eye(2))
+    assert changes.fitted().across == changes.fitted().within == CARRIED
+
+
+def of_donors(rng, *, n_types=4, n_donors=3, n_genes=40):
+    """One perturbation, which does the same in all donors of a cell type, and something else in each type."""
+    of_type = rng.normal(size=(n_types, n_genes))
+    keys = [(1, i) for i in range(n_types * n_donors)]
+    kind = np.repeat(np.arange(n_types), n_donors)
+    means = 5 * rng.normal(size=(n_types, n_genes))[kind] + rng.normal(size=(len(keys), n_genes))
+    changes = made(keys, of_type[kind], means=means)
+    return replace(changes, contexts=tuple((f"type_{k}", f"donor_{i}") for i, k in enumerate(kind)))
+
+
+def test_what_carries_over_within_a_cell_type_and_across_types_is_fitted_apart(rng):
+    fitted = of_donors(rng).fitted()
+    assert fitted.within.share == pytest.approx(1.0, abs=0.05)
+    assert fitted.within.bandwidth <= 0.2
+    assert fitted.across.share < 0.5
+
+
+def test_another_donor_of_a_seen_cell_type_is_expected_what_donors_of_the_type_do_and_a_new_type_little(rng):
+    changes = of_donors(rng)
+    fitted, own = changes.fitted(), changes.changes[0].astype(float)
+    similarity = changes.similarity(changes.means[0])
+    known = without(fitted, [0]).expected(1, similarity, cell_type="type_0")
+    new = without(fitted, [0, 1, 2]).expected(1, similarity, cell_type="type_0")
+    assert np.linalg.norm(known - own) < 0.1 * np.linalg.norm(own)
+    assert np.linalg.norm(new) < 0.5 * np.linalg.norm(own)
+    # to leave the context out is to leave its cell type out
+    np.testing.assert_allclose(fitted.expected(1, similarity, 0, left_out=True), new)
 
 
 # all of them
@@ -226,10 +261,10 @@ def test_the_mean_change_of_a_label_is_that_of_its_contexts_by_their_cells(two):
 
 @pytest.mark.parametrize("bandwidth", [0.05, np.inf])
 def test_arrays_and_facts_are_the_changes_again(two, bandwidth):
-    two = replace(two, bandwidth=bandwidth, contexts=(("B", "d1"), ("T", "")))
+    two = replace(two, within=Carried(bandwidth, 0.8), contexts=(("B", "d1"), ("T", "")))
     again = Changes.of_arrays(two.arrays(), json.loads(json.dumps(two.facts())))
     assert again.contexts == two.contexts
-    assert (again.bandwidth, again.share) == (bandwidth, 0.8)
+    assert (again.within, again.across) == ((bandwidth, 0.8), (0.5, 0.8))
     for name, values in two.arrays().items():
         np.testing.assert_array_equal(again.arrays()[name], values)
     np.testing.assert_array_equal(again.expected(1, np.ones(2), 0), two.expected(1, np.ones(2), 0))
@@ -238,7 +273,6 @@ def test_arrays_and_facts_are_the_changes_again(two, bandwidth):
 def test_changes_of_labels_are_theirs_in_every_context(rng):
     shifts = rng.normal(size=(4, 5)).astype(np.float32)
     changes = Changes.of_labels(shifts)
-    assert changes.fitted() is changes
     similarity = changes.similarity(rng.normal(size=5))
     for label in range(4):
         for own, left_out in ((0, False), (0, True), (None, False)):

@@ -144,13 +144,14 @@ class Changes:
             label: its number.
             similarity: of the context, see `similarity`.
             own: the place of the context, where training has seen it.
-            cell_type: of the context, where it is known.
+            cell_type: of the context, where training has not seen it.
             left_out: expect what would be expected if training had not seen the perturbation in this cell type, or in
                 this context where it was seen in no other type.
         """
         rows = self.of_label(label)
         mine = self.context[rows] == (-1 if own is None else own)
-        alike = self._cell_type[self.context[rows]] == self._number.get(cell_type, -1)
+        named = cell_type if own is None else self.contexts[own][0]
+        alike = self._cell_type[self.context[rows]] == self._number.get(named, -1)
         if left_out:
             kept = ~(mine if alike.all() else alike)
             if kept.any():
