@@ -10,9 +10,9 @@ one model is fine-tuned, and from new weights another trained, at equal steps an
   of the same knock-outs test.
 
 The weights are chosen on validation cells that are the same for both: CD8 T cells; other cells of each knock-out. Each
-is done for two readings of the network: as a change added to the control cells and the mean change (target "residual",
-the default; the head begins afresh), once more with mean changes that are shrunk by their sampling noise, and as the
-cell itself (target "cell", the release's; the head is kept).
+is done for three readings of the network: as a change of the control cells' counts beside the expected one (target
+"counts", the default; the head begins afresh), of their log1p values ("residual"), and as the cell itself (target
+"cell", the release's; the head is kept).
 
 What is done stays in experiments/runs, and the same command goes on from there. Results:
 experiments/results/pretraining.md."""
@@ -35,10 +35,10 @@ from perturbdiff.metrics.tables import over_batches
 from perturbdiff.recipes.dataset import Expression
 
 HERE = Path(__file__).parent
-TARGETS = ("residual", "cell")
+TARGETS = ("counts", "cell")
 VARIANTS = {
+    "counts": ("counts", {}, "fresh"),
     "residual": ("residual", {}, "fresh"),
-    "residual, shrunk": ("residual", {"shrink_shifts": True}, "fresh"),
     "cell": ("cell", {}, "kept"),
 }
 """Of fine-tuning and training from scratch: the target, settings of the training, the head of a fine-tuning."""

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
 HERE = Path(__file__).parent
-COLOURS = {"cell": "#D55E00", "residual": "#0072B2", "residual, shrunk": "#009E73"}
+COLOURS = {"cell": "#D55E00", "counts": "#0072B2", "residual": "#009E73", "residual, shrunk": "#009E73"}
 LINES = {"scratch": ("--", "white"), "fine-tuned": ("-", None)}
 
 
