@@ -99,7 +99,7 @@ class _Observed(torch.autograd.Function):
         return x, after
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any,  # noqa: ANN401 - torch's own
         of_x: Tensor,
         of_after: Tensor,  # noqa: ARG004 - totals have no gradient

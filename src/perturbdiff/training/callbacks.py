@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
 from perturbdiff.training.patience import Patience
-from perturbdiff.training.proof import Energies, mean_energy, proven
+from perturbdiff.training.proof import Energies, proven
 from perturbdiff.training.streams import ValidationBatch
 
 RESUME = "resume.ckpt"
@@ -89,7 +89,7 @@ class RunFolder(Callback):
         self.patience = patience
         self.best = math.inf
         self.best_step = -1
-        self.start: dict[tuple[int, ...], float] = {}
+        self.start: list[float] | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights where they are the best so far, write the state to resume from, and end where it is time."""
@@ -100,11 +100,12 @@ class RunFolder(Callback):
 
     def judge(self, trainer: Trainer, energies: Energies) -> None:
         """Keep the weights where their validation energy is the best so far, and proven to be below that of step 0."""
-        energy = mean_energy(energies)
+        energy = energies.mean
         if trainer.global_step == 0:
-            self.start = dict(energies)
+            self.start = list(energies.populations)
         self.patience.see(trainer.global_step, energy)
-        if energy < self.best and (trainer.global_step == 0 or proven(energies, self.start)):
+        first = trainer.global_step == 0 or self.start is None
+        if energy < self.best and (first or proven(energies.populations, self.start or [])):
             self.best, self.best_step = energy, trainer.global_step
             self._keep(trainer, energy)
 
@@ -145,7 +146,7 @@ class RunFolder(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The best so far, when resuming."""
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
-        self.start = dict(state_dict["start"])
+        self.start = state_dict["start"]
         # states of before there was a patience have none: it begins anew
         self.patience.load_state_dict(state_dict.get("patience", self.patience.state_dict()))
 
@@ -193,7 +194,7 @@ class Start(Callback):
         energies = module.validation_energies()
         self.folder.judge(trainer, energies)
         for logger in trainer.loggers:
-            logger.log_metrics({"validation energy": mean_energy(energies)}, step=0)
+            logger.log_metrics({"validation energy": energies.mean}, step=0)
 
 
 class Interruption(Callback):

@@ -22,7 +22,7 @@ from perturbdiff.core.kernel import energy_distance
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.core.randomness import stream
 from perturbdiff.recipes.settings import Settings, TrainingSettings
-from perturbdiff.training.proof import Energies, mean_energy
+from perturbdiff.training.proof import Energies
 from perturbdiff.training.streams import ValidationBatch
 
 VALIDATION_STREAM = -1
@@ -53,7 +53,7 @@ class DenoiserModule(LightningModule):
         self.objective = build_objective(settings)
         self._sampled: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self._since = time.perf_counter()
-        self.energies: Energies = {}
+        self.energies = Energies({}, [])
 
     def training_step(self, batch: PopulationBatch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
         """The loss of one minibatch; its noise is a function of (seed, step, key of each population)."""
@@ -100,30 +100,31 @@ class DenoiserModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the energy of the validation."""
         self.energies = self.validation_energies()
-        self.log("validation energy", mean_energy(self.energies), prog_bar=True, sync_dist=True)
+        self.log("validation energy", self.energies.mean, prog_bar=True, sync_dist=True)
         self._since = time.perf_counter()
 
     def validation_energies(self) -> Energies:
         """The unbiased energy distance of what was sampled since it was asked last, log1p counts per 10^4.
 
         Each (perturbation, cell type, assay batch) is judged apart: cells of one sample are more alike than those of
-        two.
+        two. Beside them stand those of the populations.
 
         Raises:
             ValueError: one is not finite.
         """
-        found = {}
+        found, apart = {}, []
         for group, populations in self._sampled.items():
             predicted, observed = (torch.cat(cells)[:LARGEST_SET] for cells in zip(*populations, strict=True))
             found[group] = float(energy_distance(predicted, observed)) * self.scale
+            apart += [float(energy_distance(*pair)) * self.scale for pair in populations if len(pair[0]) > 1]
         self._sampled.clear()
-        energy = mean_energy(found)
-        if not math.isfinite(energy):
+        energies = Energies(found, apart)
+        if not math.isfinite(energies.mean):
             raise ValueError(
-                f"the validation energy is {energy} after step {self.global_step}, so the weights cannot be judged; "
-                "lower learning_rate or gradient_clip."
+                f"the validation energy is {energies.mean} after step {self.global_step}, so the weights cannot be "
+                "judged; lower learning_rate or gradient_clip."
             )
-        return found
+        return energies
 
     def configure_gradient_clipping(
         self,
