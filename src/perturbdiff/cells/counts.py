@@ -159,8 +159,8 @@ class Curves:
     """
 
     changes: Vector
-    means: NDArray[np.float64]
-    slopes: NDArray[np.float64]
+    means: NDArray[np.float32]
+    slopes: NDArray[np.float32]
     shares: Vector
 
     @classmethod
@@ -187,12 +187,13 @@ class Curves:
         # below the first node the integrand is c E[n'] z
         expected = np.concatenate([np.outer(p, shares), shares + added(_GAINS)[:, None] / PER]) * PER
         means += expected * float(_NODES[0]) * np.exp(-0.5)
-        return cls(np.concatenate([_LOSSES, _GAINS]), means, slopes, shares)
+        knots = np.concatenate([_LOSSES, _GAINS])
+        return cls(knots, means.astype(np.float32), slopes.astype(np.float32), shares)
 
     @property
     def unchanged(self) -> Vector:
         """The mean of x [genes]."""
-        found: Vector = self.means[len(_LOSSES)]
+        found: Vector = self.means[len(_LOSSES)].astype(np.float64)
         return found
 
     def realised(self, shift: NDArray[Any]) -> Vector:
@@ -224,10 +225,11 @@ class Curves:
         )
         return found
 
-    def _between(self, table: NDArray[np.float64], change: Vector) -> Vector:
+    def _between(self, table: NDArray[np.float32], change: Vector) -> Vector:
         """The values of a table at the change of each gene."""
         upper = np.clip(np.searchsorted(self.changes, change, side="right"), 1, len(self.changes) - 1)
         genes = np.arange(len(change))
         share = (change - self.changes[upper - 1]) / (self.changes[upper] - self.changes[upper - 1])
-        found: Vector = table[upper - 1, genes] + share * (table[upper, genes] - table[upper - 1, genes])
+        low, high = table[upper - 1, genes], table[upper, genes]
+        found: Vector = low + share * (high - low)
         return found
