@@ -119,6 +119,15 @@ def test_a_seen_context_is_expected_the_mean_and_what_its_own_change_proves_beyo
     np.testing.assert_allclose(two.expected(1, np.array([0.9, 0.4]), own), expected)
 
 
+def test_a_seen_context_is_weighed_by_what_carries_over_within_its_type_only_where_another_of_the_type_is_seen(two):
+    two = replace(two, within=Carried(0.05, 0.1))
+    donors = replace(two, contexts=(("type_0", "donor_0"), ("type_0", "donor_1")))
+    similarity = np.array([0.9, 0.4])
+    for changes, wanted in ((two, carrying(two, 0.5)), (donors, carrying(donors, 0.05))):
+        np.testing.assert_array_equal(changes.expected(1, similarity, 0), wanted.expected(1, similarity, 0))
+    assert not np.allclose(two.expected(1, similarity, 0), donors.expected(1, similarity, 0))
+
+
 def test_without_noise_a_seen_context_is_expected_its_own_change(rng):
     changes = replace(simulated(rng), noise=np.zeros(72))
     for row in (0, 17, 71):

@@ -94,7 +94,9 @@ def test_the_scale_of_training_is_no_part_of_the_changes(adata):
     _, other = measured(adata, scale=7.0)
     for name, values in one.arrays().items():
         np.testing.assert_allclose(other.arrays()[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
-    assert (one.bandwidth, one.contexts) == (other.bandwidth, other.contexts)
+    assert one.contexts == other.contexts
+    for carried, wanted in ((other.within, one.within), (other.across, one.across)):
+        assert carried == pytest.approx(wanted, rel=1e-4)
 
 
 def test_the_null_and_the_control_have_no_change_though_control_cells_train(adata):
@@ -167,4 +169,4 @@ def test_data_without_cell_types_or_assay_batches_are_one_context(adata):
     wanted = table.loc["stimulus_1"].mean() - table.loc["control"].mean()
     row = [label for label, *_ in keys_of(cells, changes)].index("stimulus_1")
     np.testing.assert_allclose(changes.changes[row], wanted, atol=1e-5)
-    assert changes.bandwidth == np.inf
+    assert changes.within == changes.across == contexts.CARRIED == (np.inf, 1.0)

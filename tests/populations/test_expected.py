@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.cells.contexts import Carried
 from perturbdiff.cells.counts import Curves, changed, logs
 from perturbdiff.cells.order import Segments
 from perturbdiff.core.choices import COVARIATES
@@ -19,6 +20,7 @@ from perturbdiff.recipes.dataset import Columns, Expression
 
 COLUMNS = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="assay_batch")
 SCALE = 2.0
+CARRIED = {"within": Carried(0.1, 0.6), "across": Carried(0.3, 0.4)}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def make(cells, vocabularies):
 
 @pytest.fixture(scope="module")
 def changes(make, cells):
-    return replace(measured_changes(make(), cells.runs), bandwidth=0.1, share=0.6)
+    return replace(measured_changes(make(), cells.runs), **CARRIED)
 
 
 def told_by(populations, cells, changes, vocabularies, *, counts=False, weights=None, in_all_ways=True):
@@ -162,7 +164,7 @@ def test_where_cells_are_drawn_as_counts_the_change_is_that_of_counts_which_move
 
 def test_a_context_that_training_has_not_seen_is_known_by_its_control_cells(make, cells, vocabularies):
     seen = (cells.labels["cell_type"] != "type_3").to_numpy()
-    changes = replace(measured_changes(make(np.flatnonzero(seen)), cells.runs), bandwidth=0.1, share=0.6)
+    changes = replace(measured_changes(make(np.flatnonzero(seen)), cells.runs), **CARRIED)
     assert all(kind != "type_3" for kind, _ in changes.contexts)
     told = told_by(make(np.flatnonzero(~seen)), cells, changes, vocabularies)
     draws = [draw for draw in told.plan(0) if named(draw, vocabularies)[0] != "control"]
@@ -175,16 +177,40 @@ def test_a_context_that_training_has_not_seen_is_known_by_its_control_cells(make
         np.testing.assert_allclose(found, [wanted] * 6, rtol=1e-4, atol=1e-5)
 
 
+def test_a_new_assay_batch_of_a_cell_type_is_told_what_carries_over_within_it_and_then_across_types(
+    make, cells, vocabularies
+):
+    labels = cells.labels.astype(str)
+    new = ((labels["cell_type"] == "type_3") & (labels["assay_batch"] == "donor_2")).to_numpy()
+    changes = replace(measured_changes(make(np.flatnonzero(~new)), cells.runs), **CARRIED)
+    assert ("type_3", "donor_2") not in changes.place
+    told = told_by(make(np.flatnonzero(new)), cells, changes, vocabularies)
+    draws = [draw for draw in told.plan(0) if named(draw, vocabularies)[0] != "control"]
+    assert draws
+    mean = (
+        cells.log_expression(cells.genes, controls_of(cells, "type_3", "donor_2")).toarray().mean(axis=0, dtype=float)
+    )
+    similarity = changes.similarity(mean)
+    for draw, found in zip(draws, told.batch(draws).expected.numpy() * SCALE, strict=True):
+        within, across = (
+            changes.expected(draw.condition[0], similarity, cell_type=cell_type) for cell_type in ("type_3", "")
+        )
+        elsewhere = changes.expected(draw.condition[0], similarity, cell_type="type_3", left_out=True)
+        np.testing.assert_allclose(found, [within] * 3 + [elsewhere] * 3, rtol=1e-4, atol=1e-5)
+        assert not np.allclose(within, across)
+        assert not np.allclose(elsewhere, across)
+
+
 def test_a_context_is_known_by_its_name_where_training_has_seen_it_whichever_control_cells_there_are(changes, rng):
     expectation = Expectation(changes, None, scale=SCALE, counts=False)
     others = rng.normal(size=(5, 40)).astype(np.float32)
     there = expectation.surroundings(("type_2", "donor_1"), others, None)
     own = changes.place["type_2", "donor_1"]
-    assert there.own == own
+    assert (there.own, there.cell_type) == (own, "type_2")
     np.testing.assert_array_equal(there.similarity, changes.similarity(changes.means[own]))
     for context in (("type_2", "donor_9"), ("type_2", ""), ("", ""), ("elsewhere", "donor_1")):
         there = expectation.surroundings(context, others, None)
-        assert there.own is None
+        assert (there.own, there.cell_type) == (None, context[0])
         np.testing.assert_allclose(there.similarity, changes.similarity(others.mean(axis=0, dtype=float)))
 
 

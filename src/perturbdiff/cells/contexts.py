@@ -11,8 +11,8 @@ correlation of the control means of c and of k's context,
 
 b is the positive part of James and Stein's estimator: what may be sampling noise is not expected. The bandwidth h and
 the share lambda of a response that proves to carry over are those that predict the trained conditions best, each by the
-others of its perturbation (`Changes.fitted`): by those of all contexts where tau was seen in the cell type of c, and
-else by those of other cell types. h may be infinite, so that similarity is worth nothing.
+others of its perturbation (`Changes.fitted`): by those of all contexts where tau was seen in another context of the
+cell type of c, and else by those of other cell types. h may be infinite, so that similarity is worth nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -158,7 +158,7 @@ class Changes:
                 rows, mine, alike = rows[kept], mine[kept], alike[kept]
         if not len(rows):
             return np.zeros(self.n_genes)
-        known, carried = self.changes[rows].astype(np.float64), self.within if alike.any() else self.across
+        known, carried = self.changes[rows].astype(np.float64), self.within if (alike & ~mine).any() else self.across
         w = self._weights(rows, similarity[self.context[rows]], carried.bandwidth)
         mean = w @ known
         found = _shrunk(mean, float(np.square(w) @ self.noise[rows]))
