@@ -231,5 +231,5 @@ class Curves:
         genes = np.arange(len(change))
         share = (change - self.changes[upper - 1]) / (self.changes[upper] - self.changes[upper - 1])
         low, high = table[upper - 1, genes], table[upper, genes]
-        found: Vector = low + share * (high - low)
+        found: Vector = np.asarray(low + share * (high - low), dtype=np.float64)
         return found
