@@ -5,7 +5,8 @@
 All 940 genes; the type under test is held out under IFN-beta, and B cells validate (CD8 T cells where B cells are under
 test). Every donor is judged apart, from the donor's own control cells. Beside the model: its step 0, which is what is
 expected by similar contexts, drawn as counts; the same on log1p values (target = "residual"), trained and at step 0;
-all baselines in the better of both ways; unchanged control cells; and the ceiling, halves of the observed cells.
+baselines in the better of both ways (those that are not here, such as ridge, are the mean shift where there is one
+perturbation); unchanged control cells; and the ceiling, halves of the observed cells.
 Results: experiments/results/contexts.md."""
 
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +32,7 @@ from perturbdiff.recipes.dataset import Recipe
 HERE = Path(__file__).parent
 TYPES = ("B cells", "CD14+ Monocytes", "CD4 T cells", "CD8 T cells", "FCGR3A+ Monocytes", "NK cells")
 SHOWN = [*METRICS, "zeros_predicted", "zeros_observed"]
+BASELINES = ("control + mean shift", "kernel ridge", "nearest cell type", "similar contexts")
 SMALLEST = 10
 """Cells of a donor and type under IFN-beta that are enough to be judged."""
 
@@ -63,7 +65,7 @@ def one(data: Path, held_out: str, seed: int) -> pd.DataFrame:
         groups = split.groups("test")
         made[name] = predicted_cells(model, groups[groups["cells"] >= SMALLEST], model.source, seed)
         steps[name] = model.trained.history["step"]
-    found = judged_beside(made, model.source, split, list(model.trained.genes), seed)
+    found = judged_beside(made, model.source, split, list(model.trained.genes), seed, BASELINES)
     return found.assign(seed=seed, kept_step=steps["perturbdiff"])
 
 

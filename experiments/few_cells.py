@@ -5,8 +5,8 @@
 Of each perturbation so many cells train (in each cell type and assay batch), the others are for test: knock-outs of
 Papalexi et al., interference of TAP-seq, single activations and interference of Norman and McFaline-Figueroa, IFN-beta
 of Kang et al. in every cell type. Nothing is tuned: the defaults of a small model, with 150 steps at most. Beside it
-stand its step 0, all baselines in the better of both ways (as counts, or on log1p values), unchanged control cells and
-the ceiling. Results: experiments/results/few_cells.md."""
+stand its step 0, baselines in the better of both ways (as counts, or on log1p values), unchanged control cells and the
+ceiling; the nearest cell type and the sum of members are the mean shift here. Results: experiments/results/few_cells.md."""
 
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -36,6 +36,7 @@ FILES = {
     "norman": ("norman_mcfaline_perturbench_devel.h5ad", "total_umi", (10, 20)),
     "kang": ("kang_ifnb_1kgenes.h5ad", None, (16,)),
 }
+BASELINES = ("control + mean shift", "perturbed mean", "ridge", "similar contexts")
 SPARE = 10
 """So many cells a group must have besides those that train, to be judged."""
 
@@ -88,7 +89,7 @@ def one(data: Path, name: str, kept: int, seed: int) -> pd.DataFrame:
         groups = split.groups("test")
         made[method] = predicted_cells(trained, groups, trained.source, seed)
         steps[method] = trained.trained.history["step"]
-    found = judged_beside(made, trained.source, split, list(trained.trained.genes), seed)
+    found = judged_beside(made, trained.source, split, list(trained.trained.genes), seed, BASELINES)
     return found.assign(file=name, kept=kept, seed=seed, kept_step=steps["perturbdiff"])
 
 
