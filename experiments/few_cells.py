@@ -6,7 +6,8 @@ Of each perturbation so many cells train (in each cell type and assay batch), th
 Papalexi et al., interference of TAP-seq, single activations and interference of Norman and McFaline-Figueroa, IFN-beta
 of Kang et al. in every cell type. Nothing is tuned: the defaults of a small model, with 150 steps at most. Beside it
 stand its step 0, baselines in the better of both ways (as counts, or on log1p values), unchanged control cells and the
-ceiling; the nearest cell type and the sum of members are the mean shift here. Results: experiments/results/few_cells.md."""
+ceiling; the nearest cell type and the sum of members are the mean shift here. Results:
+experiments/results/few_cells.md."""
 
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
