@@ -187,10 +187,8 @@ def test_a_new_assay_batch_of_a_cell_type_is_told_what_carries_over_within_it_an
     told = told_by(make(np.flatnonzero(new)), cells, changes, vocabularies)
     draws = [draw for draw in told.plan(0) if named(draw, vocabularies)[0] != "control"]
     assert draws
-    mean = (
-        cells.log_expression(cells.genes, controls_of(cells, "type_3", "donor_2")).toarray().mean(axis=0, dtype=float)
-    )
-    similarity = changes.similarity(mean)
+    control = cells.log_expression(cells.genes, controls_of(cells, "type_3", "donor_2")).toarray()
+    similarity = changes.similarity(control.mean(axis=0, dtype=float))
     for draw, found in zip(draws, told.batch(draws).expected.numpy() * SCALE, strict=True):
         within, across = (
             changes.expected(draw.condition[0], similarity, cell_type=cell_type) for cell_type in ("type_3", "")

@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 from perturbdiff.cells.anndata import cells_from_anndata, read_cells
+from perturbdiff.cells.order import Segments
 from perturbdiff.recipes.dataset import Columns, Expression, recipe_from_mapping
 from perturbdiff.recipes.selection import HoldOut
 from perturbdiff.split.audit import find_leaks
@@ -147,20 +148,153 @@ def test_no_validation_is_drawn_where_a_rule_names_it():
     assert split.notes == ()
 
 
-def test_fewer_than_ten_groups_give_no_validation_and_a_note():
-    cells = made(perturbations=("ctrl", "A"))
-    split = split_cells(cells, [TEST_A_IN_B], seed=0)
+def test_of_fewer_than_ten_groups_that_are_too_small_to_be_divided_none_validate_and_a_note_says_so():
+    split = split_cells(made(perturbations=("ctrl", "A")), [TEST_A_IN_B], seed=0)
     assert len(split.rows("validation")) == 0
-    assert split.notes[0].startswith(
-        "No validation: no rule names one, and 4 training groups of perturbed cells are fewer"
+    assert split.notes == (
+        "No validation: no rule names one, there are fewer than the 10 groups that no rule touches, of which a tenth "
+        "could be held back, and none has cells enough to be divided.",
     )
-    assert split.notes[0].endswith("the last checkpoint is kept.")
 
 
 def test_groups_of_one_cell_do_not_count_for_validation():
     split = split_cells(made(each=1), [TEST_A_IN_B], seed=0)
     assert len(split.rows("validation")) == 0
-    assert "0 training groups" in split.notes[0]
+    assert "fewer than the 10 groups that no rule touches" in split.notes[0]
+
+
+# a fifth of the cells of groups that train
+
+
+@pytest.mark.parametrize(("each", "n_back"), [(9, 0), (10, 2), (14, 2), (15, 3), (101, 20)])
+def test_where_groups_are_few_a_fifth_of_the_cells_of_each_validates_where_it_has_ten(each, n_back):
+    cells = made(perturbations=("ctrl", "A"), each=each)
+    split = split_cells(cells, [TEST_A_IN_B], seed=0)
+    assert split.groups("validation")["cells"].tolist() == [n_back] * (4 if n_back else 0)
+    assert split.groups("train")["cells"].tolist() == [each - n_back] * 4
+    assert split.groups("test")["cells"].tolist() == [each] * 2
+    assert sorted(np.concatenate([split.rows(part) for part in PARTS])) == list(range(cells.n_cells))
+    # control cells train
+    assert split.table()["control cells"].tolist() == [6 * each, 0, 0]
+    assert find_leaks(split) == []
+
+
+def uneven(adata):
+    """9 cells are left of A in T in the first donor, 25 of all others."""
+    few = (adata.obs["perturbation"] == "A") & (adata.obs["cell_type"] == "T") & (adata.obs["assay_batch"] == "d1")
+    return adata[~few.to_numpy() | (few.cumsum() <= 9).to_numpy()].copy()
+
+
+def test_of_groups_with_fewer_than_ten_cells_none_is_held_back_beside_larger_ones():
+    split = split_cells(made(perturbations=("ctrl", "A"), each=25, edit=uneven), [TEST_A_IN_B], seed=0)
+    assert split.groups("validation").to_numpy().tolist() == [
+        ["A", "NK", "d1", 5],
+        ["A", "NK", "d2", 5],
+        ["A", "T", "d2", 5],
+    ]
+    assert split.groups("train")["cells"].tolist() == [20, 20, 9, 20]
+
+
+def test_what_is_held_back_is_said_in_one_sentence():
+    split = split_cells(made(perturbations=("ctrl", "A"), each=25, edit=uneven), [TEST_A_IN_B], seed=3)
+    assert split.notes == (
+        "Validation: no rule names one, and there are fewer than the 10 groups that no rule touches, of which a tenth "
+        "could be held back, so 15 cells of 3 groups that train were drawn for it with seed 3; it says nothing of "
+        "conditions that do not train.",
+    )
+
+
+def test_what_is_held_back_depends_on_names_and_the_seed_and_not_on_the_order_of_the_cells(rng):
+    cells = made(perturbations=("ctrl", "A"), each=20)
+    shuffled = cells.take(rng.permutation(cells.n_cells))
+    for seed in range(3):
+        first, second = (split_cells(own, [TEST_A_IN_B], seed=seed) for own in (cells, shuffled))
+        assert parts_by_name(cells, first) == parts_by_name(shuffled, second)
+        assert first.hash == second.hash
+    drawn = {tuple(split_cells(cells, [TEST_A_IN_B], seed=seed).rows("validation")) for seed in range(8)}
+    assert len(drawn) > 4
+    renamed = made(perturbations=("ctrl", "A"), each=20, names=[f"x{i}" for i in range(120)])
+    again = split_cells(renamed, [TEST_A_IN_B], seed=0)
+    assert len(again.rows("validation")) == 16
+    assert set(again.rows("validation")) != set(split_cells(cells, [TEST_A_IN_B], seed=0).rows("validation"))
+
+
+@pytest.mark.parametrize("keep", [{"keep_cells": 15}, {"keep_fraction": 0.375}, {"keep_total": 90}])
+def test_of_what_few_shot_keeps_a_fifth_is_held_back_and_no_test_cell(keep):
+    cells = made(perturbations=("ctrl", "A"), each=40)
+    rule = HoldOut(part="test", perturbation=("A",), **keep)
+    split, named = (
+        split_cells(cells, rules, seed=0)
+        for rules in (
+            [rule],
+            [
+                rule,
+                HoldOut(
+                    part="validation",
+                    perturbation=("ctrl",),
+                    cell_type=("B",),
+                    assay_batch=("d1",),
+                    hold_out_controls=True,
+                ),
+            ],
+        )
+    )
+    # the test cells are those of a split that holds nothing back
+    np.testing.assert_array_equal(split.rows("test"), named.rows("test"))
+    assert split.groups("test")["cells"].sum() == 240 - 90
+    back, left = (
+        split.groups(part).set_index(["cell_type", "assay_batch"])["cells"] for part in ("validation", "train")
+    )
+    kept = back + left
+    assert kept.sum() == 90
+    assert (back == kept // 5).all()
+    parts = [set(split.rows(part)) for part in PARTS]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == cells.n_cells
+    assert find_leaks(split) == []
+
+
+def test_cells_of_a_held_out_group_that_train_are_a_leak_though_cells_of_groups_that_train_validate():
+    split = split_cells(made(perturbations=("ctrl", "A"), each=20), [TEST_A_IN_B], seed=0)
+    rows = split.segments.run[split.part == PARTS.index("test")]
+    assert len(rows) == 2
+    part = split.part.copy()
+    # nothing else may change: the test group gives its first stretch of cells to training
+    (first, _) = np.flatnonzero(part == PARTS.index("test"))
+    start = split.segments.start[first]
+    cut = {
+        key: np.insert(getattr(split.segments, key), first + 1, getattr(split.segments, key)[first])
+        for key in ("run", "start", "stop")
+    }
+    cut["stop"][first] = cut["start"][first + 1] = start + 3
+    stray = replace(split, segments=Segments(**cut), part=np.insert(part, first, PARTS.index("train")))
+    (leak,) = find_leaks(stray)
+    assert leak.startswith("3 training cells are of held-out groups, such as ('A', 'B', 'd1')")
+
+
+def test_nothing_is_held_back_of_groups_where_a_rule_names_a_validation_or_ten_groups_are_there():
+    cells = made(each=20)
+    drawn = split_cells(cells, [TEST_A_IN_B], seed=0)
+    assert drawn.groups("validation")["cells"].tolist() == [20, 20]
+    few = made(perturbations=("ctrl", "A"), each=20)
+    for rules in (
+        [HoldOut(part="validation", perturbation=("A",), cell_type=("NK",))],
+        [TEST_A_IN_B, HoldOut(part="validation", perturbation=("A",), cell_type=("NK",), assay_batch=("d1",))],
+        [HoldOut(part="validation", perturbation=("A",), cell_type=("NK",), keep_cells=12)],
+    ):
+        split = split_cells(few, rules, seed=0)
+        assert split.notes == ()
+        assert not len(split.held_back())
+        assert set(split.groups("validation")["cell_type"]) == {"NK"}
+    assert not len(drawn.held_back())
+    held_back = split_cells(few, [TEST_A_IN_B], seed=0)
+    np.testing.assert_array_equal(held_back.held_back().positions(), held_back.of("validation").positions())
+
+
+@pytest.mark.parametrize("n_groups", [9, 10])
+def test_ten_groups_are_enough_for_one_of_them_to_validate_as_a_whole(n_groups):
+    perturbations = ("ctrl", *(f"P{i}" for i in range(n_groups)))
+    split = split_cells(made(perturbations=perturbations, types=("B",), donors=("d1",), each=20), [], seed=0)
+    assert split.groups("validation")["cells"].tolist() == ([4] * 9 if n_groups == 9 else [20])
 
 
 def test_validation_is_never_drawn_from_what_a_rule_keeps_in_training():

@@ -1,8 +1,10 @@
-"""What a training begins with, without the training."""
+"""What a training begins with, without the training; validations of which the energies are known."""
 
 from types import SimpleNamespace
 
 import pytest
+
+from perturbdiff.training.module import DenoiserModule
 
 
 @pytest.fixture
@@ -22,3 +24,20 @@ def begins_with(monkeypatch):
         return states[0]
 
     return begin
+
+
+@pytest.fixture
+def energies(monkeypatch):
+    """Give validations such energies, by step, of one group or a list of several; all others are worse than these."""
+
+    def arrange(**by_step):
+        known = {int(step[1:]): energy for step, energy in by_step.items()}
+
+        def validation_energies(module):
+            module._sampled.clear()
+            found = known.get(module.global_step, 9.0)
+            return {(i, 1, 1): energy for i, energy in enumerate(found if isinstance(found, list) else [found])}
+
+        monkeypatch.setattr(DenoiserModule, "validation_energies", validation_energies)
+
+    return arrange

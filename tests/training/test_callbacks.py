@@ -1,4 +1,4 @@
-"""Averaging warms up; interruptions end training in good order; the run folder keeps the best weights."""
+"""Averaging warms up; interruptions end training in good order; the run folder keeps the best proven weights."""
 
 import json
 import signal
@@ -122,15 +122,16 @@ def test_outside_the_main_thread_no_handler_is_touched():
     assert found == [{}]
 
 
-def test_the_best_weights_by_validation_energy_are_kept_and_not_the_last(make_model, tmp_path, monkeypatch):
-    energies, seen = iter([3.0, 1.0, 2.0, 1.5]), []
-    original = AveragedWeights.weights
+def test_the_best_weights_by_validation_energy_are_kept_and_not_the_last(make_model, tmp_path, monkeypatch, energies):
+    energies(_2=3.0, _4=1.0, _6=2.0, _8=1.5)
+    seen = []
+    original = DenoiserModule.on_validation_epoch_end
 
     def on_validation_epoch_end(module):
-        module._sampled.clear()
-        module.log("validation energy", torch.tensor(next(energies)))
-        seen.append(original(next(c for c in module.trainer.callbacks if isinstance(c, AveragedWeights))))
+        seen.append(averaged(next(c for c in module.trainer.callbacks if isinstance(c, AveragedWeights))))
+        original(module)
 
+    averaged = AveragedWeights.weights
     monkeypatch.setattr(DenoiserModule, "on_validation_epoch_end", on_validation_epoch_end)
     model = train(make_model(training={"max_steps": 8}), tmp_path / "run")
     assert model.trained.history == {"step": 4, "validation_energy": 1.0}
@@ -140,28 +141,93 @@ def test_the_best_weights_by_validation_energy_are_kept_and_not_the_last(make_mo
         assert torch.equal(value, seen[1][name])
 
 
-def test_the_best_so_far_survives_a_resumption(make_model, tmp_path, monkeypatch):
-    energies = iter([1.0, 2.0, 3.0])
-
-    def on_validation_epoch_end(module):
-        module._sampled.clear()
-        module.log("validation energy", torch.tensor(next(energies)))
-
-    monkeypatch.setattr(DenoiserModule, "on_validation_epoch_end", on_validation_epoch_end)
+def test_the_best_so_far_survives_a_resumption(make_model, tmp_path, energies):
+    energies(_2=1.0, _4=2.0, _6=3.0)
     model = make_model(training={"max_steps": 4})
     train(model, tmp_path / "run")
     train(model, tmp_path / "run", max_steps=6)
-    assert next(energies, None) is None
+    assert model.outcome.steps == 6
     assert model.trained.history == {"step": 2, "validation_energy": 1.0}
     assert json.loads((tmp_path / "run" / "model.json").read_text())["history"]["step"] == 2
 
 
-def test_without_a_validation_the_last_weights_are_kept_and_a_note_says_why(make_model, tmp_path, said):
+JUDGED = {"max_steps": 4, "validate_start": True, "learning_rate": 0.01}
+UNPROVEN = {"_0": [1.0, 1.0, 1.0], "_2": [0.2, 1.1, 1.2], "_4": [0.7, 0.95, 1.2]}
+"""Lower at steps 2 and 4, by less than the standard error of it over groups."""
+
+
+def test_a_lower_energy_that_is_not_proven_keeps_the_weights_of_step_0(make_model, tmp_path, energies):
+    energies(**UNPROVEN)
+    model = train(make_model(training=JUDGED), tmp_path / "run")
+    assert model.outcome.steps == 4
+    assert model.trained.history == load_checkpoint(tmp_path / "run").history == {"step": 0, "validation_energy": 1.0}
+    # they are those that any training begins with
+    other = make_model(training=JUDGED | {"learning_rate": 1.0}).train(device="cpu", show_progress=False)
+    assert other.trained.history["step"] == 0
+    for name, value in model.trained.weights.items():
+        assert torch.equal(value, other.trained.weights[name])
+
+
+def test_a_proven_energy_keeps_the_trained_weights_and_a_yet_lower_one_has_to_be_proven_too(
+    make_model, tmp_path, energies
+):
+    energies(_0=[1.0, 1.0, 1.0], _2=[0.9, 0.8, 0.9], _4=[-3.0, 1.3, 1.4])
+    model = train(make_model(training=JUDGED), tmp_path / "run")
+    assert model.trained.history == {"step": 2, "validation_energy": pytest.approx(2.6 / 3)}
+
+
+def test_energies_of_the_start_survive_a_resumption(make_model, tmp_path, energies):
+    energies(**UNPROVEN)
+    model = train(make_model(training=JUDGED | {"max_steps": 2}), tmp_path / "run")
+    state = torch.load(tmp_path / "run" / RESUME, weights_only=True)["callbacks"]["RunFolder"]
+    assert state["start"] == {(i, 1, 1): 1.0 for i in range(3)}
+    train(model, tmp_path / "run", max_steps=4)
+    assert model.outcome.steps == 4
+    assert model.trained.history == {"step": 0, "validation_energy": 1.0}
+
+
+def test_where_step_0_is_not_judged_the_lowest_energy_is_kept(make_model, tmp_path, energies):
+    energies(**UNPROVEN)
+    model = train(make_model(training=JUDGED | {"validate_start": False}), tmp_path / "run")
+    assert model.trained.history == {"step": 2, "validation_energy": pytest.approx(2.5 / 3)}
+
+
+def test_without_a_validation_the_weights_of_step_0_are_kept_and_a_warning_names_both_remedies(
+    make_model, tmp_path, said
+):
+    model = train(make_model(hold_out=NO_VALIDATION, training=JUDGED), tmp_path / "run")
+    assert (model.outcome.steps, model.outcome.interrupted) == (0, False)
+    assert model.trained.history == load_checkpoint(tmp_path / "run").history == {"step": 0, "validation_energy": None}
+    (warning,) = (sentence for sentence in said if "before its first step" in sentence)
+    assert warning.startswith("without validation cells nothing tells whether a trained network is better than what is")
+    assert '(hold_out, part = "validation")' in warning
+    assert "training.validate_start = false" in warning
+    # it is complete: asked for again it neither trains nor is refused
+    again = train(make_model(hold_out=NO_VALIDATION, training=JUDGED), tmp_path / "run")
+    assert again.outcome.steps == 0
+    assert all(torch.equal(value, again.trained.weights[name]) for name, value in model.trained.weights.items())
+
+
+def test_without_a_validation_training_goes_on_where_step_0_is_not_to_be_judged_or_nothing_is_expected(
+    make_model, said
+):
+    for changes in (
+        {"training": JUDGED | {"validate_start": False}},
+        {"training": JUDGED, "model": {"target": "change"}},
+    ):
+        model = make_model(hold_out=NO_VALIDATION, **changes).train(device="cpu", show_progress=False)
+        assert model.outcome.steps == 4
+        assert model.trained.history == {"step": 4, "validation_energy": None}
+    assert not any("before its first step" in sentence for sentence in said)
+
+
+def test_without_a_validation_the_last_weights_are_kept_and_a_note_says_why_there_is_none(make_model, tmp_path, said):
     small = make_model(hold_out=NO_VALIDATION)
     assert len(small.split().groups("validation")) == 0
     train(small, tmp_path / "run")
     assert small.trained.history == {"step": 4, "validation_energy": None}
-    assert any(note.startswith("No validation: ") and "the last checkpoint is kept" in note for note in said)
+    (note,) = {note for note in said if note.startswith("No validation: ")}
+    assert "none has cells enough to be divided" in note
 
 
 def test_what_is_kept_are_weights_of_the_denoiser_alone(make_model):

@@ -33,7 +33,7 @@ def assert_same_training(one, other, n_steps):
     assert first.conditions.vocabularies == second.conditions.vocabularies
     changes = [measured_changes(own.training, parts.source.runs) for own, parts in (one, other)]
     assert changes[0].contexts == changes[1].contexts
-    assert (changes[0].bandwidth, changes[0].share) == (changes[1].bandwidth, changes[1].share)
+    assert (changes[0].within, changes[0].across) == (changes[1].within, changes[1].across)
     for name, values in changes[0].arrays().items():
         np.testing.assert_array_equal(values, changes[1].arrays()[name], err_msg=name)
     for populations, others in ((first.training, second.training), (first.validation, second.validation)):

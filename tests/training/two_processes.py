@@ -37,13 +37,14 @@ def main() -> None:
         Path(f"{asked.losses}.{rank}").write_text(json.dumps(seen))
         return loss
 
-    def validation_energy(module):
+    def validation_energies(module):
+        energies = dict.fromkeys(module._sampled, 1.0)
         module._sampled.clear()
-        return torch.tensor(1.0)
+        return energies
 
     DenoiserModule.training_step = training_step
     if asked.no_better:
-        DenoiserModule.validation_energy = validation_energy
+        DenoiserModule.validation_energies = validation_energies
     options = {"run": asked.run, "device": "cpu", "show_progress": False}
     if asked.stage == "pretrain":
         pretrain(asked.recipe, **options)

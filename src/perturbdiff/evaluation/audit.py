@@ -1,6 +1,7 @@
 """What of the judged conditions trained: a leak is a warning that comes before all others.
 
-Observed cells that trained are known by their names.
+Observed cells that trained are known by their names. Validation cells that were drawn of groups that train count as
+training cells: the kept weights were chosen by them, and their groups trained.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -38,6 +39,8 @@ def audit(
         Facts for the record, and a warning for each leak.
     """
     parts = {part: _conditions(split.groups(part)) for part in ("train", *HELD_OUT)}
+    if len(split.held_back()):
+        parts["validation"] = set()
     held_out = set.union(*(parts[part] for part in HELD_OUT))
     rows = perturbed_rows(observed, Pooling(pairs=frozenset(one.pair for one in conditions if not one.assay_batch)))
     n_trained = {one: int(trained[rows[one]].sum()) for one in conditions}
@@ -87,7 +90,8 @@ def trained_cells(split: Split, asked: Set[tuple[str, str]], observed: File) -> 
     runs = split.source.runs
     pairs = runs.labels[list(LABELS[:2])].astype(str).itertuples(index=False, name=None)
     chosen = np.array([pair in asked for pair in pairs]) & ~runs.is_control
-    segments = split.of("train")
+    held_back = split.held_back()
+    segments = split.of("train").union(held_back)
     segments = segments.take(chosen[segments.run])
     hashes = [split.source.hashes(start, stop) for start, stop in segments.ranges()]
     trained = np.isin(name_hashes(observed.names), np.concatenate(hashes)) if hashes else np.zeros(0, dtype=bool)
@@ -95,9 +99,10 @@ def trained_cells(split: Split, asked: Set[tuple[str, str]], observed: File) -> 
         return np.zeros(len(observed.names), dtype=bool), ""
     rows = perturbed_rows(observed, TOGETHER)
     n_cells = sum(own.size for one, own in rows.items() if one.pair in asked)
+    did = "trained or chose the kept weights" if len(held_back) else "trained"
     return trained, (
         f"{int(trained.sum())} of the {n_cells} observed cells of the predicted perturbations and cell types "
-        "trained, by their names, and are left out; --with-training-cells judges them too."
+        f"{did}, by their names, and are left out; --with-training-cells judges them too."
     )
 
 

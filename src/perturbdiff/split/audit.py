@@ -221,6 +221,8 @@ def _held_out_groups_in_training(split: Split) -> Iterator[str]:
     held = np.zeros(len(runs), dtype=bool)
     for part in PARTS[1:]:
         held |= split.cells_of_runs(part) > 0
+    # where cells of groups that train validate, it is not the group that is held out
+    held[split.held_back().run] = split.cells_of_runs("test")[split.held_back().run] > 0
     stray = held & ~runs.is_control & (split.cells_of_runs("train") > 0)
     for i, rule in enumerate(split.hold_out):
         if rule.keeps:

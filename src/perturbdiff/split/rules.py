@@ -89,6 +89,13 @@ class Split:
         np.add.at(n_cells, segments.run, segments.sizes)
         return n_cells
 
+    def held_back(self) -> Segments:
+        """The validation cells of groups that train, where these were drawn; none where whole groups validate."""
+        validation = self.of("validation")
+        trains = self.cells_of_runs("train")[validation.run] > 0
+        named = any(rule.part == "validation" for rule in self.hold_out)
+        return validation.take(trains & trains.all() & (not named))
+
     def table(self, cells_per_population: int | None = None) -> pd.DataFrame:
         """A row for each part: its groups of perturbed cells, all its cells, and its control cells among them.
 

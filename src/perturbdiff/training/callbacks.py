@@ -146,7 +146,8 @@ class RunFolder(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The best so far, when resuming."""
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
-        self.start = state_dict["start"]
+        # states of before weights had to prove themselves have nothing that these would be held against
+        self.start = state_dict.get("start")
         # states of before there was a patience have none: it begins anew
         self.patience.load_state_dict(state_dict.get("patience", self.patience.state_dict()))
 
