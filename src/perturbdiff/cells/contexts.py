@@ -7,12 +7,14 @@ correlation of the control means of c and of k's context,
     E(tau, c) = sum_k w_k S_k,   w_k ~ n_k / (n_k + 30) exp(-(max r - r_k) / h)    over the conditions k of tau
     s(tau, c) = b(E) E + b(S_o - E) (S_o - E)        where training has seen o = (tau, c)
     s(tau, c) = lambda b(E) E                        where it has not
-    b(d) = max(0, 1 - V(d) / |d|^2)
+    b(d) = max(0, 1 - V(d) / |d|^2),   of S_o - E at most T / (T + V(d))
 
 b is the positive part of James and Stein's estimator: what may be sampling noise is not expected. The bandwidth h and
 the share lambda of a response that proves to carry over are those that predict the trained conditions best, each by the
 others of its perturbation (`Changes.fitted`): by those of all contexts where tau was seen in another context of the
-cell type of c, and else by those of other cell types. h may be infinite, so that similarity is worth nothing.
+cell type of c, and else by those of other cell types. h may be infinite, so that similarity is worth nothing. T is the
+mean over trained conditions of |S_o - E|^2 - V(S_o - E), by which contexts differ at all: where they don't, what is
+noise in one of them is not taken for its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,6 +66,7 @@ class Changes:
         means: of their control cells [contexts, genes].
         within: what carries over from other contexts of the same cell type.
         across: what carries over from other cell types.
+        apart: T, how far the changes of one perturbation are apart in two contexts, squared.
     """
 
     label: Places
@@ -75,6 +78,7 @@ class Changes:
     means: NDArray[np.float32]
     within: Carried = CARRIED
     across: Carried = CARRIED
+    apart: float = np.inf
 
     @property
     def n_genes(self) -> int:
@@ -103,7 +107,7 @@ class Changes:
         """What `of_arrays` needs beside the arrays, as JSON has it: no bandwidth is an infinite one."""
         carried = {name: list(getattr(self, name)) for name in ("within", "across")}
         finite = {name: [h if np.isfinite(h) else None, share] for name, (h, share) in carried.items()}
-        return {"names": self.contexts, **finite}
+        return {"names": self.contexts, **finite, "apart": self.apart if np.isfinite(self.apart) else None}
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> "Changes":
@@ -113,6 +117,7 @@ class Changes:
         for name in ("within", "across"):
             bandwidth, share = facts[name]
             own[name] = Carried(np.inf if bandwidth is None else float(bandwidth), float(share))
+        own["apart"] = np.inf if facts["apart"] is None else float(facts["apart"])
         return cls(**own, contexts=names)
 
     def pooled(self, n_labels: int) -> NDArray[np.float32]:
@@ -158,16 +163,21 @@ class Changes:
                 rows, mine, alike = rows[kept], mine[kept], alike[kept]
         if not len(rows):
             return np.zeros(self.n_genes)
-        known, carried = self.changes[rows].astype(np.float64), self.within if (alike & ~mine).any() else self.across
+        carried = self.within if (alike & ~mine).any() else self.across
         w = self._weights(rows, similarity[self.context[rows]], carried.bandwidth)
-        mean = w @ known
-        found = _shrunk(mean, float(np.square(w) @ self.noise[rows]))
+        mean, noise = self._mean(rows, w)
+        found = mean * _share(noise, mean @ mean)
         if not mine.any():
             found *= carried.share
             return found
-        beyond = known[mine][0] - mean
-        w = mine - w
-        return found + _shrunk(beyond, float(np.square(w) @ self.noise[rows]))
+        beyond, noise = self._mean(rows, mine - w)
+        own = self.apart / (self.apart + noise) if np.isfinite(self.apart) else 1.0
+        found += beyond * min(float(_share(noise, beyond @ beyond)), own)
+        return found
+
+    def _mean(self, rows: Places, w: Vector) -> tuple[Vector, float]:
+        """The sum of some conditions' changes with weights, and its noise."""
+        return w @ self.changes[rows].astype(np.float64), float(np.square(w) @ self.noise[rows])
 
     def fitted(self) -> "Changes":
         """With what predicts each condition best from the others of its perturbation, in either way.
@@ -175,7 +185,26 @@ class Changes:
         Errors are squares, summed over genes, of a condition in proportion to n / (n + 30). Where no perturbation was
         seen in two contexts (of a type, of two types), there is nothing to fit.
         """
-        return replace(self, within=self._fitted(across=False), across=self._fitted(across=True))
+        return replace(self, within=self._fitted(across=False), across=self._fitted(across=True))._told_apart()
+
+    def _told_apart(self) -> "Changes":
+        """With T."""
+        several = self._several
+        if not several:
+            return self
+        beyond, weight = (np.concatenate([of(rows) for rows in several]) for of in (self._beyond, self._counting))
+        return replace(self, apart=max(0.0, float(np.average(beyond, weights=weight))))
+
+    def _beyond(self, rows: Places) -> Vector:
+        """The squared distance of each condition from the mean of all of its perturbation, less its noise."""
+        context = self._standardised[self.context[rows]]
+        r, kind = context @ context.T, self._cell_type[self.context[rows]]
+        found = []
+        for i, similar in enumerate(r):
+            carried = self.within if (kind == kind[i]).sum() > 1 else self.across
+            beyond, noise = self._mean(rows, np.eye(len(rows))[i] - self._weights(rows, similar, carried.bandwidth))
+            found.append(beyond @ beyond - noise)
+        return np.array(found)
 
     def _fitted(self, *, across: bool) -> Carried:
         parts = [self._left_out(rows, across=across) for rows in self._several]
@@ -266,13 +295,8 @@ def joined(groups: Sequence[tuple[int, str, str]]) -> list[Context]:
     return ways[-1]
 
 
-def _share(noise: Vector, squares: Vector) -> Vector:
-    """The share b of vectors with these squared norms [n] that is kept."""
-    found: Vector = 1 - np.divide(noise, squares, out=np.ones_like(squares), where=squares > noise)
-    return found
-
-
-def _shrunk(vector: Vector, noise: float) -> Vector:
-    """A vector without what may be noise of this variance, summed over its entries."""
-    found: Vector = vector * _share(np.array([noise]), np.array([float(np.square(vector).sum())]))[0]
+def _share(noise: Vector | float, squares: Vector | float) -> Vector:
+    """The share b of vectors with these squared norms that is kept [n], or of one."""
+    noise, squares = np.broadcast_arrays(np.asarray(noise, dtype=np.float64), np.asarray(squares, dtype=np.float64))
+    found: Vector = 1 - np.divide(noise, squares, out=np.ones(squares.shape), where=squares > noise)
     return found
