@@ -258,6 +258,28 @@ def test_another_donor_of_a_seen_cell_type_is_expected_what_donors_of_the_type_d
     np.testing.assert_allclose(fitted.expected(1, similarity, 0, left_out=True), new)
 
 
+def test_where_contexts_differ_by_noise_alone_each_is_expected_what_all_are(rng):
+    one, noise = rng.normal(size=40), 0.5
+    noisy = [one + noise * rng.normal(size=40) for _ in range(200)]
+    changes = made([(1, i) for i in range(200)], noisy, means=rng.normal(size=(200, 40)), noise=[noise**2 * 40] * 200)
+    fitted = changes.fitted()
+    assert fitted.apart < 0.05 * noise**2 * 40
+    found = [fitted.expected(1, fitted.similarity(fitted.means[i]), i) for i in range(20)]
+    assert max(np.linalg.norm(one - other) for other in found) < 0.3 * noise * np.sqrt(40)
+
+
+def test_a_context_has_at_most_the_share_of_its_departure_by_which_contexts_are_apart(two):
+    similarity = np.array([0.9, 0.4])
+    mean = replace(two, apart=0.0).expected(1, similarity, 0)
+    np.testing.assert_allclose(mean, by_hand(two, similarity)[2])
+    whole, half = (replace(two, apart=apart).expected(1, similarity, 0) - mean for apart in (np.inf, 1e-3))
+    w = by_hand(two, similarity)[0]
+    noise = (1 - w[0]) ** 2 * 0.4 + w[1] ** 2 * 0.1
+    beyond = two.changes[0] - by_hand(two, similarity)[1]
+    np.testing.assert_allclose(half, 1e-3 / (1e-3 + noise) * beyond)
+    assert np.linalg.norm(half) < np.linalg.norm(whole)
+
+
 # all of them
 
 
@@ -270,10 +292,12 @@ def test_the_mean_change_of_a_label_is_that_of_its_contexts_by_their_cells(two):
 
 @pytest.mark.parametrize("bandwidth", [0.05, np.inf])
 def test_arrays_and_facts_are_the_changes_again(two, bandwidth):
-    two = replace(two, within=Carried(bandwidth, 0.8), contexts=(("B", "d1"), ("T", "")))
+    two = replace(
+        two, apart=0.3 if bandwidth < 1 else np.inf, within=Carried(bandwidth, 0.8), contexts=(("B", "d1"), ("T", ""))
+    )
     again = Changes.of_arrays(two.arrays(), json.loads(json.dumps(two.facts())))
     assert again.contexts == two.contexts
-    assert (again.within, again.across) == ((bandwidth, 0.8), (0.5, 0.8))
+    assert (again.within, again.across, again.apart) == ((bandwidth, 0.8), (0.5, 0.8), two.apart)
     for name, values in two.arrays().items():
         np.testing.assert_array_equal(again.arrays()[name], values)
     np.testing.assert_array_equal(again.expected(1, np.ones(2), 0), two.expected(1, np.ones(2), 0))

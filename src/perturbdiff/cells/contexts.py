@@ -171,8 +171,8 @@ class Changes:
             found *= carried.share
             return found
         beyond, noise = self._mean(rows, mine - w)
-        own = self.apart / (self.apart + noise) if np.isfinite(self.apart) else 1.0
-        found += beyond * min(float(_share(noise, beyond @ beyond)), own)
+        most = self.apart / (self.apart + noise) if 0 < self.apart < np.inf else float(self.apart > 0)
+        found += beyond * min(float(_share(noise, beyond @ beyond)), most)
         return found
 
     def _mean(self, rows: Places, w: Vector) -> tuple[Vector, float]:
@@ -185,23 +185,21 @@ class Changes:
         Errors are squares, summed over genes, of a condition in proportion to n / (n + 30). Where no perturbation was
         seen in two contexts (of a type, of two types), there is nothing to fit.
         """
-        return replace(self, within=self._fitted(across=False), across=self._fitted(across=True))._told_apart()
-
-    def _told_apart(self) -> "Changes":
-        """With T."""
         several = self._several
         if not several:
             return self
-        beyond, weight = (np.concatenate([of(rows) for rows in several]) for of in (self._beyond, self._counting))
-        return replace(self, apart=max(0.0, float(np.average(beyond, weights=weight))))
+        within, across = self._fitted(across=False), self._fitted(across=True)
+        beyond = np.concatenate([self._beyond(rows, within, across) for rows in several])
+        weight = np.concatenate([self._counting(rows) for rows in several])
+        return replace(self, within=within, across=across, apart=max(0.0, float(np.average(beyond, weights=weight))))
 
-    def _beyond(self, rows: Places) -> Vector:
+    def _beyond(self, rows: Places, within: Carried, across: Carried) -> Vector:
         """The squared distance of each condition from the mean of all of its perturbation, less its noise."""
         context = self._standardised[self.context[rows]]
         r, kind = context @ context.T, self._cell_type[self.context[rows]]
         found = []
         for i, similar in enumerate(r):
-            carried = self.within if (kind == kind[i]).sum() > 1 else self.across
+            carried = within if (kind == kind[i]).sum() > 1 else across
             beyond, noise = self._mean(rows, np.eye(len(rows))[i] - self._weights(rows, similar, carried.bandwidth))
             found.append(beyond @ beyond - noise)
         return np.array(found)
