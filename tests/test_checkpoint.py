@@ -125,9 +125,9 @@ def test_a_model_predicts_the_same_once_it_is_read(make_model, adata, tmp_path, 
 
 def test_changes_that_are_not_whole_are_refused(own_run):
     contexts = json.loads((own_run / DESCRIPTION).read_text())["contexts"]
-    del contexts["share"]
+    del contexts["within"]
     change(own_run, contexts=contexts)
-    with pytest.raises(ValueError, match=r"is not a whole model .KeyError: 'share'"):
+    with pytest.raises(ValueError, match=r"is not a whole model .KeyError: 'within'"):
         load_checkpoint(own_run)
 
 

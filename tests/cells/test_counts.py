@@ -173,6 +173,28 @@ def test_the_cells_drawn_with_a_realised_shift_have_the_mean_of_the_control_cell
     assert (np.abs(np.mean(draws, axis=0) - before - shift) < 4 * error + 0.015).all()
 
 
+@pytest.mark.parametrize("up", [False, True])
+@pytest.mark.parametrize("share", [0.2, 0.5])
+@pytest.mark.parametrize("seed", [0, 2])
+def test_where_a_panel_holds_much_of_the_totals_the_mean_is_the_one_asked_for_though_these_move(share, up, seed):
+    rng = np.random.default_rng(seed)
+    counts, _ = shallow(50, 60, seed=seed)
+    totals = np.rint(counts.sum(axis=1) / share)
+    curves, before = Curves.of(counts, totals), logs(counts, totals).mean(axis=0)
+    shift = rng.normal(0.0, 0.6, 60)
+    shift = np.maximum(np.abs(shift) if up else shift, 0.1 - before)
+    change = curves.realised(shift)
+    drawn = [changed(counts, totals, change, rng) for _ in range(300)]
+    moved = np.mean([after.sum() for _, after in drawn]) / totals.sum()
+    assert abs(moved - 1) > (share / 4 if up else 0.01)
+    means = np.array([logs(*one).mean(axis=0) for one in drawn])
+    error = means.std(axis=0, ddof=1) / np.sqrt(len(means))
+    off = means.mean(axis=0) - before - shift
+    # beyond chance what interpolation between knots leaves
+    assert (np.abs(off) < 4 * error + 0.015).all()
+    assert abs(off.mean()) < 0.01
+
+
 def test_a_large_gain_takes_the_others_share_of_the_total_and_they_keep_their_means(rng):
     counts, totals = shallow(beyond=200)
     curves, before = Curves.of(counts, totals), logs(counts, totals).mean(axis=0)

@@ -30,6 +30,15 @@ def values(found):
     return found.X.toarray()
 
 
+def counted(adata):
+    """A copy in which each cell has a gene of one count, so that its log1p values tell its counts."""
+    copy = adata.copy()
+    counts = copy.X.toarray()
+    counts[:, 0] = 1
+    copy.X = sp.csr_matrix(counts)
+    return copy
+
+
 def test_a_model_remembers_over_which_genes_its_totals_ran(screen, adata):
     assert load_checkpoint(screen.run).total_genes == tuple(adata.var_names)
 
@@ -54,17 +63,21 @@ def test_control_cells_that_lack_genes_are_refused_and_a_column_of_totals_is_the
     np.testing.assert_allclose(values(found), values(read_anndata(predicted)), rtol=1e-6)
 
 
-def test_layer_gene_names_and_target_sum_are_options_of_predict(predicting, predicted, adata):
-    copy = adata.copy()
-    counts = adata.X.toarray()
-    copy.layers["log"] = sp.csr_matrix(np.log1p(1e6 * counts / counts.sum(axis=1, keepdims=True)))
+def test_layer_gene_names_and_target_sum_are_options_of_predict(predicting, adata):
+    copy = counted(adata)
+    wanted = values(predicting(copy))
+    for name, own in (("log", copy), ("untold", adata)):
+        counts = own.X.toarray()
+        copy.layers[name] = sp.csr_matrix(np.log1p(1e6 * counts / counts.sum(axis=1, keepdims=True)))
     copy.var["symbol"] = copy.var_names.to_numpy(dtype=object)
     copy.var_names = [f"ENSG{i}" for i in range(copy.n_vars)]
     assert predicting(copy).refused("0 of the panel's 30 genes are in the data.*--min-overlap")
     options = ["--gene-names", "symbol", "--scale", "log1p", "--layer", "log"]
+    untold = predicting(copy, *options[:-1], "untold", "--target-sum", 1e6)
+    assert untold.refused("24 of 24 control cells hold log1p values that do not tell their counts")
     assert predicting(copy, *options).refused(r"give --target-sum|declare --target-sum = 1e\+06")
     found = predicting(copy, *options, "--target-sum", 1e6)
-    np.testing.assert_allclose(values(found), values(read_anndata(predicted)), atol=1e-3)
+    np.testing.assert_allclose(values(found), wanted, atol=1e-3)
 
 
 def test_every_option_that_stands_for_a_key_is_one_of_predict_and_evaluate(cli):
@@ -121,7 +134,7 @@ def test_a_column_of_the_users_keeps_its_name_and_ours_has_another(make_model, a
 
 
 def per_million(adata, path):
-    copy = adata.copy()
+    copy = counted(adata)
     counts = copy.X.toarray()
     copy.X = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e6).astype(np.float32)
     copy.write_h5ad(path)

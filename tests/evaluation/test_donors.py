@@ -6,7 +6,7 @@ import pytest
 
 from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation.alignment import align
-from perturbdiff.evaluation.audit import LEAK
+from perturbdiff.evaluation.audit import LEAK, audit
 from perturbdiff.evaluation.evaluate import Depth, Scope, evaluate
 from perturbdiff.evaluation.from_files import evaluate_files
 from perturbdiff.evaluation.scores import CEILING, REPLICATES
@@ -182,11 +182,14 @@ def test_cells_that_trained_are_never_among_the_judged_ones_unless_they_are_aske
     folder, donor = donors
     files, source = {"model": folder / "predicted.h5ad"}, TrainingData.of_run(folder / "run")
     assert find_leaks(source.split) == []
+    # 12 cells of the perturbation chose the weights, and are no more judged than the 58 that were fitted
+    assert source.split.held_back().n_cells == 27
     found = evaluate_files(files, folder / "screen.h5ad", source=source)
     (condition,) = found.conditions
     assert condition.assay_batch == donor
     assert found.notes[0].startswith(
-        "70 of the 80 observed cells of the predicted perturbations and cell types trained"
+        "70 of the 80 observed cells of the predicted perturbations and cell types trained or chose the kept "
+        "weights, by their names, and are left out"
     )
     assert not [caution for caution in found.warnings if caution.kind == LEAK]
     split, observed = source.split, read_anndata(folder / "screen.h5ad")
@@ -198,6 +201,20 @@ def test_cells_that_trained_are_never_among_the_judged_ones_unless_they_are_aske
     every = evaluate_files(files, folder / "screen.h5ad", source=source, with_training_cells=True)
     assert every.warnings[0].text.startswith("6 of the 16 judged observed cells were trained on, by their names.")
     assert not every.table["value"].equals(found.table["value"])
+
+
+def test_conditions_of_which_a_fifth_of_the_cells_validated_trained_and_are_none_of_the_validation_part(donors):
+    folder, donor = donors
+    split = TrainingData.of_run(folder / "run").split
+    cells = split.source
+    (kind,) = set(cells.labels["cell_type"].astype(str))
+    judged = [Condition("stimulus_1", kind, donor), Condition("stimulus_2", kind, donor)]
+    unnamed = np.zeros(cells.n_cells, dtype=bool)
+    facts, leaks = audit(split, judged, cells, unnamed, judged=True, grammar=split.source.runs.grammar)
+    assert (facts["held_out"], facts["in_validation"], facts["in_neither"]) == (1, [], [])
+    assert facts["in_training"] == [judged[1]._asdict()]
+    assert "1 of the 2 judged conditions were in training" in leaks[0].text
+    assert not any("validation part" in leak.text for leak in leaks)
 
 
 def test_intervals_draw_donors_where_donors_are_held_out_of_perturbations_that_trained(donors):

@@ -213,7 +213,7 @@ def test_what_is_held_back_depends_on_names_and_the_seed_and_not_on_the_order_of
         assert first.hash == second.hash
     drawn = {tuple(split_cells(cells, [TEST_A_IN_B], seed=seed).rows("validation")) for seed in range(8)}
     assert len(drawn) > 4
-    renamed = made(perturbations=("ctrl", "A"), each=20, names=[f"x{i}" for i in range(120)])
+    renamed = made(perturbations=("ctrl", "A"), each=20, names=[f"x{i}" for i in range(240)])
     again = split_cells(renamed, [TEST_A_IN_B], seed=0)
     assert len(again.rows("validation")) == 16
     assert set(again.rows("validation")) != set(split_cells(cells, [TEST_A_IN_B], seed=0).rows("validation"))

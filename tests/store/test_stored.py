@@ -21,7 +21,8 @@ from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.vocabulary import Vocabulary
 from perturbdiff.populations.epochs import Populations
 from perturbdiff.recipes.dataset import recipe_from_mapping
-from perturbdiff.split.rules import split_cells
+from perturbdiff.recipes.selection import HoldOut
+from perturbdiff.split.rules import PARTS, split_cells
 from perturbdiff.store import parts, spill
 from perturbdiff.store.build import build_store
 from perturbdiff.store.layout import CHUNK, file_hash
@@ -134,6 +135,16 @@ def test_a_prepared_store_has_the_digests_and_profiles_of_memory(folder):
     cells, store = read_cells(recipe(), folder), Store.open(folder / "counts.prepared")
     np.testing.assert_array_equal(store.digests, cells.digests)
     np.testing.assert_array_equal(store.profiles(0, 400)[0], cells.profiles(0, 400)[0])
+
+
+def test_of_groups_that_train_the_same_cells_of_a_store_and_of_memory_are_held_back(both):
+    rules = [HoldOut(part="test", perturbation=("z 1",)), HoldOut(part="test", perturbation=("A/b",), keep_cells=12)]
+    first, second = (split_cells(source, rules, seed=0) for source in both)
+    assert 0 < first.held_back().n_cells == first.of("validation").n_cells
+    assert set(first.groups("validation")["perturbation"]) == {"A/b", "Ω"}
+    assert first.notes == second.notes
+    for part in PARTS:
+        np.testing.assert_array_equal(first.of(part).positions(), second.of(part).positions())
 
 
 def test_a_prepared_store_has_the_moments_of_the_training_cells_of_its_recipe(folder):
