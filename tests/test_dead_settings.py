@@ -38,7 +38,7 @@ def outcome(make_model, **tables):
 
 def steps_of_a_steady_training(make_model, **tables):
     """How many steps a training takes whose weights get no better: they hardly change."""
-    still = merged({"training": {"learning_rate": 1e-30, "ema_decay": 0.0}}, tables)
+    still = merged(tables, {"training": {"learning_rate": 1e-30, "ema_decay": 0.0}})
     return make_model(**still).train(device="cpu", show_progress=False).outcome.steps
 
 
