@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from perturbdiff.training.module import DenoiserModule
+from perturbdiff.training.patience import Energies
 
 
 @pytest.fixture
@@ -36,7 +37,9 @@ def energies(monkeypatch):
         def validation_energies(module):
             module._sampled.clear()
             found = known.get(module.global_step, 9.0)
-            return {(i, 1, 1): energy for i, energy in enumerate(found if isinstance(found, list) else [found])}
+            groups = found if isinstance(found, list) else [found]
+            populations = groups if len(groups) > 1 else 3 * groups
+            return Energies({(i, 1, 1): energy for i, energy in enumerate(groups)}, populations)
 
         monkeypatch.setattr(DenoiserModule, "validation_energies", validation_energies)
 

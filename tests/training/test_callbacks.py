@@ -153,7 +153,7 @@ def test_the_best_so_far_survives_a_resumption(make_model, tmp_path, energies):
 
 JUDGED = {"max_steps": 4, "validate_start": True, "learning_rate": 0.01}
 UNPROVEN = {"_0": [1.0, 1.0, 1.0], "_2": [0.2, 1.1, 1.2], "_4": [0.7, 0.95, 1.2]}
-"""Lower at steps 2 and 4, by less than the standard error of it over groups."""
+"""Lower at steps 2 and 4, by less than the standard error of it over populations."""
 
 
 def test_a_lower_energy_that_is_not_proven_keeps_the_weights_of_step_0(make_model, tmp_path, energies):
@@ -180,7 +180,7 @@ def test_energies_of_the_start_survive_a_resumption(make_model, tmp_path, energi
     energies(**UNPROVEN)
     model = train(make_model(training=JUDGED | {"max_steps": 2}), tmp_path / "run")
     state = torch.load(tmp_path / "run" / RESUME, weights_only=True)["callbacks"]["RunFolder"]
-    assert state["start"] == {(i, 1, 1): 1.0 for i in range(3)}
+    assert state["start"] == [1.0, 1.0, 1.0]
     train(model, tmp_path / "run", max_steps=4)
     assert model.outcome.steps == 4
     assert model.trained.history == {"step": 0, "validation_energy": 1.0}

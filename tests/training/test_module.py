@@ -13,7 +13,6 @@ from perturbdiff.core.population import PopulationBatch
 from perturbdiff.simulation.screen import simulate
 from perturbdiff.training import fitting
 from perturbdiff.training.module import DenoiserModule
-from perturbdiff.training.proof import mean_energy
 from perturbdiff.training.streams import FixedPopulations, PopulationStream
 
 
@@ -124,10 +123,11 @@ def test_donors_that_training_has_not_seen_are_judged_apart_and_averaged_before_
     by_stimulus = [[apart[key] for key in apart if key[0] == stimulus] for stimulus in {key[0] for key in apart}]
     expected = torch.stack([torch.stack(own).mean() for own in by_stimulus]).mean() * state.spec.scale
     energies = module.validation_energies()
-    assert {(group[0], group[2]): energy for group, energy in energies.items()} == {
+    assert {(group[0], group[2]): energy for group, energy in energies.groups.items()} == {
         key: pytest.approx(float(energy) * state.spec.scale) for key, energy in apart.items()
     }
-    found = mean_energy(energies)
+    assert len(energies.populations) == sum(len(batch.key) for batch, _ in judged)
+    found = energies.mean
     assert found == pytest.approx(float(expected))
     assert found != pytest.approx(float(torch.stack(list(apart.values())).mean()) * state.spec.scale)
 

@@ -15,8 +15,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar, WeightAveraging
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
-from perturbdiff.training.patience import Patience
-from perturbdiff.training.proof import Energies, proven
+from perturbdiff.training.patience import Energies, Patience, proven
 from perturbdiff.training.streams import ValidationBatch
 
 RESUME = "resume.ckpt"

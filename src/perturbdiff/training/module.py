@@ -22,7 +22,7 @@ from perturbdiff.core.kernel import energy_distance
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.core.randomness import stream
 from perturbdiff.recipes.settings import Settings, TrainingSettings
-from perturbdiff.training.proof import Energies
+from perturbdiff.training.patience import Energies
 from perturbdiff.training.streams import ValidationBatch
 
 VALIDATION_STREAM = -1
