@@ -108,16 +108,24 @@ def main() -> None:
             tables.append(table)
             print(task[1:], markdown(summary(table, ["method"])), sep="\n", flush=True)
     rows = pd.concat(tables)
-    parts = [f"# Few cells of every perturbation\n\n{__doc__.split(chr(10) * 2)[0]} Seeds {arguments.seeds}."]
+    record("few_cells", page(rows), rows[rows["metric"].isin(METRICS)], arguments.out)
+    print(page(rows))
+
+
+def page(rows: pd.DataFrame) -> str:
+    """The results in words and tables."""
+    seeds = sorted(rows["seed"].unique().tolist())
+    parts = [f"# Few cells of every perturbation\n\n{__doc__.split(chr(10) * 2)[0]} Seeds {seeds}."]
     for (name, kept), own in rows.groupby(["file", "kept"], sort=False):
         steps = sorted(own[["seed", "kept_step"]].drop_duplicates()["kept_step"].tolist())
+        unit = "cell_type" if own["perturbation"].nunique() == 1 else "perturbation"
+        apart = margins(own, "control", unit=unit)
         parts += [
             f"## {name}, {kept} cells\n\n{markdown(summary(own, ['method']))}",
-            f"Energy distance less that of control, mean over conditions and seeds (95 % interval over perturbations): "
-            f"{margins(own, 'control')}. Steps of the kept weights: {steps}.",
+            f"Energy distance less that of control, mean over conditions and seeds (95 % interval over "
+            f"{unit.replace('_', ' ')}s): {apart}. Steps of the kept weights: {steps}.",
         ]
-    record("few_cells", "\n\n".join(parts), rows[rows["metric"].isin(METRICS)], arguments.out)
-    print("\n\n".join(parts))
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":
