@@ -118,7 +118,7 @@ def page(rows: pd.DataFrame) -> str:
     parts = [f"# Few cells of every perturbation\n\n{__doc__.split(chr(10) * 2)[0]} Seeds {seeds}."]
     for (name, kept), own in rows.groupby(["file", "kept"], sort=False):
         steps = sorted(own[["seed", "kept_step"]].drop_duplicates()["kept_step"].tolist())
-        unit = "cell_type" if own["perturbation"].nunique() == 1 else "perturbation"
+        unit = "cell_type" if len(set(own["perturbation"])) == 1 else "perturbation"
         apart = margins(own, "control", unit=unit)
         parts += [
             f"## {name}, {kept} cells\n\n{markdown(summary(own, ['method']))}",
