@@ -14,6 +14,7 @@ import torch
 from perturbdiff.model import PerturbDiff
 from perturbdiff.pretraining import pretrain
 from perturbdiff.training.module import DenoiserModule
+from perturbdiff.training.patience import Energies
 from perturbdiff.training.processes import processes
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     def validation_energies(module):
         energies = dict.fromkeys(module._sampled, 1.0)
         module._sampled.clear()
-        return energies
+        return Energies(energies, [1.0] * 4)
 
     DenoiserModule.training_step = training_step
     if asked.no_better:
