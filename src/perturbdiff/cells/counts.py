@@ -45,6 +45,9 @@ _GAINS = np.linspace(0.0, HIGHEST, 33)
 _ROUNDS, _MOST = 8, 1.5
 """Of finding the changes and what they make of the logarithm of the cells' totals, in turn, and the most of that."""
 
+_KEEPS = 0.25
+"""Other totals than the control cells' are assumed where they explain at least so much of themselves."""
+
 _OFF, _SHARE_OFF = 0.02, 1e-4
 """What float32 may leave of a whole number of counts: so much, and so much for each count."""
 
@@ -208,7 +211,8 @@ class Curves:
             change = self._at(wanted + assumed * self._between(self.slopes, change))
             rho = 1 + float(((kept(change) - 1) * self.shares + added(change) / PER).sum())
             off = float(np.log(max(rho, 1e-3))) - assumed
-            best = min(best, (abs(off), change), key=lambda found: found[0])
+            # where the panel holds nearly all of the totals, to scale all counts alike changes next to nothing
+            best = min(best, (abs(off) + _KEEPS * abs(assumed), change), key=lambda found: found[0])
             # a secant, for the more a panel holds of the totals the slower do rounds alone end
             step = off if i == 0 or off == before[1] else off * (assumed - before[0]) / (before[1] - off)
             before, assumed = (assumed, off), float(np.clip(assumed + step, -_MOST, _MOST))
