@@ -188,7 +188,7 @@ class Changes:
         several = self._several
         if not several:
             return self
-        within, across = self._fitted(across=False), self._fitted(across=True)
+        within, across = self._fitted(several, across=False), self._fitted(several, across=True)
         beyond = np.concatenate([self._beyond(rows, within, across) for rows in several])
         weight = np.concatenate([self._counting(rows) for rows in several])
         return replace(self, within=within, across=across, apart=max(0.0, float(np.average(beyond, weights=weight))))
@@ -204,11 +204,8 @@ class Changes:
             found.append(beyond @ beyond - noise)
         return np.array(found)
 
-    def _fitted(self, *, across: bool) -> Carried:
-        parts = [self._left_out(rows, across=across) for rows in self._several]
-        if not parts:
-            return CARRIED
-        before, after, squares = np.sum(parts, axis=0)
+    def _fitted(self, several: Sequence[Places], *, across: bool) -> Carried:
+        before, after, squares = np.sum([self._left_out(rows, across=across) for rows in several], axis=0)
         squares = np.maximum(squares, np.finfo(np.float32).tiny)  # rounding leaves exact ones at 0, or below
         best = int(np.argmin(np.round(squares / squares.min(), 9)[::-1]))  # of equal ones the widest
         best = len(BANDWIDTHS) - 1 - best

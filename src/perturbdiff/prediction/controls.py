@@ -12,6 +12,7 @@ from perturbdiff.cells.memory import Cells
 from perturbdiff.checkpoint import Checkpoint
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.conditions import Conditions
+from perturbdiff.recipes.settings import Guidance, Settings
 
 if TYPE_CHECKING:
     from perturbdiff.populations.expected import Surroundings
@@ -49,18 +50,33 @@ def panel_of(cells: Cells, genes: list[str], missing: list[str], rows: Rows) -> 
     return sp.csr_matrix((found.data, (found.row, columns)), shape=(len(rows), len(genes)), dtype=np.float32)
 
 
-def totals_of(cells: Cells, rows: Rows, checkpoint: Checkpoint, *, integers: bool) -> npt.NDArray[np.float64] | None:
+def check_whole_numbers(checkpoint: Checkpoint, settings: Settings) -> None:
+    """Refuse whole numbers of counts of a model, or of a sampling, that makes none.
+
+    Raises:
+        ValueError: the model changes log1p values, or the guidance those of x_0 itself.
+    """
+    target, sampling = checkpoint.settings.model.target, settings.sampling
+    if target != "counts":
+        raise ValueError(
+            f"this model changes log1p values (target = {target!r}), so its cells are no "
+            'whole numbers of counts; train one with target = "counts", or predict log1p values.'
+        )
+    given = sampling.guidance
+    if sampling.guidance_of == "x_0" and any(given.strengths if isinstance(given, Guidance) else [given]):
+        raise ValueError(
+            f"guidance of x_0 itself (guidance_of = {sampling.guidance_of!r}) gives no whole numbers of "
+            'counts; set guidance_of = "change", or leave the guidance out.'
+        )
+
+
+def totals_of(cells: Cells, rows: Rows, checkpoint: Checkpoint) -> npt.NDArray[np.float64] | None:
     """The total counts of control cells [rows], where the model changes counts.
 
     Raises:
-        ValueError: they are not known, or whole numbers are asked of a model that makes none.
+        ValueError: they are not known.
     """
     if checkpoint.settings.model.target != "counts":
-        if integers:
-            raise ValueError(
-                f"this model changes log1p values (target = {checkpoint.settings.model.target!r}), so its cells are no "
-                'whole numbers of counts; train one with target = "counts", or predict log1p values.'
-            )
         return None
     totals: npt.NDArray[np.float64] = cells.known_totals[rows]
     unknown = int(np.isnan(totals).sum())

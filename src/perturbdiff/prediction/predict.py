@@ -31,7 +31,7 @@ from perturbdiff.core.randomness import stream
 from perturbdiff.labels.conditions import Conditions
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.predicted import Predicted, as_file
-from perturbdiff.prediction.controls import Controls, Rows, expected_of, panel_of, totals_of
+from perturbdiff.prediction.controls import Controls, Rows, check_whole_numbers, expected_of, panel_of, totals_of
 from perturbdiff.recipes.settings import Settings
 from perturbdiff.spelling import nearest
 
@@ -103,6 +103,8 @@ def predict(
     if n_cells is not None and n_cells < 1:
         raise ValueError(f"n_cells={n_cells} must be at least 1; leave it out for one cell for each control cell.")
     settings = settings or checkpoint.settings
+    if integers:
+        check_whole_numbers(checkpoint, settings)
     for note in cells.notes:
         _LOG.info(note)
     genes = list(checkpoint.genes)
@@ -126,17 +128,10 @@ def predict(
         _LOG.info(note)
     chunks = _chunks(matched, settings.training.cells_per_population, populations, seed, n_cells)
     used = np.unique(np.concatenate([chunk.rows for chunk in chunks]))
-    control = Controls(
-        used, panel_of(cells, genes, missing, used), totals_of(cells, used, checkpoint, integers=integers)
-    )
+    control = Controls(used, panel_of(cells, genes, missing, used), totals_of(cells, used, checkpoint))
     values, totals = _run(
         checkpoint, known, settings, chunks, conditions, control, device=device, seed=seed, track=track
     )
-    if integers and totals is None:
-        raise ValueError(
-            f"guidance of x_0 itself (guidance_of = {settings.sampling.guidance_of!r}) gives no whole numbers of "
-            'counts; set guidance_of = "change", or leave the guidance out.'
-        )
     facts = {
         "split_hash": str(checkpoint.split["hash"]),
         "checkpoint": json.dumps(dict(checkpoint.history)),
