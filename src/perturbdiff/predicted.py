@@ -27,10 +27,11 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from perturbdiff.cells.controls import CONTEXT
+from perturbdiff.cells.counts import whole
 from perturbdiff.cells.memory import Cells
 from perturbdiff.io import free_name
 from perturbdiff.labels.members import beside, parts_of
-from perturbdiff.recipes.dataset import PER, Columns
+from perturbdiff.recipes.dataset import Columns
 
 if TYPE_CHECKING:
     import anndata
@@ -146,8 +147,7 @@ def as_file(
 
 def _whole(values: Matrix, totals: NDArray[np.float64]) -> "sp.csr_matrix[np.float32]":
     """The counts of log1p counts per 10^4."""
-    per = np.repeat(totals / PER, np.diff(values.indptr))
-    counts = np.rint(np.expm1(values.data.astype(np.float64)) * per).astype(np.float32)
+    counts = whole(values.data, np.repeat(totals, np.diff(values.indptr))).astype(np.float32)
     return sp.csr_matrix((counts, values.indices, values.indptr), shape=values.shape)
 
 

@@ -96,8 +96,14 @@ def logs(counts: NDArray[Any], totals: Totals) -> NDArray[Any]:
 
 
 def whole(expression: NDArray[Any], totals: Totals) -> Counts:
-    """The counts [cells, genes] of log1p counts per 10^4, rounded to whole numbers."""
-    found: Counts = np.rint(np.expm1(expression.astype(np.float64)) * (totals / PER)[:, None])
+    """The counts of log1p counts per 10^4, rounded to whole numbers.
+
+    Args:
+        expression: [cells, genes], or single values [values].
+        totals: of the cells [cells], or of the cell of each value [values].
+    """
+    per = totals / PER
+    found: Counts = np.rint(np.expm1(expression.astype(np.float64)) * (per if expression.ndim == 1 else per[:, None]))
     return found
 
 
