@@ -39,7 +39,7 @@ from perturbdiff.recipes.settings import Settings
 from perturbdiff.recipes.tables import validated
 from perturbdiff.split.fingerprints import Seen
 
-FORMAT = 5
+FORMAT = 6
 """Raised with every change that an older version could not read."""
 
 WEIGHTS, DESCRIPTION, LOGS = "model.safetensors", "model.json", "logs"

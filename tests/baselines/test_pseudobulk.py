@@ -93,18 +93,20 @@ def test_the_noise_of_a_condition_is_that_of_its_cells_and_of_the_control_cells_
     x, own = cells.log_expression(GENES).toarray().astype(float), cells.labels.astype(str)
     groups = own["perturbation"].where(own["perturbation"] != "control", "control in " + own["assay_batch"])
     group = groups + " of " + own["cell_type"]
-    within = sum(np.square(x[group == one] - x[group == one].mean(axis=0)).sum() for one in set(group))
+    within = sum(np.square(x[group == one] - x[group == one].mean(axis=0)).sum(axis=0) for one in set(group))
     spread = within / (len(x) - group.nunique())
     is_control = cells.is_control
     bulks = pseudobulks(cells, GENES)
     for (label, kind), noise in zip(bulks.conditions, bulks.noise, strict=True):
         here = (own["cell_type"] == kind).to_numpy()
-        n, of_controls = ((own["perturbation"] == label).to_numpy() & here).sum(), 0.0
+        mine = (own["perturbation"] == label).to_numpy() & here
+        n, of_controls = mine.sum(), 0.0
         for batch in ("d1", "d2", "d3"):
             inside = here & (own["assay_batch"] == batch).to_numpy()
             n_control = (inside & is_control).sum() or (here & is_control).sum()
-            of_controls += (((own["perturbation"] == label).to_numpy() & inside).sum() / n) ** 2 / n_control
-        assert noise == pytest.approx(spread * (1 / n + of_controls), rel=1e-4)
+            of_controls += ((mine & inside).sum() / n) ** 2 / n_control
+        larger = np.maximum(spread, x[mine].var(axis=0, ddof=1))
+        assert noise == pytest.approx(larger / n + spread * of_controls, rel=1e-4)
 
 
 def test_other_genes_are_measured_anew():

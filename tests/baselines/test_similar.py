@@ -5,7 +5,7 @@ import pytest
 
 from perturbdiff.baselines.pseudobulk import pseudobulks
 from perturbdiff.baselines.similar import SimilarContexts
-from perturbdiff.cells.contexts import Carried, Changes
+from perturbdiff.cells.contexts import Carried, Changes, trusted
 
 CONTEXTS = {"A": [1.0, 1.5, 3.0], "B": [4.0, 1.0, 2.0], "C": [4.0, 8.0, 1.0], "D": [3.9, 1.2, 2.1]}
 SHIFTS = {
@@ -52,8 +52,8 @@ def test_with_one_other_context_it_is_the_change_there_without_its_noise(cells, 
     bulks = pseudobulks(cells, list(cells.genes))
     place = bulks.place["r", "B"]
     shift, noise = bulks.shifts[place], bulks.noise[place]
-    kept = similar.changes.across.share * max(0.0, 1 - noise / np.square(shift).sum())
-    assert 0 < kept <= 1
+    kept = similar.changes.across.share * trusted(shift, noise)
+    assert ((kept > 0) & (kept <= 1)).all()
     for given in CONTEXTS.values():
         assert similar.shift("r", "C", np.array(given)) == pytest.approx(kept * shift, rel=1e-5)
 

@@ -64,17 +64,22 @@ def test_the_change_of_a_condition_is_the_mean_of_its_cells_less_that_of_its_con
 def test_the_noise_of_a_change_is_that_of_both_means(adata):
     cells, changes = measured(thinned(adata))
     table = frame(cells)
-    squares = table.groupby(level=[0, 1, 2]).var(ddof=1).sum(axis=1)
+    squares = table.groupby(level=[0, 1, 2]).var(ddof=1)
     sizes = table.groupby(level=[0, 1, 2]).size()
+    larger = 0
     for i, (label, *context) in enumerate(keys_of(cells, changes)):
         beside = [key for key in sizes.index if key[0] != "control" and [*key[1:]] == context]
         free = sizes[beside] - 1
-        spread = (squares[beside] * free).sum() / free.sum()
-        control = squares["control", *context] / sizes["control", *context]
-        assert changes.noise[i] == pytest.approx(spread / sizes[label, *context] + control, rel=1e-4)
+        spread = (squares.loc[beside].to_numpy() * free.to_numpy()[:, None]).sum(axis=0) / free.sum()
+        own = squares.loc[label, *context].to_numpy()
+        larger += (own > spread).sum()
+        control = squares.loc["control", *context].to_numpy() / sizes["control", *context]
+        wanted = np.maximum(own, spread) / sizes[label, *context] + control
+        np.testing.assert_allclose(changes.noise[i], wanted, rtol=1e-4, atol=1e-6)
+    assert 0.1 < larger / changes.noise.size < 0.9
 
 
-def test_the_noise_is_how_far_changes_of_halves_of_the_cells_lie_apart(adata):
+def test_the_noise_is_at_least_how_far_changes_of_halves_of_the_cells_lie_apart_and_little_more(adata):
     rng, ratios = np.random.default_rng(0), []
     for _ in range(40):
         first = rng.random(adata.n_obs) < 0.5
@@ -86,7 +91,7 @@ def test_the_noise_is_how_far_changes_of_halves_of_the_cells_lie_apart(adata):
         ratios.append(apart.sum() / (one.noise + other.noise).sum())
     assert len(ratios) > 10
     # two random halves of some cells lie as far apart as two samples
-    assert np.mean(ratios) == pytest.approx(1, abs=0.15)
+    assert 0.7 < np.mean(ratios) < 1.05
 
 
 def test_the_scale_of_training_is_no_part_of_the_changes(adata):
@@ -136,7 +141,7 @@ def test_a_condition_of_very_many_cells_is_measured_on_some_of_them_and_counts_b
     np.testing.assert_array_equal(some.label, whole.label)
     assert not np.allclose(some.changes, whole.changes)
     # the noise is that of the cells that were read
-    assert (some.noise > 1.2 * whole.noise).all()
+    assert (some.noise.sum(axis=1) > 1.2 * whole.noise.sum(axis=1)).all()
 
 
 def test_slabs_of_cells_that_are_read_together_change_no_number(adata, monkeypatch):

@@ -7,13 +7,13 @@ With g over the groups (cell type c, assay batch) of a perturbation tau, and n_g
 
 control in g being the control cells of that cell type and assay batch, or of the cell type where the assay batch has
 none; a group of a cell type without control cells is left out. What the mean change of a condition owes to the draw
-of its cells has, summed over genes, the variance
+of its cells has, gene by gene, the variance
 
-    noise(tau, c) = tr(Sigma) [1 / n + sum_{g in c} (n_g / n)^2 / n_control,g],    n = sum_{g in c} n_g
+    noise(tau, c) = sigma^2 / n + sigma_0^2 sum_{g in c} (n_g / n)^2 / n_control,g,    n = sum_{g in c} n_g
 
-with Sigma the covariance of cells, pooled within the groups of control cells and the conditions. Only the sums of
-controls by group and of perturbed cells by (tau, c), and of their squares over genes, are kept: how many assay batches
-there are costs no memory.
+with sigma_0^2 that within the groups of control cells and the conditions, sigma^2 the same or, where it is larger, that
+within the condition. Only the sums of controls by group and of perturbed cells by (tau, c), and of their squares, are
+kept: how many assay batches there are costs no memory.
 """
 
 from collections.abc import Sequence
@@ -28,6 +28,7 @@ from scipy.sparse import csr_matrix
 
 from perturbdiff.baselines.control import GROUP
 from perturbdiff.cells.memory import Cells
+from perturbdiff.cells.moments import variances
 
 _CELLS_AT_ONCE = 2**15
 
@@ -45,7 +46,7 @@ class Pseudobulks:
         conditions: (perturbation, cell type) with perturbed cells beside control cells, sorted as text.
         sizes: perturbed cells of each condition [conditions].
         shifts: shift(tau, c) [conditions, genes].
-        noise: noise(tau, c) [conditions].
+        noise: noise(tau, c) [conditions, genes].
         cell_types: those with control cells, sorted as text.
         controls: the mean of the control cells of each [cell types, genes].
         left_out: training groups without control cells of their cell type.
@@ -55,7 +56,7 @@ class Pseudobulks:
     conditions: tuple[tuple[str, str], ...]
     sizes: Vector
     shifts: Matrix
-    noise: Vector
+    noise: Matrix
     cell_types: tuple[str, ...]
     controls: Matrix
     left_out: int
@@ -145,7 +146,9 @@ def _measured(training: Cells, genes: Sequence[str]) -> Pseudobulks:
     )
     # of a context whose cell type has no control cells there is no change, so no noise either
     of_controls = beside.power(2) @ (1 / np.maximum(beside_sizes, 1)) / np.maximum(sizes[first:], 1) ** 2
-    noise = _spread(sums, squares, sizes) * (1 / np.maximum(sizes[first:], 1) + of_controls)
+    spread = variances(sums, squares, sizes.astype(np.float64), np.zeros(n_rows, dtype=np.int64))
+    common = spread.min(axis=0)  # no group is given less than what all have in common
+    noise = spread[first:] / np.maximum(sizes[first:], 1)[:, None] + of_controls[:, None] * common
     shifts = (sums[first:] - beside @ baseline)[known] / sizes[first:][known, None]
     return Pseudobulks(
         genes=tuple(genes),
@@ -167,13 +170,6 @@ def _numbered(pairs: pd.DataFrame) -> tuple[Places, list[tuple[str, str]]]:
     return np.array([place[pair] for pair in rows], dtype=np.int64), unique
 
 
-def _spread(sums: Matrix, squares: Vector, sizes: Vector) -> float:
-    """tr(Sigma), of the sums of groups of cells and of their squares over genes; 0 where no group has two cells."""
-    free = float(np.maximum(sizes - 1, 0).sum())
-    within = squares - np.square(sums).sum(axis=1) / np.maximum(sizes, 1)
-    return max(float(within.sum()), 0.0) / free if free else 0.0
-
-
 def _control_means(sums: Matrix, sizes: Vector, type_of: Places, n_types: int) -> tuple[Matrix, Vector, Matrix, Vector]:
     """Control means by cell type [types, genes], their cells, and what each context is compared with [contexts, genes].
 
@@ -188,14 +184,14 @@ def _control_means(sums: Matrix, sizes: Vector, type_of: Places, n_types: int) -
     return types, type_sizes, beside, np.where(sizes > 0, sizes, type_sizes[type_of])
 
 
-def _sums(cells: Cells, genes: Sequence[str], row_of: Places, n_rows: int) -> tuple[Matrix, Vector]:
-    """The summed expression [rows, genes] of the cells of each row, and that of its squares over genes [rows]."""
-    sums, squares = np.zeros((n_rows, len(genes))), np.zeros(n_rows)
+def _sums(cells: Cells, genes: Sequence[str], row_of: Places, n_rows: int) -> tuple[Matrix, Matrix]:
+    """The summed expression of the cells of each row, and that of its squares [rows, genes]."""
+    sums, squares = np.zeros((2, n_rows, len(genes)))
     for start in range(0, cells.n_cells, _CELLS_AT_ONCE):
         rows = np.arange(start, min(start + _CELLS_AT_ONCE, cells.n_cells))
         place, inside = np.unique(row_of[rows], return_inverse=True)
         member = csr_matrix((np.ones(rows.size), (inside, np.arange(rows.size))), shape=(place.size, rows.size))
         expression = cells.log_expression(genes, rows)
         sums[place] += (member @ expression).toarray()
-        squares[place] += member @ np.asarray(expression.power(2).sum(axis=1, dtype=np.float64)).ravel()
+        squares[place] += (member @ expression.power(2)).toarray()
     return sums, squares

@@ -31,7 +31,7 @@ class SimilarContexts(Response):
             context=np.array([self._type_place[kind] for _, kind in bulks.conditions], dtype=np.int64),
             sizes=bulks.sizes.astype(np.float64),
             changes=bulks.shifts.astype(np.float32),
-            noise=bulks.noise,
+            noise=bulks.noise.astype(np.float32),
             contexts=tuple((kind, "") for kind in bulks.cell_types),
             means=bulks.controls.astype(np.float32),
         ).fitted()

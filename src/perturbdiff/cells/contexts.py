@@ -1,20 +1,24 @@
 r"""What is expected of a perturbation in a context, by what it did in the contexts that training has seen.
 
 A context c is a cell type (in an assay batch), known by the mean x of its control cells; a condition k = (perturbation,
-context) has n_k cells, whose mean change S_k carries sampling noise of variance V_k, summed over genes. With r_k the
+context) has n_k cells, whose mean change S_k carries sampling noise of variance V_k, gene by gene. With r_k the
 correlation of the control means of c and of k's context,
 
     E(tau, c) = sum_k w_k S_k,   w_k ~ n_k / (n_k + 30) exp(-(max r - r_k) / h)    over the conditions k of tau
     s(tau, c) = b(E) E + b(S_o - E) (S_o - E)        where training has seen o = (tau, c)
     s(tau, c) = lambda b(E) E                        where it has not
-    b(d) = max(0, 1 - V(d) / |d|^2),   of S_o - E at most T / (T + V(d))
+    b_g(d) = 1 - V_g / d_g^2                         where d_g^2 > 3 log(G) V_g: gene g stands out
+    b_g(d) = max(0, 1 - sum V / sum d^2)             where it does not, the sums over those genes
 
-b is the positive part of James and Stein's estimator: what may be sampling noise is not expected. The bandwidth h and
-the share lambda of a response that proves to carry over are those that predict the trained conditions best, each by the
-others of its perturbation (`Changes.fitted`): by those of all contexts where tau was seen in another context of the
-cell type of c, and else by those of other cell types. h may be infinite, so that similarity is worth nothing. T is the
-mean over trained conditions of |S_o - E|^2 - V(S_o - E), by which contexts differ at all: where they don't, what is
-noise in one of them is not taken for its own.
+What may be sampling noise is not expected: b is the positive part of James and Stein's estimator, of all G genes but
+those that noise does not explain. A knock-out changes its own gene by far the most, and nothing follows from that for
+others. Of S_o - E a gene that does not stand out is expected T / (T + sum V) at most.
+
+The bandwidth h and the share lambda of a response that proves to carry over are those that predict the trained
+conditions best, each by the others of its perturbation (`Changes.fitted`): by those of all contexts where tau was seen
+in another context of the cell type of c, and else by those of other cell types. h may be infinite, so that similarity
+is worth nothing. T is the mean over trained conditions of |S_o - E|^2 - sum V(S_o - E), by which contexts differ at
+all: where they don't, what is noise in one of them is not taken for its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,6 +38,9 @@ ENOUGH = 30.0
 """Of so many cells a condition counts half of what it would with all the cells in the world."""
 
 BANDWIDTHS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, np.inf)
+
+STANDS_OUT = 3.0
+"""Times log G, the squared change of a gene over its noise that noise does not explain."""
 
 MOST_CONDITIONS = 1 << 14
 """So many conditions at most are told apart; where there are more, contexts are joined."""
@@ -61,7 +68,7 @@ class Changes:
         context: the place of its context [conditions].
         sizes: its cells [conditions].
         changes: S [conditions, genes].
-        noise: V [conditions].
+        noise: V [conditions, genes].
         contexts: the names of the contexts.
         means: of their control cells [contexts, genes].
         within: what carries over from other contexts of the same cell type.
@@ -73,7 +80,7 @@ class Changes:
     context: Places
     sizes: Vector
     changes: NDArray[np.float32]
-    noise: Vector
+    noise: NDArray[np.float32]
     contexts: tuple[Context, ...]
     means: NDArray[np.float32]
     within: Carried = CARRIED
@@ -97,7 +104,7 @@ class Changes:
         everywhere: tuple[Context, ...] = (("", ""),)
         means = np.zeros((1, changes.shape[1]), dtype=np.float32)
         where = np.zeros(n, dtype=np.int64)
-        return cls(np.arange(n), where, np.ones(n), changes, np.zeros(n), everywhere, means)
+        return cls(np.arange(n), where, np.ones(n), changes, np.zeros_like(changes), everywhere, means)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What `of_arrays` needs beside the facts."""
@@ -117,6 +124,8 @@ class Changes:
         for name in ("within", "across"):
             bandwidth, share = facts[name]
             own[name] = Carried(np.inf if bandwidth is None else float(bandwidth), float(share))
+        if own["noise"].ndim == 1:  # summed over genes, before format 6
+            own["noise"] = np.broadcast_to(own["noise"][:, None] / own["changes"].shape[1], own["changes"].shape)
         own["apart"] = np.inf if facts["apart"] is None else float(facts["apart"])
         return cls(**own, contexts=names)
 
@@ -166,18 +175,18 @@ class Changes:
         carried = self.within if (alike & ~mine).any() else self.across
         w = self._weights(rows, similarity[self.context[rows]], carried.bandwidth)
         mean, noise = self._mean(rows, w)
-        found = mean * _share(noise, mean @ mean)
+        found = mean * trusted(mean, noise)
         if not mine.any():
             found *= carried.share
             return found
         beyond, noise = self._mean(rows, mine - w)
-        most = self.apart / (self.apart + noise) if 0 < self.apart < np.inf else float(self.apart > 0)
-        found += beyond * min(float(_share(noise, beyond @ beyond)), most)
+        most = self.apart / (self.apart + noise.sum()) if 0 < self.apart < np.inf else float(self.apart > 0)
+        found += beyond * trusted(beyond, noise, most)
         return found
 
-    def _mean(self, rows: Places, w: Vector) -> tuple[Vector, float]:
-        """The sum of some conditions' changes with weights, and its noise."""
-        return w @ self.changes[rows].astype(np.float64), float(np.square(w) @ self.noise[rows])
+    def _mean(self, rows: Places, w: Vector) -> tuple[Vector, Vector]:
+        """The sum of some conditions' changes with weights [.., conditions], and its noise [.., genes]."""
+        return w @ self.changes[rows].astype(np.float64), np.square(w) @ self.noise[rows].astype(np.float64)
 
     def fitted(self) -> "Changes":
         """With what predicts each condition best from the others of its perturbation, in either way.
@@ -201,12 +210,12 @@ class Changes:
         for i, similar in enumerate(r):
             carried = within if (kind == kind[i]).sum() > 1 else across
             beyond, noise = self._mean(rows, np.eye(len(rows))[i] - self._weights(rows, similar, carried.bandwidth))
-            found.append(beyond @ beyond - noise)
+            found.append(beyond @ beyond - noise.sum())
         return np.array(found)
 
     def _fitted(self, several: Sequence[Places], *, across: bool) -> Carried:
         before, after, squares = np.sum([self._left_out(rows, across=across) for rows in several], axis=0)
-        squares = np.maximum(squares, np.finfo(np.float32).tiny)  # rounding leaves exact ones at 0, or below
+        squares = np.maximum(squares, np.finfo(np.float32).tiny)  # of exact ones, 0
         best = int(np.argmin(np.round(squares / squares.min(), 9)[::-1]))  # of equal ones the widest
         best = len(BANDWIDTHS) - 1 - best
         share = float(np.clip(before[best] / after[best], 0.0, 1.0)) if after[best] > 0 else 1.0
@@ -224,8 +233,6 @@ class Changes:
 
         The others are those of other cell types, or all, of which one at least is of the same type.
         """
-        known = self.changes[rows].astype(np.float64)
-        products, noise, weight = known @ known.T, self.noise[rows], self._counting(rows)
         context = self._standardised[self.context[rows]]
         r, cell_type = context @ context.T, self._cell_type[self.context[rows]]
         alike = cell_type[:, None] == cell_type
@@ -236,14 +243,13 @@ class Changes:
         found = np.zeros((3, len(BANDWIDTHS)))
         if not judged.any():
             return found
-        r, own, weight = r[judged], products[judged], weight[judged]
+        own, weight = self.changes[rows[judged]].astype(np.float64), self._counting(rows)[judged]
         for i, bandwidth in enumerate(BANDWIDTHS):
-            w = np.stack([self._weights(rows, similar, bandwidth) for similar in r])
-            size = np.einsum("ij,jk,ik->i", w, products, w)
-            b = _share(np.square(w) @ noise, size)
-            inner = b * np.einsum("ij,ij->i", w, own)
-            size = b * b * size
-            found[:, i] = weight @ inner, weight @ size, weight @ (np.diagonal(products)[judged] - 2 * inner + size)
+            w = np.stack([self._weights(rows, similar, bandwidth) for similar in r[judged]])
+            mean, noise = self._mean(rows, w)
+            mean *= trusted(mean, noise)
+            of_each = (own * mean).sum(axis=1), np.square(mean).sum(axis=1), np.square(own - mean).sum(axis=1)
+            found[:, i] = [weight @ sums for sums in of_each]
         return found
 
     @cached_property
@@ -290,8 +296,23 @@ def joined(groups: Sequence[tuple[int, str, str]]) -> list[Context]:
     return ways[-1]
 
 
-def _share(noise: Vector | float, squares: Vector | float) -> Vector:
-    """The share b of vectors with these squared norms that is kept [n], or of one."""
-    noise, squares = np.broadcast_arrays(np.asarray(noise, dtype=np.float64), np.asarray(squares, dtype=np.float64))
-    found: Vector = 1 - np.divide(noise, squares, out=np.ones(squares.shape), where=squares > noise)
+def trusted(change: Vector, noise: Vector, most: float = 1.0) -> Vector:
+    """The share b of each gene of a change that is kept; see the module [.., genes].
+
+    Args:
+        change: d [.., genes].
+        noise: V [.., genes].
+        most: of a gene that does not stand out, at most.
+    """
+    squares = np.square(change)
+    out = squares > STANDS_OUT * np.log(max(2, change.shape[-1])) * noise
+    of_rest, noise_of_rest = (np.where(out, 0.0, table).sum(axis=-1, keepdims=True) for table in (squares, noise))
+    rest = np.minimum(1 - _over(noise_of_rest, of_rest), most)
+    found: Vector = np.where(out, 1 - _over(noise, squares), rest)
+    return found
+
+
+def _over(noise: Vector, squares: Vector) -> Vector:
+    """Noise over squares, 1 where it is more."""
+    found: Vector = np.divide(noise, squares, out=np.ones_like(squares), where=squares > noise)
     return found

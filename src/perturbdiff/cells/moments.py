@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import scipy.sparse as sp
 
 _FACTS = ("counts", "counts_squared", "logs", "logs_squared", "lowest", "highest")
 
@@ -59,3 +60,27 @@ class Moments:
             raise ValueError(f"the table of genes has {what}, and moments are kept there; measure them again.")
         facts = {name: table[name].to_numpy() for name in _FACTS}
         return cls(genes=pd.Index(table.index), n_cells=int(table["cells"].iloc[0]), **facts)
+
+
+def variances(sums: Sums, squares: Sums, sizes: Sums, owner: npt.NDArray[np.int64]) -> Sums:
+    """The variance of the cells of groups: that within all groups of an owner, or a group's own where larger.
+
+    Of a gene that few cells express, a group of few cells may have more than its share: its own variance knows.
+
+    Args:
+        sums: of the cells of each group [groups, genes].
+        squares: of their squares [groups, genes].
+        sizes: cells of each group [groups].
+        owner: of each group [groups]; where none of an owner's has two cells, that within all groups is taken.
+
+    Returns:
+        [groups, genes].
+    """
+    within = np.maximum(squares - np.square(sums) / np.maximum(sizes, 1.0)[:, None], 0.0)
+    free = np.maximum(sizes - 1.0, 0.0)
+    members = sp.csr_matrix((np.ones(len(owner)), (owner, np.arange(len(owner)))))
+    of_owner = members @ free
+    common = within.sum(axis=0) / max(free.sum(), 1.0)
+    pooled = np.where(of_owner[:, None] > 0, (members @ within) / np.maximum(of_owner, 1.0)[:, None], common)
+    found: Sums = np.maximum(pooled[owner], within / np.maximum(free, 1.0)[:, None])
+    return found

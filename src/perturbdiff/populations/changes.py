@@ -2,11 +2,12 @@ r"""The mean changes of the training groups: what is expected of perturbations i
 
 A group's change is the mean of its cells less the mean of its control cells, log1p counts per 10^4. Groups of one
 perturbation and context are one condition, in which they count by their cells. With n cells, of which a share a_p has
-the n_p control cells of pool p beside it, the sampling noise of its change, summed over genes, is
+the n_p control cells of pool p beside it, the sampling noise of its change in a gene is
 
-    V = tr(Sigma) / n + sum_p a_p^2 tr(Sigma_p) / n_p
+    V = sigma^2 / n + sum_p a_p^2 sigma_p^2 / n_p
 
-Sigma the covariance of perturbed cells within the conditions of a context, Sigma_p that of the control cells of a pool.
+sigma^2 the variance of perturbed cells within the conditions of a context, or that of the condition where it is larger,
+sigma_p^2 that of the control cells of pool p.
 """
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from perturbdiff.cells.contexts import Changes, joined
+from perturbdiff.cells.moments import variances
 from perturbdiff.cells.order import Integers, Runs, aranges
 from perturbdiff.populations.blocks import BLOCK, SLAB
 from perturbdiff.populations.epochs import Populations
@@ -21,7 +23,7 @@ from perturbdiff.populations.epochs import Populations
 CELLS_PER_CONDITION = 1 << 12
 """Cells that a change is measured on, at most; of each group the first of its share, which are random ones."""
 
-type Vector = npt.NDArray[np.float64]
+type Table = npt.NDArray[np.float64]
 
 
 def measured_changes(populations: Populations, runs: Runs) -> Changes:
@@ -58,53 +60,35 @@ def measured_changes(populations: Populations, runs: Runs) -> Changes:
     weights = np.bincount(condition, weights=taken, minlength=n_conditions)
     shares = sp.csr_matrix((taken / weights[condition], (condition, pool)), shape=(n_conditions, len(pools)))
     changes = sums / weights[:, None] - shares @ means
-    spread = _spread(squares - np.square(sums).sum(axis=1) / weights, weights, keys[1])
-    of_controls = _spread(control_squares - np.square(means).sum(axis=1) * beside, beside, np.arange(len(pools)))
+    spread = variances(sums, squares, weights, keys[1])
+    of_controls = variances(totals, control_squares, beside.astype(np.float64), np.arange(len(pools)))
+    noise = spread / weights[:, None] + shares.power(2) @ (of_controls / beside[:, None])
     return Changes(
         label=keys[0],
         context=keys[1],
         sizes=n_cells,
         changes=(changes * scale).astype(np.float32),
-        noise=(spread / weights + shares.power(2) @ (of_controls / beside)) * scale**2,
+        noise=(noise * scale**2).astype(np.float32),
         contexts=contexts,
         means=(_context_means(context, pool, means, len(contexts)) * scale).astype(np.float32),
     ).fitted()
 
 
-def _spread(squares: Vector, n_cells: Vector, owner: Integers) -> Vector:
-    """The trace of the covariance of cells within groups, those of one owner having it in common [groups].
-
-    Args:
-        squares: the summed squared distances of each group's cells from their mean [groups].
-        n_cells: of each group [groups]; where all of an owner's have one cell, what all groups have in common.
-        owner: of each group [groups].
-    """
-    free = n_cells - 1.0
-    sums, counts = np.bincount(owner, weights=squares), np.bincount(owner, weights=free)
-    common = squares.sum() / max(free.sum(), 1.0)
-    found: Vector = np.divide(sums, counts, out=np.full_like(sums, common), where=counts > 0)[owner]
-    return found
-
-
-def _context_means(
-    context: Integers, pool: Integers, means: npt.NDArray[np.float64], n_contexts: int
-) -> npt.NDArray[np.float64]:
+def _context_means(context: Integers, pool: Integers, means: Table, n_contexts: int) -> Table:
     """The mean over the pools of control cells that a context's groups have beside them [contexts, genes]."""
     pairs = np.unique(np.stack([context, pool]), axis=1)
     beside = sp.csr_matrix((np.ones(pairs.shape[1]), (pairs[0], pairs[1])), shape=(n_contexts, len(means)))
-    found: npt.NDArray[np.float64] = (beside @ means) / np.asarray(beside.sum(axis=1))
+    found: Table = (beside @ means) / np.asarray(beside.sum(axis=1))
     return found
 
 
-def _sums(
-    populations: Populations, rows: Integers, owner: Integers, n_owners: int
-) -> tuple[npt.NDArray[np.float64], Vector]:
-    """The sums of each owner's cells [owners, genes] and of their squared norms [owners], in units of the scale."""
-    sums, squares = np.zeros((n_owners, populations.n_genes)), np.zeros(n_owners)
+def _sums(populations: Populations, rows: Integers, owner: Integers, n_owners: int) -> tuple[Table, Table]:
+    """The sums of each owner's cells, and of their squares [owners, genes], in units of the scale."""
+    sums, squares = np.zeros((2, n_owners, populations.n_genes))
     for first in range(0, len(rows), SLAB * BLOCK):
         some, own = rows[first : first + SLAB * BLOCK], owner[first : first + SLAB * BLOCK]
         cells = populations.reader.load(np.unique(some)).rows(some).astype(np.float64)
         members = sp.csr_matrix((np.ones(len(some)), (own, np.arange(len(some)))), (n_owners, len(some)))
         sums += (members @ cells).toarray()
-        squares += members @ np.asarray(cells.power(2).sum(axis=1)).ravel()
+        squares += (members @ cells.power(2)).toarray()
     return sums, squares
