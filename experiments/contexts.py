@@ -31,7 +31,7 @@ from perturbdiff.recipes.dataset import Recipe
 
 HERE = Path(__file__).parent
 TYPES = ("B cells", "CD14+ Monocytes", "CD4 T cells", "CD8 T cells", "FCGR3A+ Monocytes", "NK cells")
-SHOWN = [*METRICS, "zeros_predicted", "zeros_observed"]
+SHOWN = [*METRICS, "variance_ratio", "zeros_predicted", "zeros_observed"]
 BASELINES = ("control + mean shift", "kernel ridge", "nearest cell type", "similar contexts")
 SMALLEST = 10
 """Cells of a donor and type under IFN-beta that are enough to be judged."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData
 
 from common import markdown, measured_change, parsed, predicted_change, record, spread
 from perturbdiff import PerturbDiff
@@ -26,9 +27,8 @@ BETWEEN = (0.02, 0.03, 0.05, 0.2, 0.5, 2.0, 3.0, 5.0)
 DOSES = {"trained": TRAINED, "between": BETWEEN, "below": (0.003, 0.005), "above": (20.0, 30.0)}
 
 
-def one(seed: int) -> pd.DataFrame:
-    """The errors of all methods on one simulated data set."""
-    torch.set_num_threads(1)
+def trained(seed: int) -> tuple[AnnData, PerturbDiff]:
+    """A simulated data set, and a model of it."""
     adata = simulate_doses(doses=(*TRAINED, VALIDATION), seed=seed)
     model = PerturbDiff.from_anndata(
         adata,
@@ -43,6 +43,14 @@ def one(seed: int) -> pd.DataFrame:
     drugs = sorted(set(adata.obs["perturbation"]) - {"control"})
     held = [f"[('{drug}', {VALIDATION:g}, 'uM')]" for drug in drugs]
     model.train(hold_out=[{"part": "validation", "perturbation": held}], seed=seed, device="cpu", show_progress=False)
+    return adata, model
+
+
+def one(seed: int) -> pd.DataFrame:
+    """The errors of all methods on one simulated data set."""
+    torch.set_num_threads(1)
+    adata, model = trained(seed)
+    drugs = sorted(set(adata.obs["perturbation"]) - {"control"})
     controls = adata[adata.obs["perturbation"] == "control"].copy()
     rows = []
     given = adata.obs["dose"].to_numpy(float)
