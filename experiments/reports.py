@@ -27,7 +27,6 @@ RUNS = HERE / "runs" / "reports"
 TEST_FOLDS = (0, 1)
 OURS = ["energy_distance", "pearson_from_centroid", "pearson_of_change", "de_auroc", "de_overlap", "mae"]
 SPREADS = ["spread_ratio", "variance_ratio", "zeros_error", "spread_between"]
-PAPER = ["PDCorr", "MAE", "PDS_cosine", "DEOver", "DEPrec", "DirAgr", "LFCSpear", "AUROC", "AUPRC", "ES", "R2"]
 MODEL = "perturbdiff"
 
 
@@ -88,7 +87,8 @@ def main() -> None:
     lines.append(f"Means over conditions; of {MODEL} then over seeds {arguments.seeds} (range).\n")
     for table in tables:
         lines.append(f"## {table['data'].iloc[0]}\n")
-        lines += [f"{markdown(summary(table, ['method'], metrics))}\n" for metrics in (OURS, SPREADS, PAPER)]
+        suites = [table.loc[table["suite"] == suite, "metric"].unique().tolist() for suite in ("paper", "vcc2026")]
+        lines += [f"{markdown(summary(table, ['method'], metrics))}\n" for metrics in (OURS, SPREADS, *suites)]
     keys = ["data", "suite", "method", "seed", "metric"]
     record("reports", "\n".join(lines), over_batches(pd.concat(tables), keys), arguments.out)
     print("\n".join(lines))
