@@ -35,7 +35,10 @@ METRICS = ["energy_distance", "pearson_of_change", "mae", "spread_ratio", "zeros
 
 
 def as_many_as_observed(model: PerturbDiff, observed: Cells, seed: int, sampling: dict[str, int]) -> Cells:
-    """Predicted cells of each held-out condition, as many as were observed, beside all its control cells."""
+    """Predicted cells of each held-out condition, as many as were observed, beside all its control cells.
+
+    Each is of another control cell: of one there can't be two that are as different as those of two.
+    """
     held_out = held_out_conditions(model.trained)
     parts, rng = [], np.random.default_rng(seed)
     labels = observed.labels
@@ -43,12 +46,9 @@ def as_many_as_observed(model: PerturbDiff, observed: Cells, seed: int, sampling
         own = (labels["cell_type"] == row["cell_type"]) & (labels["assay_batch"] == row["assay_batch"])
         wanted = int((own & (labels["perturbation"] == row["perturbation"])).sum())
         controls = int((own & (labels["perturbation"] == observed.control)).sum())
-        repeats = -(-wanted // controls)
-        predicted = model.predict_cells(
-            observed, pd.DataFrame([row]), populations=repeats, seed=seed, device="cpu", sampling=sampling
-        )
+        predicted = model.predict_cells(observed, pd.DataFrame([row]), seed=seed, device="cpu", sampling=sampling)
         made = np.flatnonzero(predicted.obs["population"] >= 0)
-        kept = np.sort(rng.permutation(made)[:wanted])
+        kept = np.sort(rng.permutation(made)[: min(wanted, controls)])
         parts.append(predicted[np.r_[np.flatnonzero(predicted.obs["population"] < 0), kept]])
     both = ad.concat(parts, index_unique="-")
     columns = Columns(perturbation="perturbation", cell_type="cell_type", assay_batch="batch")

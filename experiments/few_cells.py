@@ -28,6 +28,7 @@ from common import (
     summary,
 )
 from perturbdiff import PerturbDiff
+from perturbdiff.metrics.tables import over_batches
 from perturbdiff.recipes.dataset import Recipe, recipe_from_mapping
 
 HERE = Path(__file__).parent
@@ -108,7 +109,13 @@ def main() -> None:
             tables.append(table)
             print(task[1:], markdown(summary(table, ["method"])), sep="\n", flush=True)
     rows = pd.concat(tables)
-    record("few_cells", page(rows), rows[rows["metric"].isin(METRICS)], arguments.out)
+    shown = rows[rows["metric"].isin(METRICS)].drop(columns="suite")
+    record(
+        "few_cells",
+        page(rows),
+        over_batches(shown, ["file", "kept", "seed", "kept_step", "method", "metric"]),
+        arguments.out,
+    )
     print(page(rows))
 
 

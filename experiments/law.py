@@ -24,7 +24,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from common import GROUP, METRICS, judged, markdown, parsed, predicted_change, record, spread, summary
+from common import (
+    GROUP,
+    METRICS,
+    judged,
+    markdown,
+    of_distinct_controls,
+    parsed,
+    predicted_change,
+    record,
+    spread,
+    summary,
+)
 from doses import DOSES, trained
 from perturbdiff import Cells, PerturbDiff, read_recipe
 from perturbdiff.baselines.control import drawn_rows, groups_of, under_labels
@@ -110,14 +121,15 @@ def laws(data: Path, name: str, seed: int) -> pd.DataFrame:
     chosen = sizes[(sizes["cells"] >= SMALLEST) & sizes["cell_type"].isin(FILES[name])]
     controls = cells.take(cells.is_control)
     place = dict(labels.groupby(GROUP).indices)
-    rows = drawn_rows(chosen, controls, rng)
-    unchanged = under_labels(chosen, controls, rows, genes=cells.genes, control=str(cells.control))
+    drawn_from = of_distinct_controls(chosen, cells)
+    rows = drawn_rows(drawn_from, controls, rng)
+    unchanged = under_labels(drawn_from, controls, rows, genes=cells.genes, control=str(cells.control))
     x, totals = unchanged.log_expression(cells.genes).toarray().astype(float), controls.known_totals[rows]
     made: dict[str, Array] = {method: np.empty_like(x, dtype=np.float32) for method in ("log1p", *LAWS)}
     start = 0
-    for key in chosen[GROUP].itertuples(index=False, name=None):
-        own = slice(start, start + len(place[key]))
-        start += len(place[key])
+    for *labels, n in drawn_from[[*GROUP, "cells"]].itertuples(index=False, name=None):
+        key, own = tuple(labels), slice(start, start + n)
+        start += n
         change = _mean(cells, place[key]) - _mean(cells, place[(str(cells.control), *key[1:])])
         counts = whole(x[own], totals[own])
         wanted = np.maximum(x[own].mean(axis=0) + change, 0)
