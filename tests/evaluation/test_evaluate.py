@@ -121,6 +121,22 @@ def test_the_baselines_use_the_observed_control_cells_where_the_predicted_file_h
     assert found.summary().loc[CONTROL].notna().all()
 
 
+def test_a_prediction_of_several_populations_is_judged_as_one_of_them_is_and_so_is_control():
+    controls = OBSERVED.take(OBSERVED.is_control)
+    groups = groups_of(OBSERVED)
+
+    def unchanged(times):
+        table = groups.assign(cells=times * 40)
+        made = predict_control(table, controls, genes=GENES, control="control", rng=np.random.default_rng(0))
+        found = evaluate({"model": made}, OBSERVED, training=None, seed=0).scores
+        known = found[found["metric"].isin(["energy_distance", "mmd"])].set_index(["method", "perturbation", "metric"])
+        return known["value"]
+
+    once, often = unchanged(1), unchanged(4)
+    for method in ("model", CONTROL):
+        pd.testing.assert_series_equal(often.loc[[method]], once.loc[[method]])
+
+
 def test_a_predicted_file_may_not_take_a_baselines_name_and_training_must_hold_the_judged_genes():
     with pytest.raises(ValueError, match="a predicted file is named 'ceiling'"):
         evaluate({"ceiling": PREDICTED}, OBSERVED, training=None, seed=0)

@@ -34,6 +34,19 @@ def test_a_predicted_file_is_read_as_it_declares_itself(tmp_path):
     assert cells.labels["assay_batch"].tolist() == [""] * 3
 
 
+@pytest.mark.parametrize("in_memory", [IN_MEMORY, 0])
+def test_a_predicted_file_says_of_which_control_cell_each_of_its_cells_was_made(tmp_path, in_memory):
+    declared = {**DECLARED, "own_columns": {"population": "population", "control_cell": "made of"}}
+    path = _write(tmp_path / "p.h5ad", drugs=("DMSO", "DMSO", "x", "x", "x"), perturbdiff=declared)
+    # a file that lost the column is read without
+    assert open_file(path, in_memory=in_memory).origins is None
+    adata = anndata.read_h5ad(path)
+    adata.obs["made of"] = ["c0", "c1", "c1", "c0", "c1"]
+    adata.write_h5ad(path)
+    origins = open_file(path, in_memory=in_memory).origins
+    assert (origins[:, None] == origins).tolist() == [[a == b for b in "01101"] for a in "01101"]
+
+
 def test_a_file_without_control_cells_is_read_and_has_none(tmp_path):
     cells = read_file(_write(tmp_path / "p.h5ad", drugs=("x", "y"), perturbdiff=DECLARED))
     assert cells.control == "DMSO"

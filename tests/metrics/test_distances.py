@@ -117,3 +117,38 @@ def test_the_bandwidth_is_the_median_squared_distance_and_undefined_where_cells_
     assert math.isnan(_mmd(y, y, math.nan))
     monkeypatch.setattr(distances, "_CELLS_OF_MEDIAN", 4)
     assert bandwidth(y) == pytest.approx(np.median(pdist(y[[0, 3, 7, 11]], "sqeuclidean")), abs=1e-9)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 1024])
+def test_pairs_of_one_origin_do_not_count(monkeypatch, rows):
+    monkeypatch.setattr(distances, "_ROWS_AT_ONCE", rows)
+    rng = np.random.default_rng(5)
+    x, origins, width = _sample(rng, 15), np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9]), 4.0
+    pairs = [(i, j) for i, j in itertools.permutations(range(15), 2) if origins[i] != origins[j]]
+    apart = np.array([np.linalg.norm(x[i] - x[j]) for i, j in pairs])
+    kernel = np.mean([np.exp(-np.square(apart) / (scale * width)) for scale in SCALES], axis=0)
+    found = within(x, width, origins)
+    assert found.distance == pytest.approx(apart.mean(), rel=1e-6)
+    assert found.kernel == pytest.approx(kernel.mean(), rel=1e-6)
+
+
+def test_cells_of_different_origins_are_all_pairs_and_of_one_there_is_none():
+    x = _sample(np.random.default_rng(6), 20)
+    assert within(x, 4.0, np.arange(20)[::-1]) == within(x, 4.0)
+    assert all(map(math.isnan, within(x, 4.0, np.zeros(20, dtype=int))))
+
+
+def test_copies_of_a_sample_are_as_far_from_its_law_as_the_sample_is():
+    rng = np.random.default_rng(7)
+    found = {"once": [], "copied": [], "taken for new": []}
+    for _ in range(300):
+        x, y = rng.normal(size=(2, 12, 5))
+        copied, origins = np.tile(x, (3, 1)), np.tile(np.arange(12), 3)
+        within_y = within(y)
+        found["once"].append(energy_distance(between(x, y), within(x), within_y))
+        found["copied"].append(energy_distance(between(copied, y), within(copied, origins=origins), within_y))
+        found["taken for new"].append(energy_distance(between(copied, y), within(copied), within_y))
+    np.testing.assert_allclose(found["copied"], found["once"], atol=1e-9)
+    error = np.std(found["once"]) / np.sqrt(300)
+    assert abs(np.mean(found["once"])) < 3 * error
+    assert np.mean(found["taken for new"]) > 10 * error

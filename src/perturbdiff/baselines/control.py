@@ -85,6 +85,7 @@ def under_labels(groups: pd.DataFrame, controls: Cells, drawn: Rows, *, genes: S
         names=names,
         labels=labels,
         control=control,
+        origins=drawn,
     )
 
 

@@ -62,6 +62,7 @@ def cells_from_anndata(
     observed: bool = True,
     clip: bool = False,
     require: Required = "all",
+    origin: str | None = None,
 ) -> Cells:
     """Cells of an AnnData in memory; its matrix is taken as it is, not copied, where it is CSR or dense.
 
@@ -80,6 +81,7 @@ def cells_from_anndata(
         observed: whether the cells are measured ones, whose sums tell what they were normalised to.
         clip: whether values below 0 count as 0, and a note says so.
         require: whether all labels of control cells must be there, any of them, or none.
+        origin: the column that names the control cell of which each cell was made.
 
     Raises:
         ValueError: a column, the layer, the control label or a label of `exclude` is not there (the nearest is
@@ -88,7 +90,7 @@ def cells_from_anndata(
             normalised to another total than is declared.
     """
     rules = Rules(columns, control, tuple(controls), grammar, tuple(exclude), require)
-    part, seen = _load(adata, expression, rules, source, summed=summed, observed=observed, clip=clip)
+    part, seen = _load(adata, expression, rules, source, summed=summed, observed=observed, clip=clip, origin=origin)
     return _select(part, [seen], rules, source)
 
 
@@ -147,6 +149,7 @@ def _load(
     summed: tuple[str, ...] | None = None,
     observed: bool = True,
     clip: bool = False,
+    origin: str | None = None,
 ) -> tuple[Cells, Seen]:
     """The cells of a file without those that `exclude` leaves out (all of them, where it leaves none)."""
     values, genes, _, note = expression_of(adata, expression, source)
@@ -168,6 +171,8 @@ def _load(
     found = checked(values, obs, rules.columns, expression, source, summed=over, observed=observed)
     said = tuple(one for one in (*notes, found.note) if one is not None)
     cells = Cells(found.rows, expression.scale, found.totals, genes, names, labels, None, said, rules.grammar)
+    if origin is not None:
+        cells = replace(cells, origins=pd.factorize(column_of(obs, origin, "the file", source))[0])
     return cells, seen
 
 

@@ -60,6 +60,7 @@ class Cells:
         control: the control cells' label of perturbation; None where no cell is perturbed.
         notes: sentences on what was done to the data on the way in.
         grammar: what labels of perturbation are made of.
+        origins: the number of the control cell that each was made of [n]; None for cells that were not made.
     """
 
     values: Matrix
@@ -71,6 +72,7 @@ class Cells:
     control: str | None
     notes: tuple[str, ...] = ()
     grammar: Grammar = PLAIN
+    origins: npt.NDArray[np.int64] | None = None
 
     def __repr__(self) -> str:
         """One line: how many cells and genes, and on which scale."""
@@ -199,6 +201,7 @@ class Cells:
             total_counts=None if self.total_counts is None else self.total_counts[rows],
             names=self.names[rows],
             labels=pd.DataFrame(labels),
+            origins=None if self.origins is None else self.origins[rows],
         )
 
 

@@ -69,6 +69,7 @@ class Disk:
         grammar: Grammar = PLAIN,
         summed: tuple[str, ...] | None = None,
         observed: bool = True,
+        origin: str | None = None,
     ) -> "Disk":
         """Open a file that `rows_can_be_read` of; labels are read as in `cells.anndata`, control cells may be absent.
 
@@ -90,6 +91,7 @@ class Disk:
             grammar=grammar,
             source=source,
             require="none",
+            origin=origin,
         )
         if file.note is not None:
             head = replace(head, notes=(file.note, *head.notes))
@@ -126,6 +128,11 @@ class Disk:
     def is_control(self) -> NDArray[np.bool_]:
         """See `File`."""
         return self.head.is_control
+
+    @property
+    def origins(self) -> NDArray[np.int64] | None:
+        """See `File`."""
+        return self.head.origins
 
     def log_expression(self, genes: Sequence[str], rows: Rows | None = None) -> "sp.csr_matrix[np.float32]":
         """Log1p counts per 10^4 of some genes and rows, read now.

@@ -36,6 +36,7 @@ class Description(NamedTuple):
     expression: Expression
     control: str
     declared: bool = False
+    origin: str | None = None
 
 
 def open_file(
@@ -82,6 +83,7 @@ def open_file(
         grammar=grammar,
         summed=summed,
         observed=observed and not said.declared,
+        origin=said.origin,
     )
 
 
@@ -135,6 +137,7 @@ def read_file(
         observed=observed and not said.declared,
         clip=clip,
         require="none",
+        origin=said.origin,
     )
 
 
@@ -182,11 +185,13 @@ def _described(
         raise ValueError(
             f"no perturbation column is named for {path.name!r}, and its conditions are read there; {_options(found)}."
         )
+    origin = declared.get("own_columns", {}).get("control_cell")
     return Description(
         columns,
         Expression(scale=declared["scale"]) if expression is None else expression,
         str(declared["control"]) if control is None else control,
         declared=bool(declared),
+        origin=origin if origin in found else None,
     )
 
 

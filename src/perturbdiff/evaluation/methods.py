@@ -128,4 +128,4 @@ class Methods:
         if method in self.files:
             return self.files[method](condition)
         moved = self.baselines[method].predict(*self.unchanged(condition))
-        return Population(moved.log_expression(self.genes).toarray())
+        return Population(moved.log_expression(self.genes).toarray(), moved.origins)

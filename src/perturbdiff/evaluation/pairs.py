@@ -56,6 +56,10 @@ class File(Protocol):
     def is_control(self) -> NDArray[np.bool_]:
         """Which cells are control cells."""
 
+    @property
+    def origins(self) -> Rows | None:
+        """The number of the control cell that each was made of; None where that is not known."""
+
     def log_expression(self, genes: Sequence[str], rows: Rows | None = None) -> "sp.csr_matrix[np.float32]":
         """Log1p counts per 10^4 of some genes and rows, in their order."""
 
@@ -200,7 +204,8 @@ class Pairs:
 
 def population(cells: File, genes: Sequence[str], rows: Rows) -> Population:
     """The rows of a file as a dense [cells, genes] float32 population, log1p counts per 10^4."""
-    return Population(cells.log_expression(genes, rows).toarray())
+    origins = None if cells.origins is None else cells.origins[rows]
+    return Population(cells.log_expression(genes, rows).toarray(), origins)
 
 
 def known_totals(cells: File, rows: Rows) -> Totals:

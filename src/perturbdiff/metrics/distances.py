@@ -7,8 +7,9 @@ r"""Distances between two populations of cells, X predicted and Y observed, that
 
 X', Y' are other cells. The energy distance is MMD^2 for the kernel (||x|| + ||y|| - ||x - y||) / 2: half of the
 statisticians' 2E||X - Y|| - ..., with no root and no squared norms. Both are the unbiased estimate: zero on average
-between two samples of one law, so they may be negative, and they need two cells a side. Sums are over blocks of rows,
-so that memory does not grow with the number of cells, and in float64.
+between two samples of one law, so they may be negative, and they need two cells a side. Cells that were made of one
+control cell are no two samples, so such pairs don't count. Sums are over blocks of rows, so that memory does not grow
+with the number of cells, and in float64.
 """
 
 from typing import Any, NamedTuple
@@ -69,8 +70,8 @@ def between(x: Matrix, y: Matrix, width: float = float("nan")) -> Closeness:
     return Closeness(*(total / (x.shape[0] * y.shape[0])).tolist())
 
 
-def within(x: Matrix, width: float = float("nan")) -> Closeness:
-    """Over all pairs of two different rows of x [n, genes]; NaN for fewer than two rows."""
+def within(x: Matrix, width: float = float("nan"), origins: NDArray[np.int64] | None = None) -> Closeness:
+    """Over all pairs of two different rows of x [n, genes] that are not of one origin [n]; NaN where there are none."""
     n_cells = x.shape[0]
     if n_cells < 2:
         return UNDEFINED
@@ -87,7 +88,26 @@ def within(x: Matrix, width: float = float("nan")) -> Closeness:
                 total += _sums(squares, width) - (0.0, float(left.shape[0]))
             else:
                 total += 2 * _sums(_squares(left, x[columns] - centre), width)
-    return Closeness(*(total / (n_cells * (n_cells - 1))).tolist())
+    pairs = n_cells * (n_cells - 1)
+    if origins is not None:
+        alike, sums = _alike(x, origins, width)
+        pairs, total = pairs - alike, total - sums
+    return Closeness(*(total / pairs).tolist()) if pairs else UNDEFINED
+
+
+def _alike(x: Matrix, origins: NDArray[np.int64], width: float) -> tuple[int, Vector]:
+    """How many ordered pairs of rows are of one origin, and their sums."""
+    order = np.argsort(origins, kind="stable")
+    origins, pairs, total = origins[order], 0, np.zeros(2)
+    for apart in range(1, len(order)):
+        first = np.flatnonzero(origins[apart:] == origins[:-apart])
+        if not first.size:
+            break
+        pairs += 2 * first.size
+        for rows in _blocks(first.size):
+            one, other = (x[order[first[rows] + step]].astype(np.float64) for step in (0, apart))
+            total += 2 * _sums(np.square(one - other).sum(axis=1), width)
+    return pairs, total
 
 
 def _sums(squares: Vector, width: float) -> Vector:

@@ -134,9 +134,15 @@ _MOMENTS = ("mean", "standard_deviation", "squared_error", "zeros")
 
 @dataclass(frozen=True)
 class Population:
-    """Cells [n, genes] of one condition, log1p counts per 10^4, with what comparisons need of them, computed once."""
+    """Cells of one condition, with what comparisons need of them, computed once.
+
+    Attributes:
+        cells: log1p counts per 10^4 [n, genes].
+        origins: the number of the control cell that each was made of [n]; None where that is not known, or of none.
+    """
 
     cells: Matrix
+    origins: Places | None = None
 
     @cached_property
     def mean(self) -> Vector:
@@ -174,7 +180,7 @@ class Population:
 
     def moved(self, change: Vector) -> "Population":
         """The same cells, whose mean is said to be elsewhere by a change [genes]: for cells of another level."""
-        elsewhere = Population(self.cells)
+        elsewhere = Population(self.cells, self.origins)
         vars(elsewhere)["mean"] = self.mean + change
         return elsewhere
 
@@ -182,7 +188,7 @@ class Population:
         """The same cells without some genes, given as their places."""
         if not genes.size:
             return self
-        left = Population(np.delete(self.cells, genes, axis=1))
+        left = Population(np.delete(self.cells, genes, axis=1), self.origins)
         for name in _MOMENTS:  # what is known gene by gene is not computed again
             if name in vars(self):
                 vars(left)[name] = np.delete(vars(self)[name], genes)
@@ -270,7 +276,7 @@ def judge_all_genes(predicted: Population, reference: Reference) -> dict[str, fl
 def _distances(predicted: Population, reference: Reference) -> dict[str, float]:
     width = reference.bandwidth
     between = distances.between(predicted.cells, reference.observed.cells, width)
-    closeness = between, distances.within(predicted.cells, width), reference.within
+    closeness = between, distances.within(predicted.cells, width, predicted.origins), reference.within
     return {"energy_distance": energy_distance(*closeness), "mmd": mmd(*closeness)}
 
 
