@@ -5,6 +5,7 @@ context) has n_k cells, whose mean change S_k carries sampling noise of variance
 correlation of the control means of c and of k's context,
 
     E(tau, c) = sum_k w_k S_k,   w_k ~ n_k / (n_k + 30) exp(-(max r - r_k) / h)    over the conditions k of tau
+                                 (those of one cell type are one to another type, by their cells)
     s(tau, c) = b(E) E + b(S_o - E) (S_o - E)        where training has seen o = (tau, c)
     s(tau, c) = lambda b(E) E                        where it has not
     b_g(d) = 1 - V_g / d_g^2                         where d_g^2 > 3 log(G) V_g: gene g stands out
@@ -172,8 +173,9 @@ class Changes:
                 rows, mine, alike = rows[kept], mine[kept], alike[kept]
         if not len(rows):
             return np.zeros(self.n_genes)
-        carried = self.within if (alike & ~mine).any() else self.across
-        w = self._weights(rows, similarity[self.context[rows]], carried.bandwidth)
+        across = not (alike & ~mine).any()
+        carried = self.across if across else self.within
+        w = self._weights(rows, similarity[self.context[rows]], carried.bandwidth, across=across)
         mean, noise = self._mean(rows, w)
         found = mean * trusted(mean, noise)
         if not mine.any():
@@ -208,8 +210,9 @@ class Changes:
         r, kind = context @ context.T, self._cell_type[self.context[rows]]
         found = []
         for i, similar in enumerate(r):
-            carried = within if (kind == kind[i]).sum() > 1 else across
-            beyond, noise = self._mean(rows, np.eye(len(rows))[i] - self._weights(rows, similar, carried.bandwidth))
+            alone = (kind == kind[i]).sum() == 1
+            w = self._weights(rows, similar, (across if alone else within).bandwidth, across=alone)
+            beyond, noise = self._mean(rows, np.eye(len(rows))[i] - w)
             found.append(beyond @ beyond - noise.sum())
         return np.array(found)
 
@@ -245,7 +248,7 @@ class Changes:
             return found
         own, weight = self.changes[rows[judged]].astype(np.float64), self._counting(rows)[judged]
         for i, bandwidth in enumerate(BANDWIDTHS):
-            w = np.stack([self._weights(rows, similar, bandwidth) for similar in r[judged]])
+            w = np.stack([self._weights(rows, similar, bandwidth, across=across) for similar in r[judged]])
             mean, noise = self._mean(rows, w)
             mean *= trusted(mean, noise)
             of_each = (own * mean).sum(axis=1), np.square(mean).sum(axis=1), np.square(own - mean).sum(axis=1)
@@ -264,12 +267,19 @@ class Changes:
     def _counting(self, rows: Places) -> Vector:
         return self.sizes[rows] / (self.sizes[rows] + ENOUGH)
 
-    def _weights(self, rows: Places, similarity: Vector, bandwidth: float) -> Vector:
-        """The weights of some conditions; a similarity of -inf leaves one out."""
+    def _weights(self, rows: Places, similarity: Vector, bandwidth: float, *, across: bool) -> Vector:
+        """The weights of some conditions; a similarity of -inf leaves one out. Across types those of a type are one."""
         there = np.isfinite(similarity)
-        apart = np.where(there, similarity[there].max() - similarity, np.inf)
-        near = np.exp(-apart / bandwidth) if np.isfinite(bandwidth) else there.astype(np.float64)
-        w = self._counting(rows) * near
+        n, r = self.sizes[rows] * there, np.where(there, similarity, 0.0)
+        if across:
+            kind = np.unique(self._cell_type[self.context[rows]], return_inverse=True)[1]
+            size = np.bincount(kind, n)
+            share, r = n / np.maximum(size, 1.0)[kind], np.bincount(kind, n * r) / np.maximum(size, 1.0)
+        else:
+            kind, size, share = np.arange(len(rows)), n, there.astype(np.float64)
+        apart = np.where(size > 0, r[size > 0].max() - r, np.inf)
+        near = np.exp(-apart / bandwidth) if np.isfinite(bandwidth) else np.ones(len(r))
+        w = share * (size / (size + ENOUGH) * near)[kind]
         found: Vector = w / w.sum()
         return found
 
