@@ -292,6 +292,21 @@ def of_donors(rng, *, n_types=4, n_donors=3, n_genes=40):
     return replace(changes, contexts=tuple((f"type_{k}", f"donor_{i}") for i, k in enumerate(kind)))
 
 
+def test_to_another_cell_type_what_contexts_of_one_type_did_is_one_answer():
+    sizes, r = np.array([30.0, 60.0, 45.0]), np.array([0.9, 0.6, 0.5])
+    changes = made([(1, 0), (1, 1), (1, 2)], np.eye(3), means=np.eye(3), sizes=sizes, across=Carried(0.2))
+    changes = replace(changes, contexts=(("A", "1"), ("A", "2"), ("B", "1")))
+    similar = (30 * 0.9 + 60 * 0.6) / 90
+    of_type = np.array([90 / 120, 45 / 75 * np.exp(-(similar - 0.5) / 0.2)])
+    of_type /= of_type.sum()
+    wanted = [of_type[0] / 3, of_type[0] * 2 / 3, of_type[1]]
+    np.testing.assert_allclose(changes.expected(1, r, cell_type="C"), wanted)
+    # however many batches a type is cut into
+    cut = made([(1, 0), (1, 1), (1, 2), (1, 3)], np.eye(4)[[0, 1, 2, 2]], means=np.eye(4), sizes=[30, 60, 40, 5])
+    cut = replace(cut, across=Carried(0.2), contexts=(("A", "1"), ("A", "2"), ("B", "1"), ("B", "2")))
+    np.testing.assert_allclose(cut.expected(1, np.array([0.9, 0.6, 0.5, 0.5]), cell_type="C")[:3], wanted)
+
+
 def test_what_carries_over_within_a_cell_type_and_across_types_is_fitted_apart(rng):
     fitted = of_donors(rng).fitted()
     assert fitted.within.share == pytest.approx(1.0, abs=0.05)
