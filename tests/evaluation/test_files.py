@@ -45,6 +45,10 @@ def test_a_predicted_file_says_of_which_control_cell_each_of_its_cells_was_made(
     adata.write_h5ad(path)
     origins = open_file(path, in_memory=in_memory).origins
     assert (origins[:, None] == origins).tolist() == [[a == b for b in "01101"] for a in "01101"]
+    # cells of which it is not said are of no other's
+    adata.obs["made of"] = ["c0", "c1", None, "c0", None]
+    adata.write_h5ad(path)
+    assert np.unique(open_file(path, in_memory=in_memory).origins).size == 4
 
 
 def test_a_file_without_control_cells_is_read_and_has_none(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from perturbdiff.cells.memory import Cells, matches
-from perturbdiff.cells.order import Flags
+from perturbdiff.cells.order import Flags, Integers
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.files.container import read_anndata
 from perturbdiff.files.joining import (
@@ -172,8 +172,16 @@ def _load(
     said = tuple(one for one in (*notes, found.note) if one is not None)
     cells = Cells(found.rows, expression.scale, found.totals, genes, names, labels, None, said, rules.grammar)
     if origin is not None:
-        cells = replace(cells, origins=pd.factorize(column_of(obs, origin, "the file", source))[0])
+        cells = replace(cells, origins=_numbered(obs[origin]))
     return cells, seen
+
+
+def _numbered(origins: "pd.Series[Any]") -> Integers:
+    """The numbers of the control cells that cells were made of; those of which it is not said have one each."""
+    found = pd.factorize(origins)[0].astype(np.int64)
+    unknown = np.flatnonzero(found < 0)
+    found[unknown] = found.max(initial=-1) + 1 + np.arange(len(unknown))
+    return found
 
 
 def _labels(adata: anndata.AnnData, rules: Rules, key: str, source: str) -> "pd.Categorical[Any]":
