@@ -109,7 +109,7 @@ def main() -> None:
             tables.append(table)
             print(task[1:], markdown(summary(table, ["method"])), sep="\n", flush=True)
     rows = pd.concat(tables)
-    shown = rows[rows["metric"].isin(METRICS)].drop(columns="suite")
+    shown = rows[rows["metric"].isin(METRICS[:2])].drop(columns="suite").dropna(subset=["value"])
     record(
         "few_cells",
         page(rows),
@@ -125,7 +125,8 @@ def page(rows: pd.DataFrame) -> str:
     parts = [f"# Few cells of every perturbation\n\n{__doc__.split(chr(10) * 2)[0]} Seeds {seeds}."]
     for (name, kept), own in rows.groupby(["file", "kept"], sort=False):
         steps = sorted(own[["seed", "kept_step"]].drop_duplicates()["kept_step"].tolist())
-        unit = "cell_type" if len(set(own["perturbation"])) == 1 else "perturbation"
+        perturbations = own.loc[own["metric"] == "energy_distance", "perturbation"]
+        unit = "cell_type" if perturbations.nunique() == 1 else "perturbation"
         apart = margins(own, "control", unit=unit)
         parts += [
             f"## {name}, {kept} cells\n\n{markdown(summary(own, ['method']))}",
