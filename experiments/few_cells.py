@@ -126,7 +126,7 @@ def page(rows: pd.DataFrame) -> str:
     for (name, kept), own in rows.groupby(["file", "kept"], sort=False):
         steps = sorted(own[["seed", "kept_step"]].drop_duplicates()["kept_step"].tolist())
         perturbations = own.loc[own["metric"] == "energy_distance", "perturbation"]
-        unit = "cell_type" if perturbations.nunique() == 1 else "perturbation"
+        unit = "cell_type" if len(set(perturbations)) == 1 else "perturbation"
         apart = margins(own, "control", unit=unit)
         parts += [
             f"## {name}, {kept} cells\n\n{markdown(summary(own, ['method']))}",
