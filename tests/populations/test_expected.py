@@ -9,7 +9,6 @@ import torch
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.contexts import Carried
 from perturbdiff.cells.counts import Curves, changed, logs
-from perturbdiff.cells.evidence import together
 from perturbdiff.cells.order import Segments
 from perturbdiff.core.choices import COVARIATES
 from perturbdiff.labels.vocabulary import Vocabulary
@@ -122,8 +121,8 @@ def test_a_label_taken_as_new_is_told_what_the_weights_make_of_the_others_in_the
         similarity = changes.similarity(changes.means[own])
         for way in range(6):
             novelty, left_out = way % 3, way >= 3
-            each = [changes.evidence(k, similarity, own, left_out=left_out) for k in range(5)]
-            wanted = together(changes.n_genes, list(zip(weights[novelty, draw.condition[0]], each, strict=True)))
+            each = [changes.expected(k, similarity, own, left_out=left_out) for k in range(5)]
+            wanted = weights[novelty, draw.condition[0]] @ np.array(each)
             np.testing.assert_allclose(found[way], wanted, rtol=1e-4, atol=1e-5)
 
 

@@ -8,8 +8,12 @@ correlation of the control means of c and of k's context,
                                  (those of one cell type are one to another type, by their cells)
     s(tau, c) = b(E) E + b(S_o - E) (S_o - E)        where training has seen o = (tau, c)
     s(tau, c) = lambda b(E) E                        where it has not
+    b_g(d) = 1 - V_g / d_g^2                         where d_g^2 > 3 log(G) V_g: gene g stands out
+    b_g(d) = max(0, 1 - sum V / sum d^2)             where it does not, the sums over those genes
 
-b being the share that is no noise (`cells.evidence`), of S_o - E at most T / (T + sum V) in genes that don't stand out.
+What may be sampling noise is not expected: b is the positive part of James and Stein's estimator, of all G genes but
+those that noise does not explain. A knock-out changes its own gene by far the most, and nothing follows from that for
+others. Of S_o - E a gene that does not stand out is expected T / (T + sum V) at most.
 
 The bandwidth h and the share lambda of a response that proves to carry over are those that predict the trained
 conditions best, each by the others of its perturbation (`Changes.fitted`): by those of all contexts where tau was seen
@@ -26,8 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from perturbdiff.cells.evidence import Evidence, Vector, together, trusted
-
+type Vector = NDArray[np.float64]
 type Places = NDArray[np.int64]
 type Context = tuple[str, str]
 """Cell type and assay batch; "" where contexts of several are one."""
@@ -36,6 +39,9 @@ ENOUGH = 30.0
 """Of so many cells a condition counts half of what it would with all the cells in the world."""
 
 BANDWIDTHS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, np.inf)
+
+STANDS_OUT = 3.0
+"""Times log G, the squared change of a gene over its noise that noise does not explain."""
 
 MOST_CONDITIONS = 1 << 14
 """So many conditions at most are told apart; where there are more, contexts are joined."""
@@ -147,14 +153,7 @@ class Changes:
     def expected(
         self, label: int, similarity: Vector, own: int | None = None, *, cell_type: str = "", left_out: bool = False
     ) -> Vector:
-        """The change s [genes] of a perturbation in a context, as `evidence`."""
-        part = self.evidence(label, similarity, own, cell_type=cell_type, left_out=left_out)
-        return together(self.n_genes, [(1.0, part)])
-
-    def evidence(
-        self, label: int, similarity: Vector, own: int | None = None, *, cell_type: str = "", left_out: bool = False
-    ) -> Evidence:
-        """What is known of a perturbation in a context; 0 for a label of which training has no condition.
+        """The change [genes] of a perturbation in a context; 0 for a label of which training has no condition.
 
         Args:
             label: its number.
@@ -173,14 +172,19 @@ class Changes:
             if kept.any():
                 rows, mine, alike = rows[kept], mine[kept], alike[kept]
         if not len(rows):
-            return Evidence.none(self.n_genes)
+            return np.zeros(self.n_genes)
         across = not (alike & ~mine).any()
         carried = self.across if across else self.within
         w = self._weights(rows, similarity[self.context[rows]], carried.bandwidth, across=across)
+        mean, noise = self._mean(rows, w)
+        found = mean * trusted(mean, noise)
         if not mine.any():
-            mean, noise = self._mean(rows, carried.share * w)
-            return Evidence.none(self.n_genes)._replace(mean=mean, noise=noise)
-        return Evidence(*self._mean(rows, w), *self._mean(rows, mine - w), self.apart)
+            found *= carried.share
+            return found
+        beyond, noise = self._mean(rows, mine - w)
+        most = self.apart / (self.apart + noise.sum()) if 0 < self.apart < np.inf else float(self.apart > 0)
+        found += beyond * trusted(beyond, noise, most)
+        return found
 
     def _mean(self, rows: Places, w: Vector) -> tuple[Vector, Vector]:
         """The sum of some conditions' changes with weights [.., conditions], and its noise [.., genes]."""
@@ -300,3 +304,25 @@ def joined(groups: Sequence[tuple[int, str, str]]) -> list[Context]:
         if len({(label, context) for (label, _, _), context in zip(groups, contexts, strict=True)}) <= MOST_CONDITIONS:
             return contexts
     return ways[-1]
+
+
+def trusted(change: Vector, noise: Vector, most: float = 1.0) -> Vector:
+    """The share b of each gene of a change that is kept; see the module [.., genes].
+
+    Args:
+        change: d [.., genes].
+        noise: V [.., genes].
+        most: of a gene that does not stand out, at most.
+    """
+    squares = np.square(change)
+    out = squares > STANDS_OUT * np.log(max(2, change.shape[-1])) * noise
+    of_rest, noise_of_rest = (np.where(out, 0.0, table).sum(axis=-1, keepdims=True) for table in (squares, noise))
+    rest = np.minimum(1 - _over(noise_of_rest, of_rest), most)
+    found: Vector = np.where(out, 1 - _over(noise, squares), rest)
+    return found
+
+
+def _over(noise: Vector, squares: Vector) -> Vector:
+    """Noise over squares, 1 where it is more."""
+    found: Vector = np.divide(noise, squares, out=np.ones_like(squares), where=squares > noise)
+    return found

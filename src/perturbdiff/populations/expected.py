@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from perturbdiff.cells.contexts import Changes, Context
+from perturbdiff.cells.contexts import Changes, Context, Vector
 from perturbdiff.cells.counts import Curves, whole
-from perturbdiff.cells.evidence import Evidence, Vector, together
 from perturbdiff.cells.order import Loaded, Runs, totals_of
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.populations.epochs import Draw, Populations, Slab
@@ -71,7 +70,7 @@ class Expectation:
         self.changes, self.weights, self.scale, self.counts = changes, weights, scale, counts
         size = max(1, HELD // (8 * changes.n_genes))
         self.of = lru_cache(size)(self._of)
-        self._of_trained = lru_cache(max(1, size // 4))(self._evidence)
+        self._of_trained = lru_cache(size)(self._expected)
 
     def surroundings(self, context: Context, control: Expression, totals: NDArray[np.float64] | None) -> Surroundings:
         """A context by its control cells.
@@ -92,19 +91,20 @@ class Expectation:
 
     def _of(self, label: int, there: Surroundings, novelty: int = 0, elsewhere: bool = False) -> Expression:  # noqa: FBT001, FBT002 - kept by position
         """The change [genes] of a label by its number; `elsewhere` as if training had not seen the context."""
-        members = [(1.0, label)]
-        if self.weights is not None:
+        if self.weights is None:
+            shift = self._of_trained(label, there, elsewhere)
+        else:
             row = self.weights[novelty, label]
-            members = [(float(row[k]), int(k)) for k in np.flatnonzero(row)]
-        shift = together(self.changes.n_genes, [(w, self._of_trained(k, there, elsewhere)) for w, k in members])
+            parts = (row[k] * self._of_trained(int(k), there, elsewhere) for k in np.flatnonzero(row))
+            shift = sum(parts, np.zeros(self.changes.n_genes))
         if not shift.any():
             return shift.astype(np.float32)
         found = shift if there.curves is None else there.curves.realised(shift)
         return (found / self.scale).astype(np.float32)
 
-    def _evidence(self, label: int, there: Surroundings, elsewhere: bool) -> Evidence:  # noqa: FBT001 - kept by position
-        """What is known of a trained label, log1p counts per 10^4; kept, since others are made of it."""
-        return self.changes.evidence(label, there.similarity, there.own, cell_type=there.cell_type, left_out=elsewhere)
+    def _expected(self, label: int, there: Surroundings, elsewhere: bool) -> Vector:  # noqa: FBT001 - kept by position
+        """The change of a trained label, log1p counts per 10^4; kept, since others are made of it."""
+        return self.changes.expected(label, there.similarity, there.own, cell_type=there.cell_type, left_out=elsewhere)
 
 
 class ExpectedPopulations:
