@@ -43,6 +43,7 @@ from perturbdiff.cells.counts import added, kept, logs, whole
 from perturbdiff.core.denoiser import Denoiser
 from perturbdiff.core.observation import Estimate
 from perturbdiff.core.population import Noised
+from perturbdiff.metrics.tables import over_batches
 from perturbdiff.prediction import predict
 from perturbdiff.recipes.settings import SamplingSettings
 from perturbdiff.simulation.responses import true_change
@@ -208,7 +209,9 @@ def main() -> None:
     table = cells.pivot_table(index="method", columns="where", values="value", aggfunc="first", sort=False)[list(DOSES)]
     parts.append(f"## Steps of the reverse chain\n\nError relative to the drug's whole programme.\n\n{markdown(table)}")
     text = "\n\n".join(parts)
-    record("law", text, pd.concat([of_laws[of_laws["metric"].isin(SHOWN)], of_steps]), arguments.out)
+    shown = of_laws[of_laws["metric"].isin(SHOWN)].dropna(subset=["value"])
+    rows = over_batches(shown, ["part", "method", "metric", "seed"])
+    record("law", text, pd.concat([rows, of_steps.drop(columns=["dose"])]), arguments.out)
     print(text)
 
 
