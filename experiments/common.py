@@ -23,6 +23,9 @@ from perturbdiff.recipes.dataset import Expression, Recipe
 from perturbdiff.split.rules import Split
 
 GROUP = ["perturbation", "cell_type", "assay_batch"]
+STILL = {"max_steps": 1, "learning_rate": 1e-12}
+"""Settings of a training that learns nothing."""
+
 METRICS = ["pearson_of_change", "energy_distance", "mae", "de_auroc", "spread_ratio"]
 
 
@@ -183,8 +186,7 @@ def judged_beside(
 
 def start_of(recipe: Recipe) -> Recipe:
     """The same recipe, whose model learns nothing: what is expected, drawn as cells."""
-    still = {"max_steps": 1, "learning_rate": 1e-12}
-    return recipe.model_copy(update={"training": {**recipe.training, **still}})
+    return recipe.model_copy(update={"training": {**recipe.training, **STILL}})
 
 
 def margins(table: pd.DataFrame, against: str, metric: str = "energy_distance", unit: str = "perturbation") -> str:
