@@ -7,9 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perturbdiff.training.patience import Energies, proven
+from perturbdiff.training import patience
+from perturbdiff.training.patience import Energies
 
 FINITE = st.floats(-10, 10)
+
+
+def proven(populations, start, keys=()):
+    """Whether energies of populations, of these groups, are below those of the start."""
+    return patience.proven(Energies({}, populations, keys), start)
 
 
 def test_the_mean_is_over_the_assay_batches_of_a_condition_first():
@@ -50,7 +56,7 @@ def test_a_mean_below_0_within_its_standard_error_is_not_proven_and_one_beyond_i
 
 
 def test_populations_are_held_against_themselves_so_that_there_are_as_many():
-    with pytest.raises(ValueError, match="longer than argument 1"):
+    with pytest.raises(ValueError, match="longer than arguments 1-2"):
         proven([1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0])
 
 
@@ -63,3 +69,26 @@ def test_neither_the_order_of_populations_nor_the_unit_of_energies_counts(pairs,
         assert proven(after, start) == (edge < 0)
         assert proven(after[::-1], start[::-1]) == (edge < 0)
         assert proven([unit * energy for energy in after], [unit * energy for energy in start]) == (edge < 0)
+
+
+def test_what_helps_one_perturbation_alone_is_not_proven_by_its_many_populations():
+    # one of five perturbations falls by far, in ten populations; the others rise
+    keys = [(1, 1, 1)] * 10 + [(i, 1, 1) for i in (2, 3, 4, 5)]
+    apart = [-1.0] * 10 + [0.1] * 4
+    assert proven(apart, [0.0] * 14)
+    assert not proven(apart, [0.0] * 14, keys)
+    assert proven([-1.0] * 10 + [-0.5, -0.8, -0.4, -0.9], [0.0] * 14, keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "units"),
+    [
+        ([(1, 1, 1), (2, 1, 1), (3, 1, 2), (3, 2, 3)], 3),
+        ([(1, 1, 1), (2, 2, 1), (1, 3, 2), (2, 3, 3)], 3),
+        ([(1, 1, 1), (1, 1, 2), (2, 2, 3), (2, 2, 3)], 3),
+        ([(1, 1, 1), (1, 1, 2), (2, 2, 2), (2, 2, 1)], 4),
+        ([], 4),
+    ],
+)
+def test_units_are_perturbations_or_cell_types_or_assay_batches_or_populations(keys, units):
+    assert len(set(patience._units(Energies({}, [0.0] * 4, keys)))) == units

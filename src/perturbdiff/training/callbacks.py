@@ -104,7 +104,7 @@ class RunFolder(Callback):
             self.start = list(energies.populations)
         self.patience.see(trainer.global_step, energy)
         first = trainer.global_step == 0 or self.start is None
-        if energy < self.best and (first or proven(energies.populations, self.start or [])):
+        if energy < self.best and (first or proven(energies, self.start or [])):
             self.best, self.best_step = energy, trainer.global_step
             self._keep(trainer, energy)
 

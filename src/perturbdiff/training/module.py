@@ -112,13 +112,15 @@ class DenoiserModule(LightningModule):
         Raises:
             ValueError: one is not finite.
         """
-        found, apart = {}, []
+        found, apart, keys = {}, [], []
         for group, populations in self._sampled.items():
             predicted, observed = (torch.cat(cells)[:LARGEST_SET] for cells in zip(*populations, strict=True))
             found[group] = float(energy_distance(predicted, observed)) * self.scale
-            apart += [float(energy_distance(*pair)) * self.scale for pair in populations if len(pair[0]) > 1]
+            own = [float(energy_distance(*pair)) * self.scale for pair in populations if len(pair[0]) > 1]
+            apart += own
+            keys += [group] * len(own)
         self._sampled.clear()
-        energies = Energies(found, apart)
+        energies = Energies(found, apart, keys)
         if not math.isfinite(energies.mean):
             raise ValueError(
                 f"the validation energy is {energies.mean} after step {self.global_step}, so the weights cannot be "

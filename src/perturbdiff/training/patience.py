@@ -6,9 +6,10 @@ as long as the best one. So what is slow to improve is given time in proportion,
 max_steps. The learning rate falls with max_steps, so a training that ends by patience may never have lowered it.
 
 The weights of step 0 give what is expected, which is a strong prediction. Others take their place where the validation
-energy is lower by more than chance would have it: the mean over the validation's populations of the difference from
-step 0, population by population, is below 0 by more than its standard error. Fewer than three populations prove
-nothing.
+energy is lower by more than chance would have it: the mean over units of the difference from step 0, population by
+population, is below 0 by more than its standard error. Populations of one perturbation are no independent witnesses
+where several perturbations validate, and what helps one of them may harm others: the units are perturbations where
+there are three or more, else cell types, else assay batches, else populations. Fewer than three units prove nothing.
 """
 
 import math
@@ -18,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 FEWEST = 3
-"""Populations that prove something."""
+"""Units that prove something."""
 
 
 class Energies(NamedTuple):
@@ -27,10 +28,12 @@ class Energies(NamedTuple):
     Attributes:
         groups: of each judged group (perturbation, cell type, assay batch), all its cells at once.
         populations: of each population of two cells and more, in their order.
+        keys: the group of each population; none where they are the units.
     """
 
     groups: Mapping[tuple[int, ...], float]
     populations: Sequence[float]
+    keys: Sequence[tuple[int, ...]] = ()
 
     @property
     def mean(self) -> float:
@@ -41,12 +44,23 @@ class Energies(NamedTuple):
         return statistics.fmean(statistics.fmean(own) for own in conditions.values())
 
 
-def proven(populations: Sequence[float], start: Sequence[float]) -> bool:
-    """Whether these energies are below those of the start by more than the standard error of the difference."""
-    apart = [here - there for here, there in zip(populations, start, strict=True)]
+def proven(energies: Energies, start: Sequence[float]) -> bool:
+    """Whether energies are below those of the start's populations by more than the standard error of the difference."""
+    units = defaultdict(list)
+    for unit, here, there in zip(_units(energies), energies.populations, start, strict=True):
+        units[unit].append(here - there)
+    apart = [statistics.fmean(own) for own in units.values()]
     if len(apart) < FEWEST:
         return False
     return statistics.fmean(apart) + statistics.stdev(apart) / math.sqrt(len(apart)) < 0
+
+
+def _units(energies: Energies) -> Sequence[int]:
+    """The unit of each population: a label of its group, or its own number."""
+    for labels in zip(*energies.keys, strict=True):
+        if len(set(labels)) >= FEWEST:
+            return labels
+    return range(len(energies.populations))
 
 
 class Patience:
