@@ -109,14 +109,15 @@ def main() -> None:
             tables.append(table)
             print(task[1:], markdown(summary(table, ["method"])), sep="\n", flush=True)
     rows = pd.concat(tables)
+    text = page(rows)
     shown = rows[rows["metric"].isin(METRICS[:2])].drop(columns="suite").dropna(subset=["value"])
     record(
         "few_cells",
-        page(rows),
+        text,
         over_batches(shown, ["file", "kept", "seed", "kept_step", "method", "metric"]),
         arguments.out,
     )
-    print(page(rows))
+    print(text)
 
 
 def page(rows: pd.DataFrame) -> str:

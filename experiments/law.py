@@ -45,6 +45,7 @@ from perturbdiff.core.observation import Estimate
 from perturbdiff.core.population import Noised
 from perturbdiff.metrics.tables import over_batches
 from perturbdiff.prediction import predict
+from perturbdiff.recipes.dataset import PER
 from perturbdiff.recipes.settings import SamplingSettings
 from perturbdiff.simulation.responses import true_change
 
@@ -57,7 +58,6 @@ SMALLEST = 40
 """Cells of a condition that are enough to know its mean."""
 
 SHOWN = [*METRICS, "variance_ratio", "zeros_predicted", "zeros_observed"]
-PER = 1e4
 ROUNDS, DRAWS = 12, 2
 
 type Array = np.ndarray
@@ -141,16 +141,12 @@ def laws(data: Path, name: str, seed: int) -> pd.DataFrame:
     judged_rows = np.concatenate(
         [*map(place.get, chosen[GROUP].itertuples(index=False, name=None)), np.flatnonzero(cells.is_control)]
     )
-    predicted = {method: _with(unchanged, values) for method, values in made.items()}
+    predicted = {method: replace(unchanged, values=values) for method, values in made.items()}
     return judged(predicted, cells.take(np.sort(judged_rows)), seed).assign(part=name, seed=seed)
 
 
 def _mean(cells: Cells, rows: Array) -> Array:
     return np.asarray(cells.log_expression(cells.genes, rows).mean(axis=0)).ravel()
-
-
-def _with(cells: Cells, values: Array) -> Cells:
-    return replace(cells, values=values)
 
 
 class Expecting:

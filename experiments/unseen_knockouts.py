@@ -122,8 +122,9 @@ def main() -> None:
             print(markdown(summary(table, ["method"])), flush=True)
     rows = pd.concat(tables)
     rows = rows[rows["perturbation"] != ""]  # what is of a whole context stands apart
-    record("unseen_knockouts", page(rows), rows[rows["metric"].isin(METRICS)], arguments.out)
-    print(page(rows))
+    text = page(rows)
+    record("unseen_knockouts", text, rows[rows["metric"].isin(METRICS)], arguments.out)
+    print(text)
 
 
 def page(rows: pd.DataFrame) -> str:
