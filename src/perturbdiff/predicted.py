@@ -66,7 +66,6 @@ class Predicted(NamedTuple):
         source: the row of the control cell that each was made from [cells].
         condition: the row of its condition in the table of these [cells].
         repeat: which of the draws of the condition it is of [cells], or of all.
-        lap: how often all control cells of the condition were drawn before [cells], or of all.
         totals: total counts of the cells [cells], where they are drawn as counts.
     """
 
@@ -74,7 +73,6 @@ class Predicted(NamedTuple):
     source: Rows
     condition: Rows
     repeat: Rows | int = 0
-    lap: Rows | int = 0
     totals: NDArray[np.float64] | None = None
 
 
@@ -109,15 +107,17 @@ def as_file(
     import anndata
 
     used, source = np.unique(made.source), made.source
-    repeat, lap = (np.broadcast_to(given, source.shape) for given in (made.repeat, made.lap))
+    repeat = np.broadcast_to(made.repeat, source.shape)
+    # a control cell may serve a population more than once
+    again = pd.DataFrame([source, made.condition, repeat]).T.groupby([0, 1, 2]).cumcount()
     names = cells.names.to_numpy(dtype=object)
     obs = _labels(made, cells, conditions, columns, control)
     ours = {name: free_name(name, obs) for name in OWN_COLUMNS}
     obs[ours["population"]] = np.concatenate([np.full(len(used), -1), repeat])
     obs[ours["control_cell"]] = np.concatenate([names[used], names[source]])
     predicted = [
-        f"{names[row]}-predicted-{number}-{draw}" + (f"-{again}" if again else "")
-        for row, number, draw, again in zip(source, made.condition, repeat, lap, strict=True)
+        f"{names[row]}-predicted-{number}-{draw}" + (f"-{before}" if before else "")
+        for row, number, draw, before in zip(source, made.condition, repeat, again, strict=True)
     ]
     values, layers = sp.vstack([controls, made.expression], format="csr"), {}
     names_of = {name: column for name, column in columns.model_dump(exclude={"total_counts"}).items() if column}

@@ -5,7 +5,8 @@ import pytest
 
 from perturbdiff.baselines.pseudobulk import pseudobulks
 from perturbdiff.baselines.similar import SimilarContexts
-from perturbdiff.cells.contexts import Carried, Changes, trusted
+from perturbdiff.cells.contexts import Carried, Changes
+from perturbdiff.cells.moments import trusted
 
 CONTEXTS = {"A": [1.0, 1.5, 3.0], "B": [4.0, 1.0, 2.0], "C": [4.0, 8.0, 1.0], "D": [3.9, 1.2, 2.1]}
 SHIFTS = {

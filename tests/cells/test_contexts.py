@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from perturbdiff.cells import contexts as module
-from perturbdiff.cells.contexts import BANDWIDTHS, CARRIED, ENOUGH, STANDS_OUT, Carried, Changes, joined, trusted
+from perturbdiff.cells.contexts import BANDWIDTHS, CARRIED, ENOUGH, Carried, Changes, joined
+from perturbdiff.cells.moments import trusted
 
 
 def made(keys, changes, *, means, sizes=None, noise=None, **more):
@@ -50,59 +51,6 @@ def simulated(rng, *, n_labels=6, n_contexts=12, n_genes=40, n_kinds=3, noise=0.
         response = own[label, kind[context]] if alike else own[label, 0] + rng.normal(size=n_genes)
         changes.append(response + noise * rng.normal(size=n_genes))
     return made(keys, changes, means=means, sizes=sizes, noise=np.full(len(keys), noise**2 * n_genes))
-
-
-# what is trusted of a change
-
-
-def test_genes_that_noise_may_explain_keep_the_share_that_all_of_them_prove_and_others_their_own(rng):
-    n_genes = 50
-    noise = rng.uniform(0.5, 2.0, size=n_genes)
-    change = 1.2 * np.sqrt(noise) * np.sign(rng.normal(size=n_genes))
-    border = np.sqrt(STANDS_OUT * np.log(n_genes) * noise)
-    change[7], change[8] = 1.001 * border[7], -0.999 * border[8]
-    found = trusted(change, noise)
-    rest = np.delete(np.arange(n_genes), 7)
-    np.testing.assert_allclose(found[rest], 1 - noise[rest].sum() / np.square(change[rest]).sum())
-    assert found[7] == pytest.approx(1 - 1 / (STANDS_OUT * np.log(n_genes) * 1.001**2))
-    capped = trusted(change, noise, 0.1)
-    np.testing.assert_array_equal(capped[rest], 0.1)
-    assert capped[7] == found[7]
-
-
-def test_what_stands_out_says_nothing_of_other_genes(rng):
-    noise, change = np.ones(100), 0.9 * np.sign(rng.normal(size=100))
-    change[0] = 50.0  # a knocked-out gene, by itself far more than all noise
-    found = trusted(change, noise)
-    assert found[0] == pytest.approx(1 - 1 / 2500)
-    assert not found[1:].any()
-
-
-def test_rows_are_trusted_each_by_itself(rng):
-    change, noise = rng.normal(size=(5, 40)) * 3, rng.uniform(size=(5, 40))
-    np.testing.assert_allclose(trusted(change, noise), [trusted(*row) for row in zip(change, noise, strict=True)])
-
-
-def test_without_noise_all_is_trusted_and_a_change_of_nothing_stays_nothing():
-    np.testing.assert_array_equal(trusted(np.array([0.0, 1e-9, -3.0]), np.zeros(3))[1:], 1)
-    for noise in (np.zeros(3), np.ones(3)):
-        assert not (np.zeros(3) * trusted(np.zeros(3), noise)).any()
-
-
-def test_noise_alone_seldom_stands_out_and_what_is_kept_of_it_is_small(rng):
-    change = rng.normal(size=(400, 200))
-    found = change * trusted(change, np.ones_like(change))
-    assert (np.square(change) > STANDS_OUT * np.log(200)).any(axis=1).mean() < 0.05
-    assert np.square(found).sum() < 0.02 * np.square(change).sum()
-
-
-def test_a_few_strong_genes_and_many_weak_ones_are_both_predicted_better_than_by_one_share(rng):
-    true = np.zeros((300, 100))
-    true[:, :2] = 8.0
-    change = true + rng.normal(size=true.shape)
-    one = np.maximum(0, 1 - 100 / np.square(change).sum(axis=1, keepdims=True))
-    errors = [np.square(b * change - true).mean() for b in (1.0, one, trusted(change, np.ones_like(change)))]
-    assert errors[2] < 0.2 * errors[1] < 0.2 * errors[0]
 
 
 # one change

@@ -78,6 +78,16 @@ def test_a_stream_goes_on_from_draw_to_draw():
     assert not torch.equal(once, again)
 
 
+def test_parts_of_one_population_have_its_shared_noise_and_their_own():
+    process, like = Process(linear_betas(10), rho=0.4), torch.zeros(3, 4, 5)
+    keys, whole = (1, 2, 3), (7, 7, 8)
+    drawn = PopulationNoise(process, [stream(key) for key in keys], [stream(key) for key in whole])
+    shared = torch.stack([torch.randn(1, 5, generator=stream(key)) for key in whole])
+    own = torch.stack([torch.randn(4, 5, generator=stream(key)) for key in keys])
+    torch.testing.assert_close(drawn(like), math.sqrt(0.6) * own + math.sqrt(0.4) * shared)
+    assert torch.equal(PopulationNoise(Process(process.betas), [stream(1)], [stream(7)])(like[:1])[0], own[0])
+
+
 def test_as_many_streams_as_populations_are_asked_for():
     with pytest.raises(ValueError, match="3 populations need as many streams; 1 were given"):
         PopulationNoise(Process(linear_betas(10)), [stream(0)])(torch.zeros(3, 2, 2))

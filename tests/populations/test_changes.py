@@ -61,6 +61,22 @@ def test_the_change_of_a_condition_is_the_mean_of_its_cells_less_that_of_its_con
         np.testing.assert_allclose(mean, means.loc["control", *name], atol=1e-5)
 
 
+def test_halves_of_a_conditions_cells_differ_by_as_much_noise_as_its_change_has(adata):
+    """Over conditions and genes, and along any direction, where the noise of genes goes together."""
+    ratios, along = [], []
+    for seed in range(20):
+        cells, changes = measured(thinned(adata[np.random.default_rng(seed).permutation(adata.n_obs)].copy(), seed))
+        groups = frame(cells).groupby(level=[0, 1, 2])
+        of_means = groups.var(ddof=1).div(groups.size(), axis=0)
+        noise = sum(
+            of_means.loc[key].sum() + of_means.loc["control", *key[1:]].sum() for key in keys_of(cells, changes)
+        )
+        ratios.append(np.square(changes.halves).sum() / noise)
+        along.append(changes.halves.sum(axis=1))
+    assert np.mean(ratios) == pytest.approx(1, abs=0.1)
+    assert np.abs(np.mean(along)) < 4 * np.std(along) / np.sqrt(np.size(along))
+
+
 def test_the_noise_of_a_change_is_that_of_both_means(adata):
     cells, changes = measured(thinned(adata))
     table = frame(cells)

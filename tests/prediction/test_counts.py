@@ -148,7 +148,7 @@ def test_at_step_0_predicted_counts_have_the_mean_that_is_expected_of_them(make_
     label, own = int(changes.label[largest]), int(changes.context[largest])
     cell_type, assay_batch = changes.contexts[own]
     asked = {"perturbation": known.labels[label - 1], "cell_type": cell_type, "assay_batch": assay_batch}
-    found = model.predict(adata, device="cpu", populations=400, **asked)
+    found = model.predict(adata, device="cpu", n_cells=4800, **asked)
     control, made = (found[kept].X.toarray() for kept in (found.obs["population"] < 0, found.obs["population"] >= 0))
     shift = changes.expected(label, changes.similarity(changes.means[own]), own)
     wanted = np.maximum(control.mean(axis=0) + shift, 0)

@@ -39,6 +39,12 @@ def dense(adata):
     return adata.X.toarray()
 
 
+def logs(adata):
+    """Log1p counts per 10^4 of counts."""
+    counts = adata.X.toarray().astype(float)
+    return np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))
+
+
 def close(found, expected):
     """Equal but for the last digits: a product of matrices may sum in another order for another number of rows."""
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -55,14 +61,30 @@ def test_there_is_one_predicted_cell_for_each_control_cell_of_the_condition(mode
     assert set(one_donor.obs["assay_batch"]) == {"donor_1"}
 
 
-def test_every_population_is_drawn_from_all_control_cells_anew(model, controls):
-    found = made(predict(model, controls, populations=3))
-    assert list(found.obs["population"].value_counts().sort_index()) == [24, 24, 24]
-    first, second = (found[found.obs["population"] == k] for k in (0, 1))
-    assert sorted(first.obs["control_cell"]) == sorted(second.obs["control_cell"])
-    assert list(first.obs["control_cell"]) != list(second.obs["control_cell"])
-    one = made(predict(model, controls, populations=1))
-    close(dense(one), dense(first))
+def test_every_population_has_control_cells_of_its_own_drawn_with_replacement(model, controls):
+    found = made(predict(model, controls, populations=40))
+    assert list(found.obs["population"].value_counts().sort_index()) == [24] * 40
+    assert found.obs_names.is_unique
+    here = controls[controls.obs["cell_type"] == "type_3"]
+    times = pd.crosstab(found.obs["population"], found.obs["control_cell"].astype(str))
+    assert set(times.columns) == set(here.obs_names)
+    # drawn twice with replacement: a mean of n cells varies by s^2 / n twice
+    values = logs(here)
+    means = times.to_numpy() @ values[here.obs_names.get_indexer(times.columns)] / 24
+    ratio = means.var(axis=0, ddof=1).sum() / (values.var(axis=0).sum() / 24)
+    assert 1.6 < ratio < 2.4
+
+
+def test_the_chunks_of_a_population_share_what_is_shared_and_nothing_else(make_model, controls):
+    """All noise shared, and no change that is expected: two chunks of equal cells are equal."""
+    model = make_model(model={"target": "cell", "shared_noise": 1.0}).train(device="cpu", show_progress=False)
+    one = controls[np.flatnonzero(controls.obs["cell_type"] == "type_3")[:1]]
+    cells = anndata.concat([one] * 24, index_unique="-", keys=map(str, range(24)))
+    found = predict(model, cells, populations=2)
+    one, other = (dense(made(found)[made(found).obs["population"] == k]) for k in (0, 1))
+    assert len(one) == 24 > model.trained.settings.training.cells_per_population
+    close(one, np.repeat(one[:1], 24, axis=0))
+    assert not np.allclose(one[0], other[0], atol=1e-3)
 
 
 def test_the_same_seed_gives_equal_bytes_and_another_seed_other_cells(model, controls, tmp_path):
@@ -292,10 +314,10 @@ def test_total_counts_that_the_model_was_trained_with_must_be_there(make_model, 
 def test_so_many_cells_of_each_condition_are_predicted_each_control_cell_once_a_chunk(model, controls):
     few = made(predict(model, controls, n_cells=10))
     assert few.n_obs == few.obs["control_cell"].nunique() == 10
-    many = made(predict(model, controls, n_cells=60, populations=2))
-    assert list(many.obs["population"].value_counts().sort_index()) == [60, 60]
+    many = made(predict(model, controls, n_cells=60))
+    assert many.n_obs == 60
     assert many.obs_names.is_unique
-    times = many.obs[many.obs["population"] == 0]["control_cell"].value_counts()
+    times = many.obs["control_cell"].value_counts()
     assert (len(times), set(times)) == (24, {2, 3})
     every = predict(model, controls)
     close(dense(made(predict(model, controls, n_cells=24))), dense(made(every)))

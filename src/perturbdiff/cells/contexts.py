@@ -30,6 +30,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from perturbdiff.cells.moments import trusted
+
 type Vector = NDArray[np.float64]
 type Places = NDArray[np.int64]
 type Context = tuple[str, str]
@@ -40,14 +42,11 @@ ENOUGH = 30.0
 
 BANDWIDTHS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, np.inf)
 
-STANDS_OUT = 3.0
-"""Times log G, the squared change of a gene over its noise that noise does not explain."""
-
 MOST_CONDITIONS = 1 << 14
 """So many conditions at most are told apart; where there are more, contexts are joined."""
 
 
-_ARRAYS = ("label", "context", "sizes", "changes", "noise", "means")
+_ARRAYS = ("label", "context", "sizes", "changes", "noise", "means", "halves")
 
 
 class Carried(NamedTuple):
@@ -75,6 +74,8 @@ class Changes:
         within: what carries over from other contexts of the same cell type.
         across: what carries over from other cell types.
         apart: T, how far the changes of one perturbation are apart in two contexts, squared.
+        halves: half of what the changes of two halves of the cells, control cells too, differ by [conditions, genes]:
+            noise as S has it, in which genes go together as they do there. None where it is not known.
     """
 
     label: Places
@@ -87,6 +88,7 @@ class Changes:
     within: Carried = CARRIED
     across: Carried = CARRIED
     apart: float = np.inf
+    halves: NDArray[np.float32] | None = None
 
     @property
     def n_genes(self) -> int:
@@ -109,7 +111,7 @@ class Changes:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What `of_arrays` needs beside the facts."""
-        return {name: getattr(self, name) for name in _ARRAYS}
+        return {name: array for name in _ARRAYS if (array := getattr(self, name)) is not None}
 
     def facts(self) -> dict[str, Any]:
         """What `of_arrays` needs beside the arrays, as JSON has it: no bandwidth is an infinite one."""
@@ -121,7 +123,7 @@ class Changes:
     def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> "Changes":
         """Put together again."""
         names = tuple((str(cell_type), str(batch)) for cell_type, batch in facts["names"])
-        own: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+        own: dict[str, Any] = {name: arrays[name] for name in _ARRAYS if name in arrays}
         for name in ("within", "across"):
             bandwidth, share = facts[name]
             own[name] = Carried(np.inf if bandwidth is None else float(bandwidth), float(share))
@@ -163,6 +165,12 @@ class Changes:
             left_out: expect what would be expected if training had not seen the perturbation in this cell type, or in
                 this context where it was seen in no other type.
         """
+        return self.expected_and_known(label, similarity, own, cell_type=cell_type, left_out=left_out)[0]
+
+    def expected_and_known(
+        self, label: int, similarity: Vector, own: int | None = None, *, cell_type: str = "", left_out: bool = False
+    ) -> tuple[Vector, Vector]:
+        """`expected`, and which share of what the context has of its own is in it, b(S_o - E) [genes]."""
         rows = self.of_label(label)
         mine = self.context[rows] == (-1 if own is None else own)
         named = cell_type if own is None else self.contexts[own][0]
@@ -172,19 +180,27 @@ class Changes:
             if kept.any():
                 rows, mine, alike = rows[kept], mine[kept], alike[kept]
         if not len(rows):
-            return np.zeros(self.n_genes)
+            return np.zeros(self.n_genes), np.zeros(self.n_genes)
         across = not (alike & ~mine).any()
         carried = self.across if across else self.within
         w = self._weights(rows, similarity[self.context[rows]], carried.bandwidth, across=across)
         mean, noise = self._mean(rows, w)
         found = mean * trusted(mean, noise)
         if not mine.any():
-            found *= carried.share
-            return found
+            return found * carried.share, np.zeros(self.n_genes)
         beyond, noise = self._mean(rows, mine - w)
         most = self.apart / (self.apart + noise.sum()) if 0 < self.apart < np.inf else float(self.apart > 0)
-        found += beyond * trusted(beyond, noise, most)
-        return found
+        known = trusted(beyond, noise, most)
+        return found + beyond * known, known
+
+    def by_others(self, rows: Places, *, across: bool) -> tuple[Places, Vector]:
+        """Conditions of one perturbation that the others can predict, and what is expected of them [.., genes].
+
+        The others are those of other cell types, or all, of which one at least is of the same type.
+        """
+        judged, r = self._others(rows, across=across)
+        carried = self.across if across else self.within
+        return rows[judged], self._by_similar(rows, r, carried.bandwidth, across=across) * carried.share
 
     def _mean(self, rows: Places, w: Vector) -> tuple[Vector, Vector]:
         """The sum of some conditions' changes with weights [.., conditions], and its noise [.., genes]."""
@@ -232,10 +248,20 @@ class Changes:
         return [own for own in rows if len(own) > 1]
 
     def _left_out(self, rows: Places, *, across: bool) -> NDArray[np.float64]:
-        """<S, s>, |s|^2 and |S - s|^2 of conditions, each predicted by others, summed over them [3, bandwidths].
+        """<S, s>, |s|^2 and |S - s|^2 of conditions, each predicted by others, summed over them [3, bandwidths]."""
+        judged, r = self._others(rows, across=across)
+        found = np.zeros((3, len(BANDWIDTHS)))
+        if not judged.any():
+            return found
+        own, weight = self.changes[rows[judged]].astype(np.float64), self._counting(rows)[judged]
+        for i, bandwidth in enumerate(BANDWIDTHS):
+            mean = self._by_similar(rows, r, bandwidth, across=across)
+            of_each = (own * mean).sum(axis=1), np.square(mean).sum(axis=1), np.square(own - mean).sum(axis=1)
+            found[:, i] = [weight @ sums for sums in of_each]
+        return found
 
-        The others are those of other cell types, or all, of which one at least is of the same type.
-        """
+    def _others(self, rows: Places, *, across: bool) -> tuple[NDArray[np.bool_], Vector]:
+        """Which conditions others can predict, and how similar those are to them [.., conditions]."""
         context = self._standardised[self.context[rows]]
         r, cell_type = context @ context.T, self._cell_type[self.context[rows]]
         alike = cell_type[:, None] == cell_type
@@ -243,16 +269,15 @@ class Changes:
         if across:
             r[alike] = -np.inf
         judged = np.isfinite(r).any(axis=1) if across else alike.sum(axis=1) > 1
-        found = np.zeros((3, len(BANDWIDTHS)))
-        if not judged.any():
-            return found
-        own, weight = self.changes[rows[judged]].astype(np.float64), self._counting(rows)[judged]
-        for i, bandwidth in enumerate(BANDWIDTHS):
-            w = np.stack([self._weights(rows, similar, bandwidth, across=across) for similar in r[judged]])
-            mean, noise = self._mean(rows, w)
-            mean *= trusted(mean, noise)
-            of_each = (own * mean).sum(axis=1), np.square(mean).sum(axis=1), np.square(own - mean).sum(axis=1)
-            found[:, i] = [weight @ sums for sums in of_each]
+        return judged, r[judged]
+
+    def _by_similar(self, rows: Places, r: Vector, bandwidth: float, *, across: bool) -> Vector:
+        """The shrunk mean of conditions by their similarities [.., conditions]: [.., genes]."""
+        if not len(r):
+            return np.zeros((0, self.n_genes))
+        w = np.stack([self._weights(rows, similar, bandwidth, across=across) for similar in r])
+        mean, noise = self._mean(rows, w)
+        found: Vector = mean * trusted(mean, noise)
         return found
 
     @cached_property
@@ -304,25 +329,3 @@ def joined(groups: Sequence[tuple[int, str, str]]) -> list[Context]:
         if len({(label, context) for (label, _, _), context in zip(groups, contexts, strict=True)}) <= MOST_CONDITIONS:
             return contexts
     return ways[-1]
-
-
-def trusted(change: Vector, noise: Vector, most: float = 1.0) -> Vector:
-    """The share b of each gene of a change that is kept; see the module [.., genes].
-
-    Args:
-        change: d [.., genes].
-        noise: V [.., genes].
-        most: of a gene that does not stand out, at most.
-    """
-    squares = np.square(change)
-    out = squares > STANDS_OUT * np.log(max(2, change.shape[-1])) * noise
-    of_rest, noise_of_rest = (np.where(out, 0.0, table).sum(axis=-1, keepdims=True) for table in (squares, noise))
-    rest = np.minimum(1 - _over(noise_of_rest, of_rest), most)
-    found: Vector = np.where(out, 1 - _over(noise, squares), rest)
-    return found
-
-
-def _over(noise: Vector, squares: Vector) -> Vector:
-    """Noise over squares, 1 where it is more."""
-    found: Vector = np.divide(noise, squares, out=np.ones_like(squares), where=squares > noise)
-    return found

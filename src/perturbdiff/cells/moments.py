@@ -1,4 +1,7 @@
-"""Sums over cells, gene by gene: all that the panel and the scale need to know of expression; see `cells.measure`."""
+"""Sums over cells, gene by gene: all that the panel and the scale need to know of expression; see `cells.measure`.
+
+What sums make of noise is here too: the variance of the cells of groups, and the share of a change that is no noise.
+"""
 
 from dataclasses import dataclass
 
@@ -8,6 +11,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 _FACTS = ("counts", "counts_squared", "logs", "logs_squared", "lowest", "highest")
+
+STANDS_OUT = 3.0
+"""Times log G, the squared change of a gene over its noise that noise does not explain."""
 
 type Sums = npt.NDArray[np.float64]
 type Logs = npt.NDArray[np.float32]
@@ -83,4 +89,25 @@ def variances(sums: Sums, squares: Sums, sizes: Sums, owner: npt.NDArray[np.int6
     common = within.sum(axis=0) / max(free.sum(), 1.0)
     pooled = np.where(of_owner[:, None] > 0, (members @ within) / np.maximum(of_owner, 1.0)[:, None], common)
     found: Sums = np.maximum(pooled[owner], within / np.maximum(free, 1.0)[:, None])
+    return found
+
+
+def trusted(change: Sums, noise: Sums, most: float = 1.0) -> Sums:
+    """The share b of each gene of a change that is kept, see `cells.contexts` [.., genes].
+
+    Args:
+        change: d [.., genes].
+        noise: V [.., genes].
+        most: of a gene that does not stand out, at most.
+    """
+    squares = np.square(change)
+    out = squares > STANDS_OUT * np.log(max(2, change.shape[-1])) * noise
+    rest, noise_of_rest = (np.where(out, 0.0, table).sum(axis=-1, keepdims=True) for table in (squares, noise))
+    found: Sums = np.where(out, no_noise(squares, noise), np.minimum(no_noise(rest, noise_of_rest), most))
+    return found
+
+
+def no_noise(squares: Sums, noise: Sums) -> Sums:
+    """The share of squares that is above their noise; 0 where none is."""
+    found: Sums = 1 - np.divide(noise, squares, out=np.ones_like(squares), where=squares > noise)
     return found

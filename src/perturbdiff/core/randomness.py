@@ -40,11 +40,19 @@ class PopulationNoise:
     Args:
         process: gives rho, the share of variance that the cells of one population have in common.
         streams: one generator a population, on the device of the cells.
+        shared: one for what the cells of a population have in common, of each row: rows that are parts of one
+            population have equal ones. None where each row is a whole population, whose own stream gives that too.
     """
 
-    def __init__(self, process: Process, streams: Sequence[torch.Generator]) -> None:
+    def __init__(
+        self,
+        process: Process,
+        streams: Sequence[torch.Generator],
+        shared: Sequence[torch.Generator] | None = None,
+    ) -> None:
         self.process = process
         self.streams = streams
+        self.shared = shared
 
     def __call__(self, like: Float[Tensor, "batch cells genes"]) -> Float[Tensor, "batch cells genes"]:
         """eps_j = sqrt(1 - rho) e_j + sqrt(rho) xi, of the shape, type and device of `like`."""
@@ -52,14 +60,15 @@ class PopulationNoise:
             message = f"{len(like)} populations need as many streams; {len(self.streams)} were given."
             raise ValueError(message)
         _, n_cells, n_genes = like.shape
+
+        def normal(streams: Sequence[torch.Generator], rows: int) -> Tensor:
+            drawn = (torch.randn(rows, n_genes, generator=one, dtype=like.dtype, device=like.device) for one in streams)
+            return torch.stack(list(drawn))
+
+        if self.shared is not None and self.process.rho > 0:
+            return self.process.noise(normal(self.streams, n_cells), normal(self.shared, 1))
         # one row more than cells where a part is shared: the last is the population's xi
-        rows = n_cells + (self.process.rho > 0)
-        drawn = torch.stack(
-            [
-                torch.randn(rows, n_genes, generator=generator, dtype=like.dtype, device=like.device)
-                for generator in self.streams
-            ]
-        )
+        drawn = normal(self.streams, n_cells + (self.process.rho > 0))
         return self.process.noise(drawn[:, :n_cells], drawn[:, -1:])
 
     def seeds(self) -> Int[Tensor, " batch"]:

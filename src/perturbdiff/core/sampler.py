@@ -181,6 +181,7 @@ class Sampler:
         control: Float[Tensor, "batch cells genes"],
         condition: Condition,
         streams: Sequence[torch.Generator],
+        shared: Sequence[torch.Generator] | None = None,
         mask: Bool[Tensor, "batch cells"] | None = None,
         genes: Bool[Tensor, "batch genes"] | None = None,
         totals: Float[Tensor, "batch cells"] | None = None,
@@ -188,10 +189,11 @@ class Sampler:
     ) -> Estimate:
         """One population for each row of `control`, all its noise from the row's stream; units of the training scale.
 
-        Genes that are not among `genes` (None: all are) are 0 in it. Cells have totals where they are drawn as counts,
-        which the control cells' `totals` are needed for.
+        Rows may be parts of larger populations: what the cells of one have in common comes from `shared` then. Genes
+        that are not among `genes` (None: all are) are 0 in it. Cells have totals where they are drawn as counts, which
+        the control cells' `totals` are needed for.
         """
-        noise = PopulationNoise(self.process, streams)
+        noise = PopulationNoise(self.process, streams, shared)
         start = Noised(
             noise(control),
             torch.zeros_like(condition.perturbation),

@@ -10,6 +10,8 @@ sigma^2 the variance of perturbed cells within the conditions of a context, or t
 sigma_p^2 that of the control cells of pool p.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
@@ -49,17 +51,20 @@ def measured_changes(populations: Populations, runs: Runs) -> Changes:
     n_cells = np.bincount(condition, weights=groups.sizes, minlength=n_conditions)
     taken = np.ceil(groups.sizes * np.minimum(1, CELLS_PER_CONDITION / n_cells[condition])).astype(np.int64)
     perturbed = groups.positions(aranges(groups.offsets[:-1], taken))
-    sums, squares = _sums(populations, perturbed, np.repeat(condition, taken), n_conditions)
+    treated, squares = _halved(populations, perturbed, np.repeat(condition, taken), taken, n_conditions)
     # each group's share of the mean of its controls
     pools, pool = np.unique(populations.pools, axis=0, return_inverse=True)
     pool = pool.ravel()
     beside = np.minimum(pools[:, 1] - pools[:, 0], CELLS_PER_CONDITION)
     control = populations.controls.positions(aranges(pools[:, 0], beside))
-    totals, control_squares = _sums(populations, control, np.repeat(np.arange(len(pools)), beside), len(pools))
-    means = totals / beside[:, None]
+    controls, control_squares = _halved(
+        populations, control, np.repeat(np.arange(len(pools)), beside), beside, len(pools)
+    )
     weights = np.bincount(condition, weights=taken, minlength=n_conditions)
     shares = sp.csr_matrix((taken / weights[condition], (condition, pool)), shape=(n_conditions, len(pools)))
-    changes = sums / weights[:, None] - shares @ means
+    sums, totals, means = treated.sums.sum(axis=0), controls.sums.sum(axis=0), controls.mean
+    changes = treated.mean - shares @ means
+    halves = treated.halves - shares @ controls.halves
     spread = variances(sums, squares, weights, keys[1])
     of_controls = variances(totals, control_squares, beside.astype(np.float64), np.arange(len(pools)))
     noise = spread / weights[:, None] + shares.power(2) @ (of_controls / beside[:, None])
@@ -71,7 +76,44 @@ def measured_changes(populations: Populations, runs: Runs) -> Changes:
         noise=(noise * scale**2).astype(np.float32),
         contexts=contexts,
         means=(_context_means(context, pool, means, len(contexts)) * scale).astype(np.float32),
+        halves=(halves * scale).astype(np.float32),
     ).fitted()
+
+
+class _Halved(NamedTuple):
+    """The sums over two halves of each owner's cells [2, owners, genes], and how many cells these are [2, owners]."""
+
+    sums: Table
+    sizes: Table
+
+    @property
+    def mean(self) -> Table:
+        """Of all cells of each owner [owners, genes]."""
+        found: Table = self.sums.sum(axis=0) / self.sizes.sum(axis=0)[:, None]
+        return found
+
+    @property
+    def halves(self) -> Table:
+        """Half the difference of the means of the halves [owners, genes], as noisy as that of all; 0 of one cell."""
+        both = self.sizes.min(axis=0) > 0
+        one, other = self.sums / np.maximum(self.sizes, 1.0)[..., None]
+        # halves of n and n + 1 cells differ by a little more than twice the noise of all
+        uneven = 2 * np.sqrt(self.sizes.prod(axis=0)) / np.maximum(self.sizes.sum(axis=0), 1.0)
+        found: Table = (one - other) * (both * uneven / 2)[:, None]
+        return found
+
+
+def _halved(
+    populations: Populations, rows: Integers, owner: Integers, runs: Integers, n_owners: int
+) -> tuple[_Halved, Table]:
+    """The sums of two halves of each owner's cells, which are every second one of a run, and of all their squares."""
+    half = aranges(np.zeros(len(runs), dtype=np.int64), runs) % 2
+    sums, squares = _sums(populations, rows, half * n_owners + owner, 2 * n_owners)
+    sizes = np.bincount(half * n_owners + owner, minlength=2 * n_owners).astype(np.float64)
+    return (
+        _Halved(sums.reshape(2, n_owners, -1), sizes.reshape(2, n_owners)),
+        squares.reshape(2, n_owners, -1).sum(axis=0),
+    )
 
 
 def _context_means(context: Integers, pool: Integers, means: Table, n_contexts: int) -> Table:

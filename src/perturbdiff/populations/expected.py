@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from perturbdiff.cells.contexts import Changes, Context, Vector
 from perturbdiff.cells.counts import Curves, whole
+from perturbdiff.cells.families import Families, Hidden
 from perturbdiff.cells.order import Loaded, Runs, totals_of
 from perturbdiff.core.population import PopulationBatch
 from perturbdiff.populations.epochs import Draw, Populations, Slab
@@ -68,7 +69,8 @@ class Expectation:
 
     def __init__(self, changes: Changes, weights: Weights | None, *, scale: float, counts: bool) -> None:
         self.changes, self.weights, self.scale, self.counts = changes, weights, scale, counts
-        size = max(1, HELD // (8 * changes.n_genes))
+        size = max(1, HELD // (16 * changes.n_genes))
+        self.families = Families(changes)
         self.of = lru_cache(size)(self._of)
         self._of_trained = lru_cache(size)(self._expected)
 
@@ -91,20 +93,42 @@ class Expectation:
 
     def _of(self, label: int, there: Surroundings, novelty: int = 0, elsewhere: bool = False) -> Expression:  # noqa: FBT001, FBT002 - kept by position
         """The change [genes] of a label by its number; `elsewhere` as if training had not seen the context."""
+        return self._as_given(
+            sum(
+                (w * self._of_trained(k, there, elsewhere=elsewhere)[0] for k, w in self._made_of(label, novelty)),
+                np.zeros(self.changes.n_genes),
+            ),
+            there,
+        )
+
+    def drawn(self, label: int, there: Surroundings, hidden: Hidden) -> Expression:
+        """The change [genes] of a label in one of the populations that there may be, by what is hidden of it."""
+        shift = np.zeros(self.changes.n_genes)
+        for k, w in self._made_of(label, 0):
+            expected, known = self._of_trained(k, there, elsewhere=False)
+            departure = self.families.drawn(k, expected, hidden, cell_type=there.cell_type, known=known)
+            shift += w * (expected + departure)
+        return self._as_given(shift, there)
+
+    def _made_of(self, label: int, novelty: int) -> list[tuple[int, float]]:
+        """The trained labels that a label is made of, and their weights."""
         if self.weights is None:
-            shift = self._of_trained(label, there, elsewhere)
-        else:
-            row = self.weights[novelty, label]
-            parts = (row[k] * self._of_trained(int(k), there, elsewhere) for k in np.flatnonzero(row))
-            shift = sum(parts, np.zeros(self.changes.n_genes))
+            return [(label, 1.0)]
+        row = self.weights[novelty, label]
+        return [(int(k), float(row[k])) for k in np.flatnonzero(row)]
+
+    def _as_given(self, shift: Vector, there: Surroundings) -> Expression:
+        """A change of means as the network is given it."""
         if not shift.any():
             return shift.astype(np.float32)
         found = shift if there.curves is None else there.curves.realised(shift)
         return (found / self.scale).astype(np.float32)
 
-    def _expected(self, label: int, there: Surroundings, elsewhere: bool) -> Vector:  # noqa: FBT001 - kept by position
-        """The change of a trained label, log1p counts per 10^4; kept, since others are made of it."""
-        return self.changes.expected(label, there.similarity, there.own, cell_type=there.cell_type, left_out=elsewhere)
+    def _expected(self, label: int, there: Surroundings, *, elsewhere: bool) -> tuple[Vector, Vector]:
+        """The change of a trained label, log1p counts per 10^4, and what of it is known; others are made of it."""
+        return self.changes.expected_and_known(
+            label, there.similarity, there.own, cell_type=there.cell_type, left_out=elsewhere
+        )
 
 
 class ExpectedPopulations:

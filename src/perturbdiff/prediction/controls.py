@@ -1,21 +1,23 @@
 """The control cells that a prediction starts from: their panel, their totals, and what is expected of them."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import scipy.sparse as sp
 
+from perturbdiff.cells.families import Hidden
 from perturbdiff.cells.memory import Cells
 from perturbdiff.checkpoint import Checkpoint
-from perturbdiff.core.choices import COVARIATES
-from perturbdiff.labels.conditions import Conditions
 from perturbdiff.recipes.settings import Guidance, Settings
 
 if TYPE_CHECKING:
-    from perturbdiff.populations.expected import Surroundings
+    from perturbdiff.populations.expected import Expectation, Surroundings
+
+DRAWS_HELD = 256
+"""Draws of what is hidden that need not be made again, at most."""
 
 type Rows = npt.NDArray[np.int64]
 
@@ -88,26 +90,57 @@ def totals_of(cells: Cells, rows: Rows, checkpoint: Checkpoint) -> npt.NDArray[n
     return totals
 
 
-def expected_of(
-    checkpoint: Checkpoint,
-    known: Conditions,
-    conditions: pd.DataFrame,
-    control: Controls,
-    rows: Mapping[int, Sequence[Rows]],
-) -> npt.NDArray[np.float32] | None:
-    """What is expected of each condition [conditions, panel] by its control cells' rows, before the network speaks."""
-    expectation = checkpoint.expectation(known)
-    if expectation is None:
-        return None
-    found = np.zeros((len(conditions), len(checkpoint.genes)), dtype=np.float32)
-    labels = known.vocabularies[COVARIATES[0]].encode(conditions[COVARIATES[0]])
-    around: dict[tuple[tuple[str, str], bytes], Surroundings] = {}
-    for number, own in rows.items():
-        there = np.unique(np.concatenate(own))
-        context = (str(conditions["cell_type"].iloc[number]), str(conditions["assay_batch"].iloc[number]))
-        key = (context, there.tobytes())
-        if key not in around:
-            expression, totals = control.of(there)
-            around[key] = expectation.surroundings(context, expression.toarray(), totals)
-        found[number] = expectation.of(int(labels[number]), around[key])
-    return found
+class Ahead:
+    """What is expected of the populations of conditions, by their control cells, before the network speaks.
+
+    Of a condition that is drawn once it is what is expected; each of several draws departs from it as donors do, by
+    what nobody observed of them.
+
+    Args:
+        expectation: of the model.
+        labels: the number of each condition's perturbation.
+        contexts: the names of its cell type and assay batch.
+        control: the control cells.
+        rows: those of each condition.
+        draws: of each condition.
+        seed: of what is hidden.
+    """
+
+    def __init__(
+        self,
+        expectation: "Expectation",
+        labels: npt.NDArray[np.int64],
+        contexts: Sequence[tuple[str, str]],
+        control: Controls,
+        rows: Mapping[int, Sequence[Rows]],
+        *,
+        draws: int,
+        seed: int,
+    ) -> None:
+        self._expectation, self._labels = expectation, labels
+        there = {number: np.unique(np.concatenate(own)) for number, own in rows.items()}
+        keys = {number: (contexts[number], own.tobytes()) for number, own in there.items()}
+        around: dict[tuple[tuple[str, str], bytes], Surroundings] = {}
+        for number, key in keys.items():
+            if key not in around:
+                expression, totals = control.of(there[number])
+                around[key] = expectation.surroundings(key[0], expression.toarray(), totals)
+        self._around = {number: around[key] for number, key in keys.items()}
+        self._batches = [batch for _, batch in contexts]
+        self._several, self._seed = draws > 1, seed
+        self._hidden = lru_cache(DRAWS_HELD)(self._hidden_of)
+
+    def of(self, populations: Sequence[tuple[int, int]]) -> npt.NDArray[np.float32]:
+        """The change that is expected of populations [populations, panel], given as (condition, repeat)."""
+        found = {}
+        for condition, repeat in dict.fromkeys(populations):
+            label, there = int(self._labels[condition]), self._around[condition]
+            if self._several:
+                hidden = self._hidden(repeat, self._batches[condition])
+                found[condition, repeat] = self._expectation.drawn(label, there, hidden)
+            else:
+                found[condition, repeat] = self._expectation.of(label, there)
+        return np.stack([found[one] for one in populations])
+
+    def _hidden_of(self, repeat: int, batch: str) -> Hidden:
+        return Hidden.of(self._expectation.changes, self._seed, repeat, batch)

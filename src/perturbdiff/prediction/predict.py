@@ -2,8 +2,8 @@
 
 The control cells of a condition are those of the file with its cell type and assay batch (any, where the condition
 leaves it open), shuffled by the seed and cut into chunks of m, the populations that the network sees. Every chunk
-draws from a stream of its own, a function of (seed, repeat, condition, chunk): the result does not depend on how
-chunks are batched.
+draws from a stream of its own, a function of (seed, repeat, condition, chunk), and what the chunks of one population
+have in common from another, of (seed, repeat, condition): the result does not depend on how chunks are batched.
 """
 
 import json
@@ -31,7 +31,7 @@ from perturbdiff.core.randomness import stream
 from perturbdiff.labels.conditions import Conditions
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.predicted import Predicted, as_file
-from perturbdiff.prediction.controls import Controls, Rows, check_whole_numbers, expected_of, panel_of, totals_of
+from perturbdiff.prediction.controls import Ahead, Controls, Rows, check_whole_numbers, panel_of, totals_of
 from perturbdiff.recipes.settings import Settings
 from perturbdiff.spelling import nearest
 
@@ -52,14 +52,12 @@ class Chunk:
         condition: row in the table of conditions.
         repeat: which of the K populations.
         number: of the chunk within condition and repeat.
-        lap: how often all control cells of the condition were drawn before.
     """
 
     rows: Rows
     condition: int
     repeat: int
     number: int
-    lap: int = 0
 
 
 def predict(
@@ -130,7 +128,16 @@ def predict(
     used = np.unique(np.concatenate([chunk.rows for chunk in chunks]))
     control = Controls(used, panel_of(cells, genes, missing, used), totals_of(cells, used, checkpoint))
     values, totals = _run(
-        checkpoint, known, settings, chunks, conditions, control, device=device, seed=seed, track=track
+        checkpoint,
+        known,
+        settings,
+        chunks,
+        conditions,
+        control,
+        draws=populations,
+        device=device,
+        seed=seed,
+        track=track,
     )
     facts = {
         "split_hash": str(checkpoint.split["hash"]),
@@ -148,7 +155,6 @@ def predict(
         source=np.concatenate([chunk.rows for chunk in chunks]),
         condition=np.repeat([chunk.condition for chunk in chunks], sizes),
         repeat=np.repeat([chunk.repeat for chunk in chunks], sizes),
-        lap=np.repeat([chunk.lap for chunk in chunks], sizes),
         totals=totals,
     )
     recipe = checkpoint.recipe
@@ -214,20 +220,23 @@ def _say_absent_columns(cells: Cells, conditions: pd.DataFrame, checkpoint: Chec
 
 
 def _chunks(matched: list[Rows], m: int, populations: int, seed: int, n_cells: int | None) -> list[Chunk]:
-    """The control cells of each condition and repeat, shuffled and cut; from a fresh shuffle where all were drawn.
+    """The control cells of each condition and repeat, shuffled and cut.
 
-    No chunk holds a control cell twice.
+    A condition that is drawn once has them all, from a fresh shuffle where all were taken, and none twice in a chunk.
+    Each of several populations has those of a donor of whom as many control cells could have been seen: it draws with
+    replacement from as many drawn with replacement, so that draws differ by what is not known of the control cells.
     """
     chunks = []
     for condition, rows in enumerate(matched):
         wanted = len(rows) if n_cells is None else n_cells
         for repeat in range(populations):
             rng, number = np.random.default_rng([seed, repeat, condition]), count()
-            for lap, left in enumerate(range(wanted, 0, -len(rows))):
-                some = rng.permutation(rows)[:left]
-                chunks += [
-                    Chunk(some[at : at + m], condition, repeat, next(number), lap) for at in range(0, len(some), m)
-                ]
+            if populations > 1:
+                laps = [rng.choice(rng.choice(rows, len(rows)), wanted)]
+            else:
+                laps = [rng.permutation(rows)[:left] for left in range(wanted, 0, -len(rows))]
+            for some in laps:
+                chunks += [Chunk(some[at : at + m], condition, repeat, next(number)) for at in range(0, len(some), m)]
     return chunks
 
 
@@ -239,6 +248,7 @@ def _run(
     conditions: pd.DataFrame,
     control: Controls,
     *,
+    draws: int,
     device: str,
     seed: int,
     track: Track,
@@ -247,11 +257,15 @@ def _run(
     rows: dict[int, list[Rows]] = {}
     for chunk in chunks:
         rows.setdefault(chunk.condition, []).append(chunk.rows)
-    expected = expected_of(checkpoint, known, conditions, control, rows)
+    index = np.stack([known.vocabularies[name].encode(conditions[name]) for name in COVARIATES])
+    expectation = checkpoint.expectation(known)
+    ahead = None
+    if expectation is not None:
+        names = list(zip(conditions["cell_type"].astype(str), conditions["assay_batch"].astype(str), strict=True))
+        ahead = Ahead(expectation, index[0], names, control, rows, draws=draws, seed=seed)
     if checkpoint.recipe.control is None:  # trained without control cells: to it they express nothing
         control = control._replace(expression=sp.csr_matrix(control.expression.shape, dtype=np.float32))
     denoiser = build_guided(settings.sampling, checkpoint.denoiser(known).to(device))
-    index = np.stack([known.vocabularies[name].encode(conditions[name]) for name in COVARIATES])
     per_batch = max(1, NUMBERS_AT_ONCE // (settings.training.cells_per_population * len(checkpoint.genes)))
     # only chunks of equal length share a minibatch: padding would change the numbers that a chunk's stream gives it
     order = sorted(range(len(chunks)), key=lambda i: -len(chunks[i].rows))
@@ -265,8 +279,8 @@ def _run(
     for batch in track(batches):
         of = [chunk.condition for chunk in batch]
         labels = torch.from_numpy(index[:, of]).to(device)
-        ahead = None if expected is None else torch.from_numpy(expected[of]).to(device)
-        made = _sample(denoiser, checkpoint.scale, settings, batch, labels, ahead, control, device=device, seed=seed)
+        expected = None if ahead is None else torch.from_numpy(ahead.of([(c.condition, c.repeat) for c in batch]))
+        made = _sample(denoiser, checkpoint.scale, settings, batch, labels, expected, control, device=device, seed=seed)
         results += [cells for cells, _ in made]
         totals += [own for _, own in made]
     place = np.argsort(order)
@@ -296,8 +310,10 @@ def _sample(
         control=dense.to(device),
         condition=Condition(*labels),
         streams=[stream(seed, c.repeat, c.condition, c.number, device=device) for c in batch],
+        # what the chunks of a population have in common
+        shared=[stream(seed, c.repeat, c.condition, device=device) for c in batch],
         totals=None if totals is None else torch.from_numpy(totals).float().reshape(shape).to(device),
-        expected=expected,
+        expected=None if expected is None else expected.to(device),
     )
     cells = (cells.clamp(min=0) * scale).float().cpu()
     sums = [None] * len(batch) if after is None else list(after.double().cpu().numpy())
