@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
 from perturbdiff.cli import main as run
-from perturbdiff.evaluation.evaluate import Depth, evaluate
+from perturbdiff.evaluation.evaluate import evaluate
 from perturbdiff.evaluation.methods import BASELINES
+from perturbdiff.evaluation.scope import Depth
 from perturbdiff.files.container import read_anndata
 from perturbdiff.metrics.tables import SUITES
 from perturbdiff.recipes.dataset import Columns, Expression, recipe_from_mapping, write_recipe

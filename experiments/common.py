@@ -16,7 +16,7 @@ from perturbdiff import Cells, PerturbDiff, evaluate
 from perturbdiff.baselines.control import predict_control
 from perturbdiff.baselines.mean import MeanShift, mean_shift
 from perturbdiff.cells.anndata import cells_from_anndata
-from perturbdiff.evaluation.evaluate import Depth
+from perturbdiff.evaluation.scope import Depth
 from perturbdiff.metrics.tables import over_batches
 from perturbdiff.predicted import UNSPECIFIED
 from perturbdiff.recipes.dataset import Expression, Recipe

@@ -15,7 +15,7 @@ from perturbdiff.recipes.dataset import Recipe
 
 if TYPE_CHECKING:
     from perturbdiff.checkpoint import Checkpoint
-    from perturbdiff.prediction.predict import Track
+    from perturbdiff.prediction.drawing import Track
 
 _LOG = logging.getLogger(__name__)
 
@@ -211,6 +211,75 @@ class TrainedModel:
             n_cells=n_cells,
             integers=counts,
             track=track,
+        )
+
+    def summarise(
+        self,
+        controls: anndata.AnnData,
+        *,
+        perturbation: str | None = None,
+        cell_type: str | None = None,
+        assay_batch: str | None = None,
+        conditions: pd.DataFrame | None = None,
+        populations: int = 100,
+        level: float = 0.95,
+        threshold: float = 0.5,
+        top: int = 50,
+        programmes: pd.DataFrame | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        sampling: Mapping[str, Any] | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        expression: Mapping[str, Any] | None = None,
+        min_overlap: float = 0.9,
+        n_cells: int | None = None,
+    ) -> pd.DataFrame:
+        """What populations of each condition do on the mean, gene by gene: changes, intervals, probabilities.
+
+        Args:
+            controls: as in `predict`, as is all that is not named here.
+            perturbation: label of one condition.
+            cell_type: of the condition.
+            assay_batch: of the condition.
+            conditions: a table of conditions, in place of these.
+            populations: how many are drawn of each condition, each as another donor might respond.
+            level: of the intervals.
+            threshold: of `p_changed`, log1p counts per 10^4.
+            top: of `p_top`, so many genes.
+            programmes: weights of genes [genes, programmes], by the names of genes, of which means are told as well.
+            seed: of all noise.
+            device: "auto", "cpu", "cuda".
+            sampling: settings in place of the model's.
+            columns: of `controls.obs`, in place of those of the training data.
+            expression: where and on which scale `controls` holds its expression.
+            min_overlap: least share of the panel's genes that `controls` must have.
+            n_cells: of each population; intervals are those of a measurement of so many cells.
+
+        Returns:
+            A row for each condition and gene or programme, see `families.summary`.
+
+        Raises:
+            ValueError: as `predict`; too few populations for the level, or a programme without a gene of the panel.
+        """
+        from perturbdiff.families.summary import Reading
+        from perturbdiff.prediction.conditions import asked_conditions
+        from perturbdiff.prediction.inputs import torch_device, with_sampling
+        from perturbdiff.prediction.summary import summarise
+
+        one = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
+        known = self.trained
+        return summarise(
+            known,
+            self.control_cells(controls, columns=columns, expression=expression, min_overlap=min_overlap),
+            asked_conditions(known, one, table=conditions),
+            populations=populations,
+            reading=Reading(level, threshold, top),
+            programmes=programmes,
+            seed=seed,
+            device=torch_device(device),
+            settings=with_sampling(known.settings, sampling),
+            min_overlap=min_overlap,
+            n_cells=n_cells,
         )
 
     def dose_response(

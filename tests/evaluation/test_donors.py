@@ -7,8 +7,9 @@ import pytest
 from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation.alignment import align
 from perturbdiff.evaluation.audit import LEAK, audit
-from perturbdiff.evaluation.evaluate import Depth, Scope, evaluate
+from perturbdiff.evaluation.evaluate import evaluate
 from perturbdiff.evaluation.from_files import evaluate_files
+from perturbdiff.evaluation.scope import Depth, Scope
 from perturbdiff.evaluation.scores import CEILING, REPLICATES
 from perturbdiff.files.container import read_anndata
 from perturbdiff.io import write_h5ad

@@ -14,8 +14,9 @@ from perturbdiff.baselines.control import groups_of, predict_control
 from perturbdiff.cells.anndata import cells_from_anndata
 from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation.alignment import align
-from perturbdiff.evaluation.evaluate import Depth, Scope, evaluate
+from perturbdiff.evaluation.evaluate import evaluate
 from perturbdiff.evaluation.methods import BASELINES
+from perturbdiff.evaluation.scope import Depth, Scope
 from perturbdiff.evaluation.scores import CEILING
 from perturbdiff.files.container import read_anndata
 from perturbdiff.metrics.conditions import TOGETHER, Condition, Context

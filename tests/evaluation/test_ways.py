@@ -10,8 +10,9 @@ import scipy.sparse as sp
 from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation import evaluate as evaluation
 from perturbdiff.evaluation.alignment import align
-from perturbdiff.evaluation.evaluate import Depth, evaluate
+from perturbdiff.evaluation.evaluate import evaluate
 from perturbdiff.evaluation.methods import Methods, fitted
+from perturbdiff.evaluation.scope import Depth
 from perturbdiff.evaluation.ways import as_counts, offered
 from perturbdiff.metrics.conditions import Condition
 from perturbdiff.results.evaluation import CONTROL, MEAN_SHIFT

@@ -7,7 +7,7 @@ from perturbdiff.metrics.suites import Suite, check_suites, is_installed, legend
 
 
 def test_a_suite_that_there_is_not_or_that_is_not_installed_is_refused(monkeypatch):
-    with pytest.raises(ValueError, match=r"there is no suite 'papers'; choose of ours, paper, vcc2026\."):
+    with pytest.raises(ValueError, match=r"there is no suite 'papers'; choose of ours, paper, vcc2026, families\."):
         check_suites(["ours", "papers"])
     monkeypatch.setattr(suites, "find_spec", lambda name: None)
     assert is_installed("ours")

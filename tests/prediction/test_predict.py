@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 from perturbdiff.io import write_h5ad
 from perturbdiff.model import PerturbDiff
-from perturbdiff.prediction import predict as predicting
+from perturbdiff.prediction import drawing
 from perturbdiff.prediction.inputs import control_cells
 
 ONE = {"perturbation": "stimulus_1", "cell_type": "type_3"}
@@ -103,7 +103,7 @@ def test_predictions_do_not_depend_on_how_they_are_batched(model, controls, monk
     options = {"conditions": conditions, "perturbation": None, "cell_type": None, "populations": 2}
     odd = controls[:-3].copy()
     at_once = predict(model, odd, **options)
-    monkeypatch.setattr(predicting, "NUMBERS_AT_ONCE", numbers)
+    monkeypatch.setattr(drawing, "NUMBERS_AT_ONCE", numbers)
     in_parts = predict(model, odd, **options)
     pd.testing.assert_frame_equal(at_once.obs, in_parts.obs)
     np.testing.assert_allclose(dense(at_once), dense(in_parts), atol=1e-4)

@@ -127,7 +127,7 @@ def _measured(training: Cells, genes: Sequence[str]) -> Pseudobulks:
     row = context.copy()
     row[~is_control] = len(contexts) + condition
     n_rows = len(contexts) + len(conditions)
-    sums, squares = _sums(training, genes, row[group_of], n_rows)
+    sums, squares = sums_of(training, genes, row[group_of], n_rows)
     sizes = np.bincount(row, groups["cells"].to_numpy(), minlength=n_rows)
     first = len(contexts)
     cell_types = sorted({cell_type for cell_type, _ in contexts})
@@ -184,7 +184,7 @@ def _control_means(sums: Matrix, sizes: Vector, type_of: Places, n_types: int) -
     return types, type_sizes, beside, np.where(sizes > 0, sizes, type_sizes[type_of])
 
 
-def _sums(cells: Cells, genes: Sequence[str], row_of: Places, n_rows: int) -> tuple[Matrix, Matrix]:
+def sums_of(cells: Cells, genes: Sequence[str], row_of: Places, n_rows: int) -> tuple[Matrix, Matrix]:
     """The summed expression of the cells of each row, and that of its squares [rows, genes]."""
     sums, squares = np.zeros((2, n_rows, len(genes)))
     for start in range(0, cells.n_cells, _CELLS_AT_ONCE):

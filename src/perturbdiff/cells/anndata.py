@@ -48,6 +48,22 @@ from perturbdiff.recipes.selection import Match
 type Required = Literal["all", "any", "none"]
 
 
+class Made(NamedTuple):
+    """The columns that say how cells were made.
+
+    Attributes:
+        origin: names the control cell of which each was made.
+        draw: tells apart the populations that were drawn of a condition.
+    """
+
+    origin: str | None = None
+    draw: str | None = None
+
+
+MEASURED = Made()
+"""Of cells that were measured."""
+
+
 def cells_from_anndata(
     adata: anndata.AnnData,
     *,
@@ -62,7 +78,7 @@ def cells_from_anndata(
     observed: bool = True,
     clip: bool = False,
     require: Required = "all",
-    origin: str | None = None,
+    made: Made = MEASURED,
 ) -> Cells:
     """Cells of an AnnData in memory; its matrix is taken as it is, not copied, where it is CSR or dense.
 
@@ -81,7 +97,7 @@ def cells_from_anndata(
         observed: whether the cells are measured ones, whose sums tell what they were normalised to.
         clip: whether values below 0 count as 0, and a note says so.
         require: whether all labels of control cells must be there, any of them, or none.
-        origin: the column that names the control cell of which each cell was made.
+        made: columns that say how cells were made.
 
     Raises:
         ValueError: a column, the layer, the control label or a label of `exclude` is not there (the nearest is
@@ -90,7 +106,7 @@ def cells_from_anndata(
             normalised to another total than is declared.
     """
     rules = Rules(columns, control, tuple(controls), grammar, tuple(exclude), require)
-    part, seen = _load(adata, expression, rules, source, summed=summed, observed=observed, clip=clip, origin=origin)
+    part, seen = _load(adata, expression, rules, source, summed=summed, observed=observed, clip=clip, made=made)
     return _select(part, [seen], rules, source)
 
 
@@ -149,7 +165,7 @@ def _load(
     summed: tuple[str, ...] | None = None,
     observed: bool = True,
     clip: bool = False,
-    origin: str | None = None,
+    made: Made = MEASURED,
 ) -> tuple[Cells, Seen]:
     """The cells of a file without those that `exclude` leaves out (all of them, where it leaves none)."""
     values, genes, _, note = expression_of(adata, expression, source)
@@ -171,13 +187,15 @@ def _load(
     found = checked(values, obs, rules.columns, expression, source, summed=over, observed=observed)
     said = tuple(one for one in (*notes, found.note) if one is not None)
     cells = Cells(found.rows, expression.scale, found.totals, genes, names, labels, None, said, rules.grammar)
-    if origin is not None:
-        cells = replace(cells, origins=_numbered(obs[origin]))
+    if made.origin is not None:
+        cells = replace(cells, origins=_numbered(column_of(obs, made.origin, "the control cells", source)))
+    if made.draw is not None:
+        cells = replace(cells, draws=_numbered(column_of(obs, made.draw, "the populations", source)))
     return cells, seen
 
 
 def _numbered(origins: "pd.Series[Any]") -> Integers:
-    """The numbers of the control cells that cells were made of; those of which it is not said have one each."""
+    """The numbers of what cells were made of or belong to; those of which it is not said have one each."""
     found = pd.factorize(origins)[0].astype(np.int64)
     unknown = np.flatnonzero(found < 0)
     found[unknown] = found.max(initial=-1) + 1 + np.arange(len(unknown))

@@ -61,6 +61,7 @@ class Cells:
         notes: sentences on what was done to the data on the way in.
         grammar: what labels of perturbation are made of.
         origins: the number of the control cell that each was made of [n]; None for cells that were not made.
+        draws: which of several drawn populations each is of [n]; None for cells that were not drawn.
     """
 
     values: Matrix
@@ -73,6 +74,7 @@ class Cells:
     notes: tuple[str, ...] = ()
     grammar: Grammar = PLAIN
     origins: npt.NDArray[np.int64] | None = None
+    draws: npt.NDArray[np.int64] | None = None
 
     def __repr__(self) -> str:
         """One line: how many cells and genes, and on which scale."""
@@ -202,6 +204,7 @@ class Cells:
             names=self.names[rows],
             labels=pd.DataFrame(labels),
             origins=None if self.origins is None else self.origins[rows],
+            draws=None if self.draws is None else self.draws[rows],
         )
 
 

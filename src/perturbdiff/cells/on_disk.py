@@ -19,7 +19,7 @@ from anndata import AnnData
 from anndata.io import read_elem
 from numpy.typing import NDArray
 
-from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.cells.anndata import MEASURED, Made, cells_from_anndata
 from perturbdiff.cells.memory import Cells
 from perturbdiff.files.disk import OnDisk, opened
 from perturbdiff.files.totals import check_totals_fit, checked, genes_summed
@@ -69,7 +69,7 @@ class Disk:
         grammar: Grammar = PLAIN,
         summed: tuple[str, ...] | None = None,
         observed: bool = True,
-        origin: str | None = None,
+        made: Made = MEASURED,
     ) -> "Disk":
         """Open a file that `rows_can_be_read` of; labels are read as in `cells.anndata`, control cells may be absent.
 
@@ -91,7 +91,7 @@ class Disk:
             grammar=grammar,
             source=source,
             require="none",
-            origin=origin,
+            made=made,
         )
         if file.note is not None:
             head = replace(head, notes=(file.note, *head.notes))
@@ -133,6 +133,11 @@ class Disk:
     def origins(self) -> NDArray[np.int64] | None:
         """See `File`."""
         return self.head.origins
+
+    @property
+    def draws(self) -> NDArray[np.int64] | None:
+        """See `File`."""
+        return self.head.draws
 
     def log_expression(self, genes: Sequence[str], rows: Rows | None = None) -> "sp.csr_matrix[np.float32]":
         """Log1p counts per 10^4 of some genes and rows, read now.

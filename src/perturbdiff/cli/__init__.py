@@ -11,7 +11,8 @@ from perturbdiff.cli.baseline import baseline
 from perturbdiff.cli.data import prepare, recipes, split
 from perturbdiff.cli.demo import demo
 from perturbdiff.cli.features import app as features_app
-from perturbdiff.cli.judging import evaluate, predict
+from perturbdiff.cli.judging import evaluate
+from perturbdiff.cli.predicting import predict
 from perturbdiff.cli.pretraining import finetune, pretrain
 from perturbdiff.cli.report import report
 from perturbdiff.cli.screen import sentence

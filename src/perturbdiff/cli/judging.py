@@ -1,4 +1,4 @@
-"""Commands on predictions: predict, evaluate."""
+"""The command that judges predictions: evaluate."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,20 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbdiff.cli.options import (
-    Device,
     GeneNames,
     Json,
     Layer,
-    MinOverlap,
     Overwrite,
     Quiet,
-    Run,
     Seed,
     TargetSum,
-    TotalCounts,
     by_options,
     given,
-    guidance_of,
     names,
 )
 from perturbdiff.cli.screen import Screen
@@ -28,124 +23,6 @@ from perturbdiff.cli.screen import Screen
 if TYPE_CHECKING:
     from perturbdiff.metrics.conditions import Condition
     from perturbdiff.training_data import TrainingData
-
-
-ONE_SOURCE = "conditions come from a CSV file, from --perturbation or from --part; give one of them."
-"""Said where there is none, or more than one."""
-
-FAR_ABOVE = 10
-"""So many times the cells that were held out are more predicted ones than anybody needs."""
-
-
-def predict(
-    run: Run,
-    controls: Annotated[
-        Path | None, typer.Argument(help="An .h5ad with control cells; other cells in it are not used.")
-    ] = None,
-    conditions: Annotated[
-        Path | None, typer.Argument(help="A CSV: perturbation, cell_type, assay_batch, dose, dose_unit, modality.")
-    ] = None,
-    *,
-    out: Annotated[Path, typer.Option(help="The .h5ad to write.")],
-    perturbation: Annotated[str | None, typer.Option(help="Label of one condition.")] = None,
-    cell_type: Annotated[str | None, typer.Option(help="Label of one condition.")] = None,
-    assay_batch: Annotated[str | None, typer.Option(help="Label of one condition.")] = None,
-    dose: Annotated[str | None, typer.Option(help="Of the condition's perturbation.")] = None,
-    dose_unit: Annotated[str | None, typer.Option(help="Of the dose: nM, uM, mM, mg/mL, ...")] = None,
-    modality: Annotated[str | None, typer.Option(help="Of the condition's perturbation.")] = None,
-    cells: Annotated[
-        int | None, typer.Option(help="So many cells of one cell type, from a pretrained model, without a file.", min=1)
-    ] = None,
-    features: Annotated[
-        Path | None, typer.Option(help="Features of perturbations that the model has none of, a table.")
-    ] = None,
-    part: Annotated[str | None, typer.Option(help="Predict all conditions of this part: test, validation.")] = None,
-    perturbation_column: Annotated[str | None, typer.Option(help="In place of the model's.")] = None,
-    cell_type_column: Annotated[str | None, typer.Option(help="In place of the model's.")] = None,
-    assay_batch_column: Annotated[str | None, typer.Option(help="In place of the model's.")] = None,
-    scale: Annotated[str | None, typer.Option(help="counts or log1p, in place of the model's.")] = None,
-    layer: Layer = None,
-    gene_names: GeneNames = None,
-    total_counts: TotalCounts = None,
-    target_sum: TargetSum = None,
-    min_overlap: MinOverlap = 0.9,
-    cells_per_condition: Annotated[
-        int | None, typer.Option(help="Predicted cells of each condition; as many as control cells when absent.", min=1)
-    ] = None,
-    populations: Annotated[int, typer.Option(help="How often each condition is drawn.", min=1)] = 1,
-    steps: Annotated[int | None, typer.Option(help="Network evaluations for each population.")] = None,
-    guidance: Annotated[
-        str | None, typer.Option(help="Strength of the guidance: 1.5, or perturbation=1.5,cell_type=0.5.")
-    ] = None,
-    counts: Annotated[
-        bool, typer.Option("--counts", help="Whole numbers of counts in X, log1p values in a layer.")
-    ] = False,
-    seed: Seed = 0,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
-    """Predict one cell for each control cell of each condition."""
-    from perturbdiff.files.container import read_anndata
-    from perturbdiff.io import check_writable, write_h5ad
-    from perturbdiff.model import PerturbDiff
-    from perturbdiff.predicted import drawn, without_controls
-    from perturbdiff.prediction.conditions import asked_conditions
-    from perturbdiff.prediction.inputs import with_sampling
-
-    screen = Screen(quiet=quiet)
-    check_writable(out, overwrite=overwrite)
-    sources = sum(source is not None for source in (conditions, perturbation, part))
-    if sources > 1:
-        raise ValueError(ONE_SOURCE)
-    if (controls is None) == (cells is None):
-        raise ValueError(
-            "cells are predicted from a file of control cells, or so many by --cells; give one of the two."
-        )
-    sampling = {"steps": steps, "guidance": None if guidance is None else guidance_of(guidance)}
-    model = PerturbDiff.load(run)
-    if features is not None:
-        model = model.with_features({"perturbation": features})
-    if sources == 0 and model.trained.pretraining is None:
-        raise ValueError(ONE_SOURCE)
-    with_sampling(model.trained.settings, sampling)
-    one = {"perturbation": perturbation, "cell_type": cell_type, "assay_batch": assay_batch}
-    one |= {"dose": dose, "dose_unit": dose_unit, "modality": modality}
-    table = asked_conditions(model.trained, one, table=conditions, part=part)
-    columns = {"perturbation": perturbation_column, "cell_type": cell_type_column, "assay_batch": assay_batch_column}
-    with by_options():
-        start = model.control_cells(
-            None if controls is None else read_anndata(controls),
-            cells=cells,
-            cell_type=cell_type,
-            assay_batch=assay_batch,
-            columns=columns | {"total_counts": total_counts},
-            expression={"scale": scale, "layer": layer, "gene_names": gene_names, "target_sum": target_sum},
-            min_overlap=min_overlap,
-        )
-        adata = model.predict_cells(
-            start,
-            table,
-            populations=populations,
-            seed=seed,
-            device=device,
-            sampling=sampling,
-            min_overlap=min_overlap,
-            n_cells=cells_per_condition,
-            counts=counts,
-            track=screen.track,
-        )
-    write_h5ad(without_controls(adata) if controls is None else adata, out)
-    n_predicted = int((drawn(adata) >= 0).sum())
-    of = "1 condition" if len(table) == 1 else f"{len(table)} conditions"
-    beside = "" if controls is None else ", and their control cells"
-    screen.say(f"{str(out)!r} holds {n_predicted} predicted cells of {of}{beside}.")
-    n_observed = 0 if part is None else sum(int(row["cells"]) for row in model.trained.split["conditions"][part])
-    if n_observed and n_predicted > FAR_ABOVE * n_observed:
-        screen.say(
-            f"that is {n_predicted / n_observed:.0f} times the {n_observed} cells that are held out for {part}; "
-            "--cells-per-condition says how many to predict of each condition."
-        )
 
 
 def evaluate(
@@ -178,8 +55,16 @@ def evaluate(
     ] = False,
     predicted_layer: Annotated[str | None, typer.Option(help="Layer of predicted files; X when absent.")] = None,
     clip: Annotated[bool, typer.Option("--clip", help="Judge values below 0 of predicted files as 0.")] = False,
+    population: Annotated[
+        str | None,
+        typer.Option(help="Column that tells several populations of a condition apart, where files don't declare it."),
+    ] = None,
     suites: Annotated[
-        str | None, typer.Option(help="Of metrics, with commas: ours, paper, vcc2026; ours and paper when absent.")
+        str | None,
+        typer.Option(
+            help="Of metrics, with commas: ours, paper, vcc2026, families; when absent ours, paper and, where a file "
+            "holds several populations of a condition, families."
+        ),
     ] = None,
     baselines: Annotated[str, typer.Option(help="all, none, or names with commas between them.")] = "all",
     jobs: Annotated[int, typer.Option(help="Conditions judged side by side; the numbers stay the same.", min=1)] = 1,
@@ -197,8 +82,8 @@ def evaluate(
 ) -> None:
     """Judge predicted files against observed cells, beside baselines and a ceiling."""
     from perturbdiff.evaluation.audit import LEAK
-    from perturbdiff.evaluation.evaluate import Depth
     from perturbdiff.evaluation.from_files import evaluate_files
+    from perturbdiff.evaluation.scope import Depth
     from perturbdiff.figures.dot_plot import figure, save_figure
     from perturbdiff.io import check_writable
     from perturbdiff.recipes.dataset import Columns, Expression
@@ -250,6 +135,7 @@ def evaluate(
             predicted_controls=predicted_controls,
             cache=out / "cache" if cache is None else cache,
             clip=clip,
+            population=population,
         )
     found.save(out)
     save_figure(figure(found.drawn()), out / "figure.png")
@@ -307,13 +193,14 @@ def baselines_of(text: str) -> tuple[str, ...]:
 def suites_of(text: str | None) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """The suites to compute (ours is always one), those that were asked for by name, and a sentence that says so."""
     from perturbdiff.metrics.suites import PAPER, check_suites, is_installed
-    from perturbdiff.metrics.tables import OURS, SUITES
+    from perturbdiff.metrics.tables import FAMILIES, OURS, SUITES
 
     asked = tuple(name.strip() for name in text.split(",")) if text is not None else ()
     check_suites(asked)
     if text is None:
         asked = (PAPER,) if is_installed(PAPER) else ()
     suites = tuple(name for name in SUITES if name == OURS or name in asked)
-    left = [name for name in SUITES if name not in suites]
+    # families join by themselves where there are any
+    left = [name for name in SUITES if name not in (*suites, FAMILIES)]
     more = f"; not {' and '.join(left)}, which --suites would add" if left else ""
     return suites, asked if text is not None else (), f"suites of metrics: {', '.join(suites)}{more}."

@@ -7,31 +7,31 @@ against those of the others).
 """
 
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation.alignment import align
-from perturbdiff.evaluation.cache import Cache
 from perturbdiff.evaluation.contexts import VALUES, judge_by, too_large
+from perturbdiff.evaluation.families import SIMPLE_FAMILIES, Scored, judge_families
 from perturbdiff.evaluation.methods import BASELINES, Methods, fitted
 from perturbdiff.evaluation.pairs import File, Pairs
 from perturbdiff.evaluation.projection import project
-from perturbdiff.evaluation.scores import CEILING, REPLICATES, Contexts, Judged, Judging, Track
+from perturbdiff.evaluation.scope import EVERYTHING, Depth, Scope
+from perturbdiff.evaluation.scores import CEILING, REPLICATES, Contexts, Judged, Judging
 from perturbdiff.evaluation.ways import as_counts, chosen, offered
+from perturbdiff.families.scores import ALL_METRICS
 from perturbdiff.features.tables import FeatureTable
 from perturbdiff.metrics import suites, warnings
 from perturbdiff.metrics.ceilings import HALVINGS
-from perturbdiff.metrics.conditions import APART, LABELS, Condition, Pooling
-from perturbdiff.metrics.intervals import RESAMPLES, Scale, summarise, unit_of
+from perturbdiff.metrics.conditions import LABELS, Condition
+from perturbdiff.metrics.intervals import Scale, summarise, unit_of
 from perturbdiff.metrics.ours import CONTEXT_METRICS, METRICS
 from perturbdiff.metrics.suites import Suite
-from perturbdiff.metrics.tables import COLUMNS, OURS, long_table, overall_table, undefined_notes
+from perturbdiff.metrics.tables import COLUMNS, FAMILIES, OURS, long_table, overall_table, undefined_notes
 from perturbdiff.metrics.warnings import Warned
 from perturbdiff.recipes.dataset import PLAIN, Grammar
 from perturbdiff.results.evaluation import CONTROL, MEAN_SHIFT, Evaluation
@@ -40,57 +40,6 @@ from perturbdiff.results.parts import OBSERVED, Genes
 
 HEADLINE = ("energy_distance", "pearson_from_centroid", "de_auroc", "de_overlap")
 """What the tables lead with. R2 of means is high for nearly everything and is never among them."""
-
-SIMPLE = (CONTROL, MEAN_SHIFT)
-"""The baselines of a quick evaluation."""
-
-
-@dataclass(frozen=True)
-class Scope:
-    """Which cells are judged.
-
-    Attributes:
-        pooling: which conditions are judged over all assay batches together.
-        apart: observed cells that take no part [n], such as those that trained; None where all may.
-        predicted_controls: whether control cells come from a predicted file in place of the observed one.
-        unit: what the intervals draw where there are several: perturbations, assay batches or cell types.
-    """
-
-    pooling: Pooling = APART
-    apart: NDArray[np.bool_] | None = None
-    predicted_controls: bool = False
-    unit: str = "perturbation"
-
-
-@dataclass(frozen=True)
-class Depth:
-    """How much is computed.
-
-    Attributes:
-        suites: of metrics: "ours", "paper", "vcc2026".
-        forced: suites that also judge contexts of very many cells.
-        baselines: by name; those that need training cells are left out without them.
-        halvings: how many random halvings the ceiling averages.
-        replicates: whether assay batches are held against each other.
-        projection: whether cells are placed on principal components.
-        umap: whether some of them are placed by UMAP too.
-        resamples: draws of perturbations for the intervals.
-        jobs: conditions judged side by side; the numbers are the same for any.
-        cache: of the tests of the observed cells.
-        track: draws progress.
-    """
-
-    suites: Sequence[str] = (OURS,)
-    forced: Sequence[str] = ()
-    baselines: Sequence[str] = SIMPLE
-    halvings: int = HALVINGS
-    replicates: bool = False
-    projection: bool = False
-    umap: bool = False
-    resamples: int = RESAMPLES
-    jobs: int = 1
-    cache: Cache | None = None
-    track: Track = field(default=iter)
 
 
 def evaluate(
@@ -101,7 +50,7 @@ def evaluate(
     seed: int,
     conditions: Collection[tuple[str, ...]] | None = None,
     halvings: int = HALVINGS,
-    scope: Scope = Scope(),
+    scope: Scope = EVERYTHING,
     depth: Depth | None = None,
     grammar: Grammar = PLAIN,
     features: FeatureTable | None = None,
@@ -128,11 +77,10 @@ def evaluate(
     depth = depth or Depth(halvings=halvings)
     suites.check_suites(depth.suites)
     for name in predicted:
-        if name in {*BASELINES, *map(as_counts, BASELINES), CEILING, REPLICATES, OBSERVED}:
+        if name in {*BASELINES, *map(as_counts, BASELINES), CEILING, REPLICATES, OBSERVED, *SIMPLE_FAMILIES}:
             raise ValueError(
                 f"a predicted file is named {name!r}, which is the name of a method here; name it otherwise."
             )
-    scope = scope or Scope()
     pairs = align(
         predicted,
         observed,
@@ -153,7 +101,8 @@ def evaluate(
     has_replicates = depth.replicates and any(
         pd.notna(one.scores[REPLICATES]["mae"]) for one in judged if REPLICATES in one.scores
     )
-    table, more = _tables(pairs, methods, judged, depth, seed, replicates=has_replicates)
+    families = judge_families(predicted, pairs, training, seed=seed) if FAMILIES in depth.suites else iter(())
+    table, more = _tables(pairs, methods, judged, families, depth, seed, replicates=has_replicates)
     baseline = next(name for name in (MEAN_SHIFT, CONTROL, *methods.names[len(predicted) :], "") if name in baselines)
     overall, contexts, ranges = _summaries(table, baseline, depth, unit, seed)
     return Evaluation(
@@ -170,10 +119,10 @@ def evaluate(
             *undefined_notes(overall[overall["method"] != REPLICATES], left_out),
         ),
         warnings=warnings.in_order(_warnings(table, judged, ranges, list(predicted), baseline, depth, unit, seed)),
-        methods=tuple(_methods(predicted, baselines, replicates=has_replicates)),
+        methods=tuple(_methods(predicted, baselines, table, replicates=has_replicates)),
         genes=Genes.of([(one.condition, one.tests) for one in judged], pairs.genes),
         projection=project(pairs, predicted, seed=seed, umap=depth.umap) if depth.projection else None,
-        legend=suites.legend(depth.suites),
+        legend=suites.legend(depth.suites, ALL_METRICS),
         baseline=baseline,
         ceiling=CEILING,
         leading=_leading(overall),
@@ -206,7 +155,14 @@ def _judged(pairs: Pairs, methods: Methods, predicted: Mapping[str, File], depth
 
 
 def _tables(
-    pairs: Pairs, methods: Methods, judged: list[Judged], depth: Depth, seed: int, *, replicates: bool
+    pairs: Pairs,
+    methods: Methods,
+    judged: list[Judged],
+    families: Scored,
+    depth: Depth,
+    seed: int,
+    *,
+    replicates: bool,
 ) -> tuple[pd.DataFrame, list[str]]:
     """The long table of all suites, and what is to be said of them."""
     order = [*methods.names, CEILING, *([REPLICATES] if replicates else [])]
@@ -215,6 +171,9 @@ def _tables(
         tables.append(_sorted(long_table(_ours(judged, order)), order).assign(suite=OURS))
     for name in depth.suites:
         if name == OURS:
+            continue
+        if name == FAMILIES:
+            tables.append(_sorted(long_table(families), [*methods.files, *SIMPLE_FAMILIES]).assign(suite=name))
             continue
         large = [] if name in depth.forced else too_large(pairs, methods.n_cells)
         if large:
@@ -250,7 +209,7 @@ def _summaries(
     table: pd.DataFrame, baseline: str, depth: Depth, unit: str, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Means over conditions, the same for each cell type, and the dynamic range of each metric, suite by suite."""
-    legend = suites.legend(depth.suites)
+    legend = suites.legend(depth.suites, ALL_METRICS)
     overall, contexts, ranges = [], [], []
     for suite, own in table.groupby("suite", sort=False):
         better = {metric: said["better"] for metric, said in legend[str(suite)].items()}
@@ -309,7 +268,9 @@ def _leading(overall: pd.DataFrame) -> tuple[str, ...]:
     return tuple(name for name in names if name in known)
 
 
-def _methods(predicted: Mapping[str, File], baselines: Mapping[str, Any], *, replicates: bool) -> Iterator[Method]:
+def _methods(
+    predicted: Mapping[str, File], baselines: Mapping[str, Any], table: pd.DataFrame, *, replicates: bool
+) -> Iterator[Method]:
     for name in predicted:
         yield Method(name, "predicted", "predicted cells")
     for name in baselines:
@@ -317,6 +278,8 @@ def _methods(predicted: Mapping[str, File], baselines: Mapping[str, Any], *, rep
     yield Method(CEILING, "ceiling", "one half of the observed cells against the disjoint other half")
     if replicates:
         yield Method(REPLICATES, "ceiling", "the observed cells of one assay batch against those of the others")
+    judged = set(table["method"])
+    yield from (Method(name, "family", about) for name, about in SIMPLE_FAMILIES.items() if name in judged)
 
 
 def _settings(depth: Depth, unit: str, seed: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import h5py
 
-from perturbdiff.cells.anndata import cells_from_anndata
+from perturbdiff.cells.anndata import MEASURED, Made, cells_from_anndata
 from perturbdiff.cells.memory import Cells
 from perturbdiff.cells.on_disk import Disk, declaration, rows_can_be_read, size_in_memory
 from perturbdiff.evaluation.pairs import File
@@ -36,7 +36,7 @@ class Description(NamedTuple):
     expression: Expression
     control: str
     declared: bool = False
-    origin: str | None = None
+    made: Made = MEASURED
 
 
 def open_file(
@@ -51,6 +51,7 @@ def open_file(
     summed: tuple[str, ...] | None = None,
     observed: bool = True,
     clip: bool = False,
+    draw: str | None = None,
 ) -> File:
     """Read a predicted or observed .h5ad as `read_file`, or leave it on disk where its matrix has more bytes.
 
@@ -72,8 +73,9 @@ def open_file(
             summed=summed,
             observed=observed,
             clip=clip,
+            draw=draw,
         )
-    said = _described(declaration(path, KEY), path, _columns(path), columns, expression, control)
+    said = _described(declaration(path, KEY), path, _columns(path), columns, expression, control, draw)
     return Disk.opened(
         path,
         said.columns,
@@ -83,7 +85,7 @@ def open_file(
         grammar=grammar,
         summed=summed,
         observed=observed and not said.declared,
-        origin=said.origin,
+        made=said.made,
     )
 
 
@@ -103,6 +105,7 @@ def read_file(
     summed: tuple[str, ...] | None = None,
     observed: bool = True,
     clip: bool = False,
+    draw: str | None = None,
 ) -> Cells:
     """Read a predicted or observed .h5ad; a file without control cells is allowed, and has none.
 
@@ -117,6 +120,7 @@ def read_file(
         observed: whether its cells are measured ones, whose sums tell what they were normalised to; a file of
             predicted cells that declares itself is none.
         clip: whether values below 0 count as 0, and a note says how many there were.
+        draw: the column that tells apart several populations of a condition; None for the one that it declares.
 
     Raises:
         ValueError: the file does not declare what the caller leaves out, or its cells are refused (see `cells.memory`).
@@ -124,7 +128,7 @@ def read_file(
     """
     adata = read_anndata(path)
     obs: Any = adata.obs
-    said = _described(adata.uns.get(KEY, {}), path, list(obs.columns), columns, expression, control)
+    said = _described(adata.uns.get(KEY, {}), path, list(obs.columns), columns, expression, control, draw)
     return cells_from_anndata(
         adata,
         columns=said.columns,
@@ -137,7 +141,7 @@ def read_file(
         observed=observed and not said.declared,
         clip=clip,
         require="none",
-        origin=said.origin,
+        made=said.made,
     )
 
 
@@ -166,6 +170,7 @@ def _described(
     columns: Columns | None,
     expression: Expression | None,
     control: str | None,
+    draw: str | None,
 ) -> Description:
     """What the file, with the columns that are found in it, and the caller say together; the caller has the last word.
 
@@ -185,13 +190,13 @@ def _described(
         raise ValueError(
             f"no perturbation column is named for {path.name!r}, and its conditions are read there; {_options(found)}."
         )
-    origin = declared.get("own_columns", {}).get("control_cell")
+    own = {name: column for name, column in declared.get("own_columns", {}).items() if column in found}
     return Description(
         columns,
         Expression(scale=declared["scale"]) if expression is None else expression,
         str(declared["control"]) if control is None else control,
         declared=bool(declared),
-        origin=origin if origin in found else None,
+        made=Made(own.get("control_cell"), draw or own.get("population")),
     )
 
 

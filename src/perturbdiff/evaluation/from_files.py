@@ -13,12 +13,15 @@ from typing import Any
 
 from perturbdiff.evaluation.audit import audit, independent_unit, other_splits, trained_cells
 from perturbdiff.evaluation.cache import Cache, content_hash
-from perturbdiff.evaluation.evaluate import Depth, Scope, evaluate
+from perturbdiff.evaluation.evaluate import evaluate
+from perturbdiff.evaluation.families import families_of
 from perturbdiff.evaluation.files import IN_MEMORY, declared_by, notes_of, open_file, renamed
 from perturbdiff.evaluation.pairs import File, perturbed_rows
+from perturbdiff.evaluation.scope import Depth, Scope
 from perturbdiff.labels.members import grammar_of, same_as
 from perturbdiff.metrics.conditions import TOGETHER, Pooling
 from perturbdiff.metrics.suites import versions
+from perturbdiff.metrics.tables import FAMILIES
 from perturbdiff.metrics.warnings import in_order, step_zero
 from perturbdiff.predicted import declared_columns
 from perturbdiff.recipes.dataset import PLAIN, Columns, Expression, Grammar
@@ -46,6 +49,7 @@ def evaluate_files(
     cache: Path | None = None,
     in_memory: int = IN_MEMORY,
     clip: bool = False,
+    population: str | None = None,
 ) -> Evaluation:
     """Judge predicted files beside the baselines and the ceilings.
 
@@ -66,6 +70,8 @@ def evaluate_files(
         cache: a folder that keeps the tests of the observed cells; None keeps nothing.
         in_memory: files of more bytes are read a condition at a time.
         clip: whether values below 0 of predicted files count as 0, which a note says.
+        population: column that tells apart several populations of a condition, of predicted files that do not declare
+            it; where a file holds several, they are judged as families too, unless suites were asked for by name.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -86,6 +92,7 @@ def evaluate_files(
             expression=predicted_expression,
             observed=False,
             clip=clip,
+            draw=population,
         )
         for name, path in predicted.items()
     }
@@ -95,6 +102,8 @@ def evaluate_files(
     said_of_files = dict.fromkeys(note for file in (*files.values(), seen) for note in notes_of(file))
     files, seen, named = _named_alike(files, seen, source, grammar)
     depth = depth or Depth()
+    if not depth.forced and families_of(files):
+        depth = replace(depth, suites=tuple(dict.fromkeys([*depth.suites, FAMILIES])))
     if cache is not None:
         parts = [observed, *(predicted.values() if predicted_controls else [])]
         said = [

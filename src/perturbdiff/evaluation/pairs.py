@@ -60,6 +60,10 @@ class File(Protocol):
     def origins(self) -> Rows | None:
         """The number of the control cell that each was made of; None where that is not known."""
 
+    @property
+    def draws(self) -> Rows | None:
+        """Which of several drawn populations each is of; None where that is not known."""
+
     def log_expression(self, genes: Sequence[str], rows: Rows | None = None) -> "sp.csr_matrix[np.float32]":
         """Log1p counts per 10^4 of some genes and rows, in their order."""
 

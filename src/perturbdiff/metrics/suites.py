@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from perturbdiff.metrics.ours import CONTEXT_METRICS, METRICS
-from perturbdiff.metrics.tables import OURS, SUITES
+from perturbdiff.metrics.tables import FAMILIES, OURS, SUITES
 
 PAPER, VCC = "paper", "vcc2026"
 
@@ -63,7 +63,7 @@ class Suite:
 
 def is_installed(name: str) -> bool:
     """Whether the library of a suite is there."""
-    return name == OURS or find_spec(_PLACES[name][1]) is not None
+    return name not in _PLACES or find_spec(_PLACES[name][1]) is not None
 
 
 def check_suites(names: Sequence[str]) -> None:
@@ -77,10 +77,10 @@ def check_suites(names: Sequence[str]) -> None:
             raise ValueError(f"there is no suite {name!r}; choose of {', '.join(SUITES)}.")
 
 
-def legend(names: Sequence[str]) -> dict[str, Legend]:
+def legend(names: Sequence[str], of_families: Sequence[Any] = ()) -> dict[str, Legend]:
     """What each metric of each suite means, which direction is better, and its range."""
-    metrics: dict[str, Sequence[Any]] = {OURS: (*METRICS, *CONTEXT_METRICS)}
-    metrics |= {name: Suite.of(name).metrics for name in names if name != OURS}
+    metrics: dict[str, Sequence[Any]] = {OURS: (*METRICS, *CONTEXT_METRICS), FAMILIES: of_families}
+    metrics |= {name: Suite.of(name).metrics for name in names if name in _PLACES}
     return {
         suite: {
             metric.name: {key: str(getattr(metric, key, "")) for key in ("better", "meaning", "range")}
@@ -93,7 +93,10 @@ def legend(names: Sequence[str]) -> dict[str, Legend]:
 def settings(names: Sequence[str]) -> dict[str, str]:
     """What the libraries of the suites are told, by the suite's name and the setting's."""
     return {
-        f"{name}: {key}": str(value) for name in names if name != OURS for key, value in Suite.of(name).settings.items()
+        f"{name}: {key}": str(value)
+        for name in names
+        if name in _PLACES
+        for key, value in Suite.of(name).settings.items()
     }
 
 

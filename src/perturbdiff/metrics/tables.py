@@ -17,7 +17,15 @@ COLUMNS = ("method", *LABELS, "metric", "value")
 OURS = "ours"
 """The suite of this library's own metrics."""
 
-SUITES = {OURS: "perturbdiff's own", "paper": "the paper's, by cell-eval", "vcc2026": "vcc2026, by cell-eval2"}
+FAMILIES = "families"
+"""The suite that judges several populations of a condition together."""
+
+SUITES = {
+    OURS: "perturbdiff's own",
+    "paper": "the paper's, by cell-eval",
+    "vcc2026": "vcc2026, by cell-eval2",
+    FAMILIES: "of families of populations",
+}
 """All suites of metrics, by name, and in words."""
 
 

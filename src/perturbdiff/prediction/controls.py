@@ -1,6 +1,6 @@
 """The control cells that a prediction starts from: their panel, their totals, and what is expected of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -101,8 +101,9 @@ class Ahead:
         labels: the number of each condition's perturbation.
         contexts: the names of its cell type and assay batch.
         control: the control cells.
-        rows: those of each condition.
+        rows: those of each condition, ascending.
         draws: of each condition.
+        n_cells: of each draw; None for as many as there are control cells.
         seed: of what is hidden.
     """
 
@@ -112,21 +113,22 @@ class Ahead:
         labels: npt.NDArray[np.int64],
         contexts: Sequence[tuple[str, str]],
         control: Controls,
-        rows: Mapping[int, Sequence[Rows]],
+        rows: Sequence[Rows],
         *,
         draws: int,
+        n_cells: int | None,
         seed: int,
     ) -> None:
         self._expectation, self._labels = expectation, labels
-        there = {number: np.unique(np.concatenate(own)) for number, own in rows.items()}
-        keys = {number: (contexts[number], own.tobytes()) for number, own in there.items()}
+        keys = [(context, own.tobytes()) for context, own in zip(contexts, rows, strict=True)]
         around: dict[tuple[tuple[str, str], bytes], Surroundings] = {}
-        for number, key in keys.items():
+        for key, own in zip(keys, rows, strict=True):
             if key not in around:
-                expression, totals = control.of(there[number])
+                expression, totals = control.of(own)
                 around[key] = expectation.surroundings(key[0], expression.toarray(), totals)
-        self._around = {number: around[key] for number, key in keys.items()}
+        self._around = [around[key] for key in keys]
         self._batches = [batch for _, batch in contexts]
+        self._sizes = [n_cells or len(own) for own in rows]
         self._several, self._seed = draws > 1, seed
         self._hidden = lru_cache(DRAWS_HELD)(self._hidden_of)
 
@@ -137,7 +139,7 @@ class Ahead:
             label, there = int(self._labels[condition]), self._around[condition]
             if self._several:
                 hidden = self._hidden(repeat, self._batches[condition])
-                found[condition, repeat] = self._expectation.drawn(label, there, hidden)
+                found[condition, repeat] = self._expectation.drawn(label, there, hidden, self._sizes[condition])
             else:
                 found[condition, repeat] = self._expectation.of(label, there)
         return np.stack([found[one] for one in populations])

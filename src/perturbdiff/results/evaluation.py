@@ -17,7 +17,7 @@ import pandas as pd
 
 from perturbdiff.metrics.conditions import LABELS, Condition
 from perturbdiff.metrics.intervals import LEAST, RESAMPLES, UNITS
-from perturbdiff.metrics.tables import COLUMNS, OURS, SUITES, wide_table
+from perturbdiff.metrics.tables import COLUMNS, FAMILIES, OURS, SUITES, wide_table
 from perturbdiff.metrics.warnings import Warned
 from perturbdiff.results import folder as files
 from perturbdiff.results.folder import Method
@@ -314,7 +314,7 @@ class Evaluation:
         parts: dict[str, object] = {"contexts": self.contexts, "genes": self.genes, "cells": self.projection}
         parts |= {"history": self.history, "audit": self.audit}
         absent = [name for name, found in parts.items() if found is None]
-        absent += {*SUITES} - {metric.suite for metric in self.metrics}
+        absent += {*SUITES} - {FAMILIES} - {metric.suite for metric in self.metrics}
         return {part: _ABSENT[part] for part in sorted(absent)}
 
     @cached_property

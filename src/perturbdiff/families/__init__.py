@@ -1,0 +1,1 @@
+"""Several populations of one condition: how they are judged, and what they say together."""
