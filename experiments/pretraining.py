@@ -35,7 +35,7 @@ from perturbdiff.metrics.tables import over_batches
 from perturbdiff.recipes.dataset import Expression
 
 HERE = Path(__file__).parent
-TARGETS = ("counts", "cell")
+TARGETS = ("counts", "residual", "cell")
 VARIANTS = {
     "counts": ("counts", {}, "fresh"),
     "residual": ("residual", {}, "fresh"),

@@ -19,8 +19,7 @@ One donor's worth of what is hidden is a draw of the smoothed bootstrap (Silverm
 of n conditions, with k* any of them and z normal: the variance is that of the delta_k for every h, and donors that come
 in two kinds are drawn in two kinds where there are enough of them. One draw takes the same donor k* and the same z for
 every condition of an assay batch. Where training has seen the condition itself, its own departure is known but for a
-share 1 - b of its variance, which the draw keeps. A population of N cells has beside it what its cells, which respond
-together and are drawn apart, lack of the sampling noise along the response: (D - 1) nu_k n_k / N, n_k the cells of k.
+share 1 - b of its variance, which the draw keeps.
 """
 
 from dataclasses import dataclass
@@ -51,19 +50,16 @@ class Hidden(NamedTuple):
     Attributes:
         which: from 0 to 1, the trained donor that it is like.
         normal: z of each context of training, and of a perturbation that no two of them have seen [contexts + 1].
-        key: of further random numbers.
     """
 
     which: float
     normal: Vector
-    key: tuple[int, ...]
 
     @classmethod
     def of(cls, changes: Changes, seed: int, repeat: int, batch: str) -> "Hidden":
         """A function of the seed, of the number of the draw, and of the name of the assay batch."""
-        key = (_HIDDEN, seed, repeat, crc32(batch.encode()))
-        rng = np.random.default_rng(key)
-        return cls(float(rng.random()), rng.standard_normal(len(changes.contexts) + 1), key)
+        rng = np.random.default_rng([_HIDDEN, seed, repeat, crc32(batch.encode())])
+        return cls(float(rng.random()), rng.standard_normal(len(changes.contexts) + 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,14 +101,12 @@ class _Law(NamedTuple):
         strengths: of these, without noise [n].
         beside: c r [n, genes].
         lacking: the standard deviation of strength that they lack of tau.
-        sampling: the variance of strength that one cell's worth of sampling has, but for what drawn cells have of it.
     """
 
     contexts: Places
     strengths: Vector
     beside: Vector
     lacking: float
-    sampling: float
 
 
 class Families:
@@ -123,9 +117,7 @@ class Families:
         self._law = lru_cache(LAWS_HELD)(self._made)
         self._spread = lru_cache(2)(self._of_all)
 
-    def drawn(
-        self, label: int, expected: Vector, hidden: Hidden, *, cell_type: str, known: Vector, n_cells: int
-    ) -> Vector:
+    def drawn(self, label: int, expected: Vector, hidden: Hidden, *, cell_type: str, known: Vector) -> Vector:
         """The departure [genes] of a population from what is expected of it.
 
         Args:
@@ -134,9 +126,8 @@ class Families:
             hidden: of the population.
             cell_type: of its context.
             known: the share b of the context's own departure that is in `expected` [genes].
-            n_cells: of the population, N.
         """
-        contexts, strengths, beside, lacking, sampling = self._law(label, cell_type)
+        contexts, strengths, beside, lacking = self._law(label, cell_type)
         n = len(contexts)
         weights = np.zeros(n)
         if n:
@@ -145,8 +136,7 @@ class Families:
             weights[min(int(hidden.which * n), n - 1)] += np.sqrt(max(0.0, 1 - h * h))
             weights -= weights.mean()
         found = (weights @ strengths + lacking * hidden.normal[-1]) * expected + weights @ beside
-        chance = np.random.default_rng((*hidden.key, label)).standard_normal()
-        return np.asarray(found * np.sqrt(1 - known) + np.sqrt(sampling / n_cells) * chance * expected)
+        return np.asarray(found * np.sqrt(1 - known))
 
     def _made(self, label: int, cell_type: str) -> "_Law":
         """The law of a perturbation in a cell type."""
@@ -168,10 +158,7 @@ class Families:
         found = float(np.square(strengths).mean()) if n else 0.0
         strengths *= np.sqrt(min(1.0, between / max(found, np.finfo(np.float64).tiny)))
         lacking = float(np.sqrt(max(0.0, between - found)))
-        there = np.isfinite(own.noise)
-        of_cell = own.noise[there] * changes.sizes[own.rows[there]]
-        sampling = max(0.0, spread.effect - 1) * float(of_cell.mean()) if there.any() else 0.0
-        return _Law(changes.context[own.rows], strengths, self._beside(own, spread.effect), lacking, sampling)
+        return _Law(changes.context[own.rows], strengths, self._beside(own, spread.effect), lacking)
 
     def _departures(self, label: int, *, across: bool) -> Departures:
         changes = self.changes

@@ -101,14 +101,12 @@ class Expectation:
             there,
         )
 
-    def drawn(self, label: int, there: Surroundings, hidden: Hidden, n_cells: int) -> Expression:
+    def drawn(self, label: int, there: Surroundings, hidden: Hidden) -> Expression:
         """The change [genes] of a label in one of the populations that there may be, by what is hidden of it."""
         shift = np.zeros(self.changes.n_genes)
         for k, w in self._made_of(label, 0):
             expected, known = self._of_trained(k, there, elsewhere=False)
-            departure = self.families.drawn(
-                k, expected, hidden, cell_type=there.cell_type, known=known, n_cells=n_cells
-            )
+            departure = self.families.drawn(k, expected, hidden, cell_type=there.cell_type, known=known)
             shift += w * (expected + departure)
         return self._as_given(shift, there)
 

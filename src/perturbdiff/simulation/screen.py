@@ -25,7 +25,7 @@ perturbation shares)::
                   x'_ig = 0 where the gene is silent in the type
                   y_i ~ Bernoulli(sigmoid(2 z_i + 1))                                    only some cells respond
                   s_i = r^2 / (r^2 + 15^2),   r = lambda_i,R(tau)                        the receptor sets the strength
-                  log eta_k,tau ~ N(0, 0.15^2)                                           donors, alike in all types
+                  log eta_k,tau ~ N(0, 0.15^2)                                           alike in all types: `donors`
 
 Then p_ig = expm1(x'_ig) / sum_g expm1(x'_ig), and the counts are negative-binomial as a mixture of gamma and Poisson::
 
@@ -61,8 +61,9 @@ from perturbdiff.simulation.design import (
     labels_of,
     numbered,
 )
+from perturbdiff.simulation.donors import LIKE_DONORS, N_TOLD, TOLD, Donors, draw_eta
 
-_SD_DONOR, _SD_RECEPTOR, _SD_RESPONSE = 0.1, 0.4, 0.15
+_SD_DONOR, _SD_RECEPTOR = 0.1, 0.4
 _SD_TYPE, _SD_OWN = 0.3, 0.1  # of a type around its family: markers; receptor levels and activation
 _CEILING = 7.0  # log1p expression at which a gene cannot rise any more
 _AMPLITUDE = 3.0  # of the programmes in the interaction setting, where strength and room take most of it away
@@ -83,7 +84,8 @@ class _Biology:
     activation_of_type: Floats  # a_c
     activation_of_batch: Floats  # a_k
     programme: Floats  # delta [perturbations, genes], in log1p units
-    eta: Floats  # [donors, perturbations]
+    eta: Floats  # [donors, perturbations, 2], of the genes of the shared pathway and of the others
+    in_pathway: Flags  # [perturbations, genes]
     dispersion: Floats  # phi [genes]
 
 
@@ -96,6 +98,7 @@ def simulate(
     n_perturbations: int = 4,
     cells_per_group: int = 48,
     control_cells_per_group: int = 96,
+    donors: Donors = LIKE_DONORS,
     seed: int,
 ) -> AnnData:
     """Simulate control and perturbed cells of every (perturbation, cell type, assay batch).
@@ -108,6 +111,7 @@ def simulate(
         n_perturbations: perturbations, "stimulus_1" and so on, beside "control".
         cells_per_group: cells of every (perturbation, cell type, assay batch).
         control_cells_per_group: control cells of every (cell type, assay batch).
+        donors: how assay batches differ, in the interaction setting.
         seed: of everything random.
 
     Returns:
@@ -116,12 +120,13 @@ def simulate(
         of log1p(10^4 p) with the perturbation minus without it, free of count noise.
 
     Raises:
-        ValueError: for an unknown setting or sizes that leave no room for a programme.
+        ValueError: for an unknown setting, a law of donors that is none, or sizes that leave no room for a programme.
     """
+    donors.check()
     sizes = Sizes(n_genes, n_cell_types, n_assay_batches, n_perturbations, cells_per_group, control_cells_per_group)
     _check(setting, sizes)
     rng = np.random.default_rng(seed)
-    biology = _draw_biology(setting, sizes, rng)
+    biology = _draw_biology(setting, sizes, donors, rng)
     design = draw_design(sizes, rng)
     activation = rng.standard_normal(len(design.cell_type))
     activation += biology.activation_of_type[design.cell_type] + biology.activation_of_batch[design.assay_batch]
@@ -156,7 +161,7 @@ def _over_families(n_types: int, low: float, high: float, own: float, rng: np.ra
     return spread + rng.normal(0.0, own, n_types)
 
 
-def _draw_biology(setting: str, sizes: Sizes, rng: np.random.Generator) -> _Biology:
+def _draw_biology(setting: str, sizes: Sizes, donors: Donors, rng: np.random.Generator) -> _Biology:
     n_genes, n_types, n_batches, n_perturbations = sizes[:4]
     genes = rng.permutation(n_genes)
     receptor, activation, others = np.split(genes, [n_perturbations, n_perturbations + _N_ACTIVATION])
@@ -182,36 +187,48 @@ def _draw_biology(setting: str, sizes: Sizes, rng: np.random.Generator) -> _Biol
     targets, amplitude = (common, 1.0) if setting == "additive" else (others, _AMPLITUDE)
     dispersion = np.exp(rng.normal(np.log(0.15), 0.4, n_genes))
     dispersion[receptor] = 0.05
+    D = rng.normal(0.0, _SD_DONOR, (n_batches, n_genes))
+    activation_of_type = _over_families(n_types, -0.8, 0.8, _SD_OWN, rng)
+    activation_of_batch = rng.normal(0.0, 0.2, n_batches)
+    programme, in_pathway = _draw_programmes(n_genes, n_perturbations, targets, amplitude, rng)
+    eta, u = draw_eta(donors, n_batches, n_perturbations, rng)
+    told = common[:N_TOLD]
+    D[:, told] += TOLD * u[:, None] * np.where(np.arange(len(told)) % 2, -1.0, 1.0)
     return _Biology(
         b=b,
         T=T,
         expressed=expressed,
-        D=rng.normal(0.0, _SD_DONOR, (n_batches, n_genes)),
+        D=D,
         w=w,
         receptor=receptor,
-        activation_of_type=_over_families(n_types, -0.8, 0.8, _SD_OWN, rng),
-        activation_of_batch=rng.normal(0.0, 0.2, n_batches),
-        programme=_draw_programmes(n_genes, n_perturbations, targets, amplitude, rng),
-        eta=np.exp(rng.normal(0.0, _SD_RESPONSE, (n_batches, n_perturbations))),
+        activation_of_type=activation_of_type,
+        activation_of_batch=activation_of_batch,
+        programme=programme,
+        eta=eta,
+        in_pathway=in_pathway,
         dispersion=dispersion,
     )
 
 
 def _draw_programmes(
     n_genes: int, n_perturbations: int, targets: Integers, amplitude: float, rng: np.random.Generator
-) -> Floats:
-    """Draw delta [perturbations, genes]: half a programme is one of two pathways, half its own; 7 in 10 genes rise."""
+) -> tuple[Floats, Flags]:
+    """Draw delta [perturbations, genes]: half a programme is one of two pathways, half its own; 7 in 10 genes rise.
+
+    And which genes are of the pathway [perturbations, genes].
+    """
     half = max(1, len(targets) // 6)
     pathways = np.split(rng.permutation(targets)[: 2 * half], 2)
     sign = np.where(rng.random(n_genes) < 0.7, 1.0, -1.0)
     shared = sign * amplitude * rng.uniform(0.6, 1.8, n_genes)
-    programme = np.zeros((n_perturbations, n_genes))
+    programme, in_pathway = np.zeros((n_perturbations, n_genes)), np.zeros((n_perturbations, n_genes), dtype=np.bool_)
     for tau in range(n_perturbations):
         pathway = pathways[tau % 2]
         own = rng.permutation(np.setdiff1d(targets, pathway))[:half]
         programme[tau, pathway] = shared[pathway]
+        in_pathway[tau, pathway] = True
         programme[tau, own] = sign[own] * amplitude * rng.uniform(0.6, 1.8, half)
-    return programme
+    return programme, in_pathway
 
 
 def _unperturbed(biology: _Biology, design: Design, activation: Floats, rng: np.random.Generator) -> Floats:
@@ -237,9 +254,11 @@ def _interaction(biology: _Biology, design: Design, x: Floats, responds: Flags) 
     """Compute x' of the interaction setting; controls, cells that do not respond and silent genes unchanged."""
     cell = np.arange(len(x))
     receptor = np.expm1(x[cell, biology.receptor[design.perturbation]]) ** _HILL
-    strength = receptor / (receptor + _HALF**_HILL) * biology.eta[design.assay_batch, design.perturbation]
+    strength = receptor / (receptor + _HALF**_HILL)
     strength *= responds & (design.perturbation >= 0)
-    shift = biology.programme[design.perturbation] * strength[:, None]
+    of_pathway, of_others = biology.eta[design.assay_batch, design.perturbation].T * strength
+    shift = biology.programme[design.perturbation]
+    shift *= np.where(biology.in_pathway[design.perturbation], of_pathway[:, None], of_others[:, None])
     room = np.where(shift > 0, np.maximum(1 - x / _CEILING, 0.0), x / (1 + x))
     shift *= room
     shift *= biology.expressed[design.cell_type]
@@ -288,7 +307,8 @@ def _assemble(
         "activation_of_batch": biology.activation_of_batch,
         "receptor_gene": genes[biology.receptor],
         "receptor_level": np.exp(biology.T[:, biology.receptor]),
-        "response_of_batch": biology.eta,
+        # one number where both are equal
+        "response_of_batch": biology.eta[..., 0] if (biology.eta[..., 0] == biology.eta[..., 1]).all() else biology.eta,
         "dispersion": biology.dispersion,
     }
     obs = labels_of(design, perturbations, sizes)
