@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from common import STILL, markdown, parsed, record, spread
+from common import STILL, markdown, on_panel, parsed, record, spread
 from perturbdiff import Cells, PerturbDiff, evaluate, read_recipe, simulate
 from perturbdiff.cells.anndata import Made, cells_from_anndata
 from perturbdiff.core.process import Process, power_cosine_betas
