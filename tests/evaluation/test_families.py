@@ -1,5 +1,7 @@
 """Several populations of a condition are judged as a family, beside simple families of the same control cells."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +18,8 @@ from perturbdiff.metrics.tables import FAMILIES
 from perturbdiff.model import PerturbDiff
 from perturbdiff.predicted import KEY
 from perturbdiff.recipes.dataset import Columns, Expression
+from perturbdiff.report.drawings import families_of
+from perturbdiff.results.evaluation import Evaluation
 
 GENES = pd.Index([f"g{i}" for i in range(8)])
 RESPONSE = np.array([2.0, 1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
@@ -168,3 +172,22 @@ def test_files_of_ours_declare_their_populations_and_those_of_others_name_the_co
     on_disk = open_file(tmp_path / "ours.h5ad", in_memory=0)
     np.testing.assert_array_equal(np.unique(on_disk.draws[~on_disk.is_control], return_counts=True)[1], [24] * 4)
     assert read_anndata(tmp_path / "ours.h5ad").n_obs == len(on_disk.names)
+
+
+def test_the_page_shows_the_intervals_of_every_file_and_the_observed_strength(judged, tmp_path):
+    judged.save(tmp_path)
+    read = Evaluation.load(tmp_path)
+    assert [one.kind for one in read.methods] == [one.kind for one in judged.methods]
+    drawing = families_of(read)
+    assert [panel.heading for panel in drawing.panels] == ["right", "wide"]
+    own = judged.scores[(judged.scores["method"] == "right") & (judged.scores["suite"] == FAMILIES)]
+    wide = own.pivot_table(index="assay_batch", columns="metric", values="value")
+    inside = (
+        (wide["strength_observed"] >= wide["strength_low"]) & (wide["strength_observed"] <= wide["strength_high"])
+    ).sum()
+    assert drawing.panels[0].note == f"{inside} of 16 observed conditions lie within their 95 % interval."
+    assert all(f"drug | T | d{i:02d}" in drawing.panels[0].svg for i in range(16))
+    quantiles = ["strength_low", "strength_lower", "strength_median", "strength_upper", "strength_high"]
+    assert (np.diff(wide[quantiles], axis=1) >= 0).all()
+    alone = replace(judged, scores=judged.scores[judged.scores["suite"] == "ours"])
+    assert families_of(alone).startswith("No predicted file holds several populations")

@@ -22,7 +22,7 @@ from perturbdiff.cells.controls import ControlRows
 from perturbdiff.cells.counts import Curves, changed, logs, whole
 from perturbdiff.cells.memory import Cells
 from perturbdiff.evaluation.pairs import File, Pairs, Rows
-from perturbdiff.families.scores import Between, Projected, projected, scores, strength_variance_ratio
+from perturbdiff.families.scores import Between, Projected, projected, scores, strength_variance_ratio, strengths
 from perturbdiff.metrics.conditions import LABELS, Condition, Context
 from perturbdiff.metrics.differential_expression import rank_sum
 from perturbdiff.metrics.distances import Matrix, Vector
@@ -75,12 +75,12 @@ def judge_families(predicted: Mapping[str, File], pairs: Pairs, training: Cells 
     along: dict[tuple[str, tuple[str, str]], list[tuple[list[Projected], Projected]]] = {}
     for number, condition in enumerate(pairs.conditions):
         direction = judging.direction(tuple(donors[condition.pair]))
-        for method, found, strengths in judging.judged(condition, number, direction):
+        for method, found, own in judging.judged(condition, number, direction):
             yield method, condition, found
-            along.setdefault((method, condition.pair), []).append(strengths)
+            along.setdefault((method, condition.pair), []).append(own)
     of_type: dict[tuple[str, str], list[Between]] = {}
-    for (method, (_, cell_type)), own in along.items():
-        between = Between.of([drawn for drawn, _ in own], [observed for _, observed in own])
+    for (method, (_, cell_type)), both in along.items():
+        between = Between.of([drawn for drawn, _ in both], [observed for _, observed in both])
         of_type.setdefault((method, cell_type), []).append(between)
     for (method, cell_type), pairs_of_it in of_type.items():
         yield method, Condition("", cell_type), {"strength_variance_ratio": strength_variance_ratio(pairs_of_it)}
@@ -144,8 +144,8 @@ class _Judging:
         for method, drawn in self._families(condition, number, len(cells)):
             rng = np.random.default_rng([self.seed, 6, number, crc32(method.encode())])
             found = scores(drawn, cells, control.mean, significant, rng, cells_of_distances=CELLS)
-            along = [projected(cells, control.mean, direction) for cells in drawn]
-            yield method, found, (along, of_observed)
+            along = [projected(one, control.mean, direction) for one in drawn]
+            yield method, found | strengths(along, of_observed), (along, of_observed)
 
     def _families(self, condition: Condition, number: int, n_cells: int) -> Iterator[tuple[str, list[Matrix]]]:
         most = 0

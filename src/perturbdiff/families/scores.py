@@ -60,6 +60,21 @@ FAMILY_METRICS = (
     Metric("expected_coverage", "none", "rank of the observed distance to a random point (TARP)", "0 to 1"),
 )
 
+STRENGTHS = {
+    "strength_low": "low end of the 95% interval",
+    "strength_lower": "lower quartile",
+    "strength_median": "median",
+    "strength_upper": "upper quartile",
+    "strength_high": "high end of the 95% interval",
+}
+"""Quantiles of the drawn strengths."""
+
+STRENGTH_METRICS = (
+    Metric("strength_observed", "none", "strength of the observed response, 1 being that of the trained donors' mean"),
+    *(Metric(name, "none", f"{what} of the drawn strengths") for name, what in STRENGTHS.items()),
+)
+"""Of one condition, along the mean change of the donors that trained, or of the judged ones."""
+
 TYPE_METRICS = (
     Metric(
         "strength_variance_ratio",
@@ -70,7 +85,7 @@ TYPE_METRICS = (
 )
 """Of all donors and perturbations of a cell type together."""
 
-ALL_METRICS = (*FAMILY_METRICS, *TYPE_METRICS)
+ALL_METRICS = (*FAMILY_METRICS, *STRENGTH_METRICS, *TYPE_METRICS)
 
 
 def apart(populations: Sequence[Matrix]) -> Matrix:
@@ -171,6 +186,14 @@ def scores(
     point = rng.uniform(means.min(axis=0), means.max(axis=0))
     from_point = np.linalg.norm(means - point, axis=1)
     return found | {"expected_coverage": rank(from_point[0], from_point[1:], rng)}
+
+
+def strengths(drawn: Sequence[Projected], observed: Projected) -> dict[str, float]:
+    """`STRENGTH_METRICS` of one condition."""
+    values = np.array([one.strength for one in drawn])
+    (low, high), (lower, upper) = (interval(values, level) for level in (0.95, 0.5))
+    numbers = (float(low), float(lower), float(np.median(values)), float(upper), float(high))
+    return {"strength_observed": observed.strength, **dict(zip(STRENGTHS, numbers, strict=True))}
 
 
 class Between(NamedTuple):

@@ -3,15 +3,19 @@
 import numpy as np
 import pandas as pd
 
+from perturbdiff.families.scores import STRENGTHS
 from perturbdiff.figures.curve import curves
 from perturbdiff.figures.density import densities
 from perturbdiff.figures.drawing import Drawing, mark_key
+from perturbdiff.figures.fan import MOST_ROWS, Fan, fans
 from perturbdiff.figures.looks import CEILING, REFERENCE, looks
 from perturbdiff.figures.numbers import condition_name
 from perturbdiff.figures.projection import COMPONENTS, UMAP, projection
 from perturbdiff.figures.radar import radar
 from perturbdiff.figures.scatter import scatter
 from perturbdiff.figures.strip_plot import MOST, Strip, strip_plot
+from perturbdiff.metrics.conditions import LABELS
+from perturbdiff.metrics.tables import FAMILIES
 from perturbdiff.report.ranking import Comparer, directed, score_by
 from perturbdiff.results.evaluation import LAST, Evaluation, Metric
 from perturbdiff.results.parts import OBSERVED, SIGNIFICANT
@@ -105,6 +109,31 @@ def distances_of(evaluation: Evaluation) -> Drawing | str:
     keys = [mark_key(look, name) for name, look in files.items()]
     keys += [mark_key(look, f"{kind}s") for kind, look in by_kind.items() if evaluation.of_kind(kind)]
     return Drawing(tuple(panels), tuple(keys), tuple(caption), size="medium")
+
+
+def families_of(evaluation: Evaluation) -> Drawing | str:
+    """The strengths that several populations were drawn with, and the observed ones."""
+    table = evaluation.scores[(evaluation.scores["suite"] == FAMILIES) & (evaluation.scores["perturbation"] != "")]
+    if table.empty:
+        return "No predicted file holds several populations of a condition, or families were not asked for."
+    panels, shown = [], looks(names_of(evaluation, "predicted"))
+    for number, (name, look) in enumerate(shown.items()):
+        own, wanted = table[table["method"] == name], [*STRENGTHS, "strength_observed"]
+        wide = own.pivot_table(index=list(LABELS), columns="metric", values="value", sort=False).reset_index()
+        if wide.empty:
+            continue
+        names = [condition_name(key) for key in wide[list(LABELS)].itertuples(index=False, name=None)]
+        rows = [Fan(one, *numbers) for one, numbers in zip(names, wide[wanted].to_numpy().tolist(), strict=True)]
+        some = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_ROWS)).astype(int))]
+        inside = sum(row.low <= row.observed <= row.high for row in rows)
+        note = f"{inside} of {len(rows)} observed conditions lie within their 95 % interval."
+        panels.append(fans(name, some, look, note=note, prefix=f"fan{number}"))
+    caption = (
+        "Bars are intervals of 50 % and 95 % over the drawn populations, a full mark their median, a hollow one the "
+        "observed cells; 1 is the mean response of the donors that trained or, without these, of those here.",
+    )
+    keys = [mark_key(look, name) for name, look in shown.items()]
+    return Drawing(tuple(panels), (*keys, mark_key(CEILING, "observed")), caption, size="medium")
 
 
 def densities_of(evaluation: Evaluation) -> Drawing | str:

@@ -36,7 +36,7 @@ _TEXTS = ("suite", "method", *LABELS, "metric")
 _RANGES = ["suite", "metric", "baseline", "ceiling", "difference", "low", "high", "apart"]
 
 
-KINDS = ("predicted", "baseline", "ceiling")
+KINDS = ("predicted", "baseline", "ceiling", "family")
 """The kinds of methods, in the order of the tables."""
 
 
