@@ -267,6 +267,42 @@ def test_sampled_populations_have_the_datas_marginal_and_share_what_their_noise_
     assert ((standard[:, 0] * standard[:, 1]).mean(dim=0) / variance - rho).abs().max() < 1.5 * error
 
 
+# what a chain makes of a population's level
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 5, 20])
+@pytest.mark.parametrize("way", ["drawn first", "probability flow", "posterior mean"])
+def test_a_levels_law_arrives_whole_where_it_is_drawn_first_or_follows_the_flow_exactly(way, n_steps):
+    """Of populations whose level is N(0, 0.5^2): the law is known, so what few steps make of it is too."""
+    spread, rho, n_cells, n = 0.5, 0.5, 48, 4000
+    process, noise = Process(PROCESS.betas, rho=rho), rho + (1 - rho) / n_cells
+    generator = torch.Generator().manual_seed(0)
+    level = spread * torch.randn(n, 1, 1, generator=generator, dtype=torch.float64)
+    x = math.sqrt(noise) * torch.randn(n, 1, 1, generator=generator, dtype=torch.float64)
+    times, factor = respaced(T, n_steps), 1.0
+    for t, s in zip(times, [*times[1:], -1], strict=True):
+        now, then = (float((1 - process.alpha_bar(one)) / process.alpha_bar(one)) for one in (t, s))
+        share = math.sqrt(then / now)
+        flow = math.sqrt((spread**2 + noise * then) / (spread**2 + noise * now))
+        gain = (flow - share) / (1 - share) if way == "probability flow" else spread**2 / (spread**2 + noise * now)
+        x_0 = level if way == "drawn first" else gain * x / process.alpha_bar(t).sqrt()
+        at, to = (torch.full((n,), one, dtype=torch.long) for one in (t, s))
+        x = DDIM()(process, x, x_0, at, to, no_noise)
+        factor *= gain + share * (1 - gain)  # what a step makes of x / sqrt(abar) in closed form
+    if way == "drawn first":
+        assert torch.equal(x, level)
+        return
+    wanted = factor * math.sqrt(spread**2 + noise * float(1 / process.alpha_bar(times[0]) - 1))
+    if way == "probability flow":
+        assert wanted == pytest.approx(spread, rel=1e-6)
+    else:
+        assert wanted < 0.97 * spread
+    start = math.sqrt(
+        noise / (spread**2 * float(process.alpha_bar(times[0])) + noise * float(1 - process.alpha_bar(times[0])))
+    )
+    assert float(x.std()) == pytest.approx(wanted * start, rel=0.05)
+
+
 # what the loop asks and yields
 
 
