@@ -41,13 +41,11 @@ def family(strengths, *, noise=0.0, effect=1.0, rng=None, beside=None, halves=Tr
     ).fitted()
 
 
-def drawn(changes, label=0, n=600, *, seed=0, known=0.0, cell_type="type_0", batch="new"):
+def drawn(changes, label=0, n=600, *, seed=0, own=None, cell_type="type_0", batch="new"):
     """Departures of many populations [n, genes], and their strengths [n]."""
     families = Families(changes)
-    all_known = np.full(N_GENES, known)
     hidden = [Hidden.of(changes, seed, repeat, batch) for repeat in range(n)]
-    told = {"cell_type": cell_type, "known": all_known}
-    found = np.array([families.drawn(label, RESPONSE, one, **told) for one in hidden])
+    found = np.array([families.drawn(label, RESPONSE, one, cell_type=cell_type, own=own) for one in hidden])
     return found, found @ RESPONSE / (RESPONSE @ RESPONSE)
 
 
@@ -130,11 +128,32 @@ def test_independent_responses_of_one_donor_are_drawn_independently(rng):
     assert abs(np.corrcoef(drawn(changes, 0)[1], drawn(changes, 1)[1])[0, 1]) < 0.35
 
 
-def test_what_is_known_of_a_context_is_not_drawn(rng):
-    changes = family(0.4 * rng.normal(size=(1, 20)))
-    every, half, nothing = (drawn(changes, known=known)[0] for known in (0.0, 0.75, 1.0))
-    np.testing.assert_allclose(half, every / 2)
-    assert not nothing.any()
+def test_a_donor_that_training_has_seen_is_where_it_was_measured_and_hardly_differs(rng):
+    strengths = 0.5 * rng.normal(size=(2, 20))
+    noise = 0.2
+    changes = family(strengths, noise=noise, rng=rng)
+    new = drawn(changes)[1]
+    sampling = np.sqrt(noise) / np.linalg.norm(RESPONSE)
+    for own in (0, 7):
+        along = drawn(changes, own=own)[1]
+        assert along.std() < 1.2 * sampling < 0.5 * new.std()
+        assert along.mean() == pytest.approx(strengths[0, own], abs=3 * sampling)
+    known_exactly = drawn(family(strengths), own=3)[0]
+    np.testing.assert_allclose(known_exactly, np.tile(strengths[0, 3] * RESPONSE, (600, 1)), atol=0.02)
+
+
+def test_the_less_is_known_the_more_draws_differ(rng):
+    """Of a donor that was measured on fewer and fewer cells, up to one that was not."""
+    spreads = [drawn(family(0.5 * rng.normal(size=(3, 24)), noise=noise), own=4)[1].std() for noise in (0.1, 1.0, 10.0)]
+    assert spreads[0] < spreads[1] < spreads[2] < drawn(family(0.5 * rng.normal(size=(3, 24))))[1].std()
+
+
+def test_where_nobody_else_has_seen_a_perturbation_its_own_measurement_still_tells(rng):
+    whole = family(0.5 * rng.normal(size=(30, 4)), noise=0.1, rng=rng)
+    kept = np.flatnonzero((whole.label > 0) | (whole.context == 1))
+    own = {name: getattr(whole, name)[kept] for name in ("label", "context", "sizes", "changes", "noise", "halves")}
+    alone = replace(whole, **own)
+    assert drawn(alone, own=1)[1].std() < 0.4 * drawn(alone, own=None)[1].std()
 
 
 def test_another_cell_type_departs_as_cell_types_do(rng):

@@ -165,12 +165,6 @@ class Changes:
             left_out: expect what would be expected if training had not seen the perturbation in this cell type, or in
                 this context where it was seen in no other type.
         """
-        return self.expected_and_known(label, similarity, own, cell_type=cell_type, left_out=left_out)[0]
-
-    def expected_and_known(
-        self, label: int, similarity: Vector, own: int | None = None, *, cell_type: str = "", left_out: bool = False
-    ) -> tuple[Vector, Vector]:
-        """`expected`, and which share of what the context has of its own is in it, b(S_o - E) [genes]."""
         rows = self.of_label(label)
         mine = self.context[rows] == (-1 if own is None else own)
         named = cell_type if own is None else self.contexts[own][0]
@@ -180,18 +174,17 @@ class Changes:
             if kept.any():
                 rows, mine, alike = rows[kept], mine[kept], alike[kept]
         if not len(rows):
-            return np.zeros(self.n_genes), np.zeros(self.n_genes)
+            return np.zeros(self.n_genes)
         across = not (alike & ~mine).any()
         carried = self.across if across else self.within
         w = self._weights(rows, similarity[self.context[rows]], carried.bandwidth, across=across)
         mean, noise = self._mean(rows, w)
         found = mean * trusted(mean, noise)
         if not mine.any():
-            return found * carried.share, np.zeros(self.n_genes)
+            return np.asarray(found * carried.share)
         beyond, noise = self._mean(rows, mine - w)
         most = self.apart / (self.apart + noise.sum()) if 0 < self.apart < np.inf else float(self.apart > 0)
-        known = trusted(beyond, noise, most)
-        return found + beyond * known, known
+        return np.asarray(found + beyond * trusted(beyond, noise, most))
 
     def by_others(self, rows: Places, *, across: bool) -> tuple[Places, Vector]:
         """Conditions of one perturbation that the others can predict, and what is expected of them [.., genes].

@@ -18,8 +18,11 @@ One donor's worth of what is hidden is a draw of the smoothed bootstrap (Silverm
 
 of n conditions, with k* any of them and z normal: the variance is that of the delta_k for every h, and donors that come
 in two kinds are drawn in two kinds where there are enough of them. One draw takes the same donor k* and the same z for
-every condition of an assay batch. Where training has seen the condition itself, its own departure is known but for a
-share 1 - b of its variance, which the draw keeps.
+every condition of an assay batch. Where training has seen the condition o itself, what it was measured as tells of it:
+
+    s + delta = (1 + a_o t) s_-o + c^2 r_o + (1 - t)^(1/2) [along] + (1 - c^2)^(1/2) [beside],  t = tau^2 / (tau^2 + nu_o)
+
+with the two parts of a draw as above: the posterior of a normal law, in which donors that are well known hardly differ.
 """
 
 from dataclasses import dataclass
@@ -101,12 +104,18 @@ class _Law(NamedTuple):
         strengths: of these, without noise [n].
         beside: c r [n, genes].
         lacking: the standard deviation of strength that they lack of tau.
+        departures: what they were measured as.
+        told: tau^2 / (tau^2 + nu), the share of each strength that is no noise [n].
+        share: c^2 [genes].
     """
 
     contexts: Places
     strengths: Vector
     beside: Vector
     lacking: float
+    departures: Departures
+    told: Vector
+    share: Vector
 
 
 class Families:
@@ -117,7 +126,9 @@ class Families:
         self._law = lru_cache(LAWS_HELD)(self._made)
         self._spread = lru_cache(2)(self._of_all)
 
-    def drawn(self, label: int, expected: Vector, hidden: Hidden, *, cell_type: str, known: Vector) -> Vector:
+    def drawn(
+        self, label: int, expected: Vector, hidden: Hidden, *, cell_type: str = "", own: int | None = None
+    ) -> Vector:
         """The departure [genes] of a population from what is expected of it.
 
         Args:
@@ -125,18 +136,36 @@ class Families:
             expected: s [genes].
             hidden: of the population.
             cell_type: of its context.
-            known: the share b of the context's own departure that is in `expected` [genes].
+            own: the place of its context, where training has seen it.
         """
-        contexts, strengths, beside, lacking = self._law(label, cell_type)
-        n = len(contexts)
+        law = self._law(label, cell_type)
+        n = len(law.contexts)
         weights = np.zeros(n)
         if n:
             h = (4 / (3 * n)) ** 0.2
-            weights = h * hidden.normal[contexts] / np.sqrt(n)
+            weights = h * hidden.normal[law.contexts] / np.sqrt(n)
             weights[min(int(hidden.which * n), n - 1)] += np.sqrt(max(0.0, 1 - h * h))
             weights -= weights.mean()
-        found = (weights @ strengths + lacking * hidden.normal[-1]) * expected + weights @ beside
-        return np.asarray(found * np.sqrt(1 - known))
+        strength, beside = float(weights @ law.strengths) + law.lacking * hidden.normal[-1], weights @ law.beside
+        seen = np.flatnonzero(law.contexts == (-1 if own is None else own))
+        if len(seen):
+            k = int(seen[0])
+            of_others, known = law.departures.expected[k], law.told[k]
+            centre = of_others * (1 + law.departures.strengths[k] * known) + np.sqrt(law.share) * law.beside[k]
+            spread = strength * np.sqrt(1 - known) * of_others + beside * np.sqrt(1 - law.share)
+            return np.asarray(centre + spread - expected)
+        if own is not None:
+            strength *= np.sqrt(1 - self._told_of(label, expected, own, law))
+        return np.asarray(strength * expected + beside)
+
+    def _told_of(self, label: int, expected: Vector, own: int, law: "_Law") -> float:
+        """What a context that no other one tells of says of its own strength: 1 less the share of noise in it."""
+        rows = self.changes.of_label(label)
+        rows, square = rows[self.changes.context[rows] == own], float(expected @ expected)
+        if not len(rows) or not square > 0:
+            return 0.0
+        noise = self._spread(False).effect * float(self.changes.noise[rows[0]] @ np.square(expected)) / square**2  # noqa: FBT003
+        return law.lacking**2 / max(law.lacking**2 + noise, np.finfo(np.float64).tiny)
 
     def _made(self, label: int, cell_type: str) -> "_Law":
         """The law of a perturbation in a cell type."""
@@ -154,11 +183,13 @@ class Families:
         n = len(own.rows)
         noise = spread.effect * own.noise
         between = (n * _between(own.strengths, noise) + FREEDOM * spread.between) / (n + FREEDOM)
-        strengths = own.strengths * np.sqrt(between / np.maximum(between + noise, np.finfo(np.float64).tiny))
+        told = between / np.maximum(between + noise, np.finfo(np.float64).tiny)
+        strengths = own.strengths * np.sqrt(told)
         found = float(np.square(strengths).mean()) if n else 0.0
         strengths *= np.sqrt(min(1.0, between / max(found, np.finfo(np.float64).tiny)))
         lacking = float(np.sqrt(max(0.0, between - found)))
-        return _Law(changes.context[own.rows], strengths, self._beside(own, spread.effect), lacking)
+        beside, share = self._beside(own, spread.effect)
+        return _Law(changes.context[own.rows], strengths, beside, lacking, own, told, share)
 
     def _departures(self, label: int, *, across: bool) -> Departures:
         changes = self.changes
@@ -172,11 +203,11 @@ class Families:
         strengths = (apart * expected).sum(axis=1) / squares
         return Departures(rows, expected, strengths, np.where(there, noise, np.inf), halves)
 
-    def _beside(self, own: Departures, effect: float) -> Vector:
-        """What of r is no noise, c r [n, genes]; genes that stand out of noise by themselves, the others together."""
+    def _beside(self, own: Departures, effect: float) -> tuple[Vector, Vector]:
+        """What of r is no noise, c r [n, genes], and c^2 [genes], of genes that don't stand out the same for all."""
         changes, n = self.changes, len(own.rows)
         if not n:
-            return np.zeros((0, changes.n_genes))
+            return np.zeros((0, changes.n_genes)), np.zeros(changes.n_genes)
         along = np.where(np.isfinite(own.noise), effect * own.noise, 0.0)[:, None] * np.square(own.expected)
         noise = np.maximum(changes.noise[own.rows] - along, 0.0).sum(axis=0)
         beside = changes.changes[own.rows] - own.expected * (1 + own.strengths)[:, None]
@@ -185,7 +216,8 @@ class Families:
         x = np.log(max(2, changes.n_genes))
         out = squares > (1 + 2 * np.sqrt(x / n) + 2 * x / n) * noise
         rest = no_noise(*(np.where(out, 0.0, table).sum(keepdims=True) for table in (squares, noise)))
-        return np.asarray(beside * np.sqrt(np.where(out, no_noise(squares, noise), rest)))
+        share = np.where(out, no_noise(squares, noise), rest)
+        return np.asarray(beside * np.sqrt(share)), share
 
     def _of_all(self, across: bool) -> Spread:  # noqa: FBT001 - kept by position
         """The spread of the strengths of all perturbations, told from other cell types or not."""

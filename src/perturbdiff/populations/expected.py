@@ -69,7 +69,7 @@ class Expectation:
 
     def __init__(self, changes: Changes, weights: Weights | None, *, scale: float, counts: bool) -> None:
         self.changes, self.weights, self.scale, self.counts = changes, weights, scale, counts
-        size = max(1, HELD // (16 * changes.n_genes))
+        size = max(1, HELD // (8 * changes.n_genes))
         self.families = Families(changes)
         self.of = lru_cache(size)(self._of)
         self._of_trained = lru_cache(size)(self._expected)
@@ -95,7 +95,7 @@ class Expectation:
         """The change [genes] of a label by its number; `elsewhere` as if training had not seen the context."""
         return self._as_given(
             sum(
-                (w * self._of_trained(k, there, elsewhere=elsewhere)[0] for k, w in self._made_of(label, novelty)),
+                (w * self._of_trained(k, there, elsewhere=elsewhere) for k, w in self._made_of(label, novelty)),
                 np.zeros(self.changes.n_genes),
             ),
             there,
@@ -105,9 +105,9 @@ class Expectation:
         """The change [genes] of a label in one of the populations that there may be, by what is hidden of it."""
         shift = np.zeros(self.changes.n_genes)
         for k, w in self._made_of(label, 0):
-            expected, known = self._of_trained(k, there, elsewhere=False)
-            departure = self.families.drawn(k, expected, hidden, cell_type=there.cell_type, known=known)
-            shift += w * (expected + departure)
+            expected = self._of_trained(k, there, elsewhere=False)
+            kind = there.cell_type if there.own is None else self.changes.contexts[there.own][0]
+            shift += w * (expected + self.families.drawn(k, expected, hidden, cell_type=kind, own=there.own))
         return self._as_given(shift, there)
 
     def _made_of(self, label: int, novelty: int) -> list[tuple[int, float]]:
@@ -124,11 +124,9 @@ class Expectation:
         found = shift if there.curves is None else there.curves.realised(shift)
         return (found / self.scale).astype(np.float32)
 
-    def _expected(self, label: int, there: Surroundings, *, elsewhere: bool) -> tuple[Vector, Vector]:
-        """The change of a trained label, log1p counts per 10^4, and what of it is known; others are made of it."""
-        return self.changes.expected_and_known(
-            label, there.similarity, there.own, cell_type=there.cell_type, left_out=elsewhere
-        )
+    def _expected(self, label: int, there: Surroundings, *, elsewhere: bool) -> Vector:
+        """The change of a trained label, log1p counts per 10^4; kept, since others are made of it."""
+        return self.changes.expected(label, there.similarity, there.own, cell_type=there.cell_type, left_out=elsewhere)
 
 
 class ExpectedPopulations:
