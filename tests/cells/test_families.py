@@ -41,11 +41,12 @@ def family(strengths, *, noise=0.0, effect=1.0, rng=None, beside=None, halves=Tr
     ).fitted()
 
 
-def drawn(changes, label=0, n=600, *, seed=0, own=None, cell_type="type_0", batch="new"):
+def drawn(changes, label=0, n=600, *, seed=0, own=None, cell_type="type_0", batch="new", n_cells=10**9):
     """Departures of many populations [n, genes], and their strengths [n]."""
     families = Families(changes)
     hidden = [Hidden.of(changes, seed, repeat, batch) for repeat in range(n)]
-    found = np.array([families.drawn(label, RESPONSE, one, cell_type=cell_type, own=own) for one in hidden])
+    told = {"cell_type": cell_type, "own": own, "n_cells": n_cells}
+    found = np.array([families.drawn(label, RESPONSE, one, **told) for one in hidden])
     return found, found @ RESPONSE / (RESPONSE @ RESPONSE)
 
 
@@ -69,6 +70,14 @@ def test_sampling_noise_is_no_spread_between_donors_even_where_it_goes_along_the
     assert apart < 0.45 * total
     both = drawn(family(0.5 * rng.normal(size=(3, 30)), noise=noise, effect=9.0, rng=rng))[1].std()
     assert both == pytest.approx(0.5, abs=0.12)
+
+
+def test_populations_of_few_cells_vary_by_what_cells_that_are_drawn_apart_lack(rng):
+    noise, effect = 0.3, 9.0
+    changes = family(np.zeros((3, 30)), noise=noise, effect=effect, rng=rng)
+    few, many = (drawn(changes, n_cells=n_cells)[1].var() - drawn(changes)[1].var() for n_cells in (50, 200))
+    lacks = (effect - 1) * noise / (RESPONSE @ RESPONSE)  # of 50 cells, as the conditions have
+    assert (few, many) == pytest.approx((lacks, lacks / 4), rel=0.5)
 
 
 def test_the_variance_between_is_what_noise_does_not_explain(rng):

@@ -19,10 +19,13 @@ One donor's worth of what is hidden is a draw of the smoothed bootstrap (Silverm
 of n conditions, with k* any of them and z normal: the variance is that of the delta_k for every h, and donors that come
 in two kinds are drawn in two kinds where there are enough of them. One draw takes the same donor k* and the same z for
 every condition of an assay batch. Where training has seen the condition o itself, what it was measured as tells of it:
+with t = tau^2 / (tau^2 + nu_o),
 
-    s + delta = (1 + a_o t) s_-o + c^2 r_o + (1 - t)^(1/2) [along] + (1 - c^2)^(1/2) [beside],  t = tau^2 / (tau^2 + nu_o)
+    s + delta = (1 + a_o t) s_-o + c^2 r_o + (1 - t)^(1/2) [along] + (1 - c^2)^(1/2) [beside]
 
-with the two parts of a draw as above: the posterior of a normal law, in which donors that are well known hardly differ.
+and the two parts of a draw as above: the posterior of a normal law, in which donors that are well known hardly differ.
+A population of N cells has beside it what its cells, which respond together and are drawn apart, lack of the sampling
+noise along the response: (D - 1) nu_k n_k / N, n_k the cells of condition k and nu without D.
 """
 
 from dataclasses import dataclass
@@ -53,16 +56,19 @@ class Hidden(NamedTuple):
     Attributes:
         which: from 0 to 1, the trained donor that it is like.
         normal: z of each context of training, and of a perturbation that no two of them have seen [contexts + 1].
+        key: of further random numbers, which perturbations do not share.
     """
 
     which: float
     normal: Vector
+    key: tuple[int, ...]
 
     @classmethod
     def of(cls, changes: Changes, seed: int, repeat: int, batch: str) -> "Hidden":
         """A function of the seed, of the number of the draw, and of the name of the assay batch."""
-        rng = np.random.default_rng([_HIDDEN, seed, repeat, crc32(batch.encode())])
-        return cls(float(rng.random()), rng.standard_normal(len(changes.contexts) + 1))
+        key = (_HIDDEN, seed, repeat, crc32(batch.encode()))
+        rng = np.random.default_rng(key)
+        return cls(float(rng.random()), rng.standard_normal(len(changes.contexts) + 1), key)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +113,7 @@ class _Law(NamedTuple):
         departures: what they were measured as.
         told: tau^2 / (tau^2 + nu), the share of each strength that is no noise [n].
         share: c^2 [genes].
+        sampling: the variance of strength that one cell's worth of sampling has, but for what drawn cells have of it.
     """
 
     contexts: Places
@@ -116,6 +123,7 @@ class _Law(NamedTuple):
     departures: Departures
     told: Vector
     share: Vector
+    sampling: float
 
 
 class Families:
@@ -127,7 +135,14 @@ class Families:
         self._spread = lru_cache(2)(self._of_all)
 
     def drawn(
-        self, label: int, expected: Vector, hidden: Hidden, *, cell_type: str = "", own: int | None = None
+        self,
+        label: int,
+        expected: Vector,
+        hidden: Hidden,
+        *,
+        n_cells: int,
+        cell_type: str = "",
+        own: int | None = None,
     ) -> Vector:
         """The departure [genes] of a population from what is expected of it.
 
@@ -135,6 +150,7 @@ class Families:
             label: the number of a trained perturbation.
             expected: s [genes].
             hidden: of the population.
+            n_cells: of the population.
             cell_type: of its context.
             own: the place of its context, where training has seen it.
         """
@@ -147,16 +163,17 @@ class Families:
             weights[min(int(hidden.which * n), n - 1)] += np.sqrt(max(0.0, 1 - h * h))
             weights -= weights.mean()
         strength, beside = float(weights @ law.strengths) + law.lacking * hidden.normal[-1], weights @ law.beside
+        chance = np.random.default_rng((*hidden.key, label)).standard_normal() * np.sqrt(law.sampling / n_cells)
         seen = np.flatnonzero(law.contexts == (-1 if own is None else own))
         if len(seen):
             k = int(seen[0])
             of_others, known = law.departures.expected[k], law.told[k]
             centre = of_others * (1 + law.departures.strengths[k] * known) + np.sqrt(law.share) * law.beside[k]
-            spread = strength * np.sqrt(1 - known) * of_others + beside * np.sqrt(1 - law.share)
+            spread = (strength * np.sqrt(1 - known) + chance) * of_others + beside * np.sqrt(1 - law.share)
             return np.asarray(centre + spread - expected)
         if own is not None:
             strength *= np.sqrt(1 - self._told_of(label, expected, own, law))
-        return np.asarray(strength * expected + beside)
+        return np.asarray((strength + chance) * expected + beside)
 
     def _told_of(self, label: int, expected: Vector, own: int, law: "_Law") -> float:
         """What a context that no other one tells of says of its own strength: 1 less the share of noise in it."""
@@ -189,7 +206,10 @@ class Families:
         strengths *= np.sqrt(min(1.0, between / max(found, np.finfo(np.float64).tiny)))
         lacking = float(np.sqrt(max(0.0, between - found)))
         beside, share = self._beside(own, spread.effect)
-        return _Law(changes.context[own.rows], strengths, beside, lacking, own, told, share)
+        there = np.isfinite(own.noise)
+        of_a_cell = own.noise[there] * changes.sizes[own.rows[there]]
+        sampling = max(0.0, spread.effect - 1) * float(of_a_cell.mean()) if there.any() else 0.0
+        return _Law(changes.context[own.rows], strengths, beside, lacking, own, told, share, sampling)
 
     def _departures(self, label: int, *, across: bool) -> Departures:
         changes = self.changes

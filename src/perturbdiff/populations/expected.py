@@ -101,13 +101,14 @@ class Expectation:
             there,
         )
 
-    def drawn(self, label: int, there: Surroundings, hidden: Hidden) -> Expression:
-        """The change [genes] of a label in one of the populations that there may be, by what is hidden of it."""
+    def drawn(self, label: int, there: Surroundings, hidden: Hidden, n_cells: int) -> Expression:
+        """The change [genes] of a label in one of the populations that there may be, of so many cells."""
         shift = np.zeros(self.changes.n_genes)
         for k, w in self._made_of(label, 0):
             expected = self._of_trained(k, there, elsewhere=False)
             kind = there.cell_type if there.own is None else self.changes.contexts[there.own][0]
-            shift += w * (expected + self.families.drawn(k, expected, hidden, cell_type=kind, own=there.own))
+            departure = self.families.drawn(k, expected, hidden, n_cells=n_cells, cell_type=kind, own=there.own)
+            shift += w * (expected + departure)
         return self._as_given(shift, there)
 
     def _made_of(self, label: int, novelty: int) -> list[tuple[int, float]]:

@@ -103,6 +103,7 @@ class Ahead:
         control: the control cells.
         rows: those of each condition, ascending.
         draws: of each condition.
+        n_cells: of each draw; None for as many as there are control cells.
         seed: of what is hidden.
     """
 
@@ -115,6 +116,7 @@ class Ahead:
         rows: Sequence[Rows],
         *,
         draws: int,
+        n_cells: int | None,
         seed: int,
     ) -> None:
         self._expectation, self._labels = expectation, labels
@@ -126,6 +128,7 @@ class Ahead:
                 around[key] = expectation.surroundings(key[0], expression.toarray(), totals)
         self._around = [around[key] for key in keys]
         self._batches = [batch for _, batch in contexts]
+        self._sizes = [n_cells or len(own) for own in rows]
         self._several, self._seed = draws > 1, seed
         self._hidden = lru_cache(DRAWS_HELD)(self._hidden_of)
 
@@ -136,7 +139,7 @@ class Ahead:
             label, there = int(self._labels[condition]), self._around[condition]
             if self._several:
                 hidden = self._hidden(repeat, self._batches[condition])
-                found[condition, repeat] = self._expectation.drawn(label, there, hidden)
+                found[condition, repeat] = self._expectation.drawn(label, there, hidden, self._sizes[condition])
             else:
                 found[condition, repeat] = self._expectation.of(label, there)
         return np.stack([found[one] for one in populations])

@@ -150,6 +150,7 @@ class Drawing:
                 control,
                 asked.used,
                 draws=asked.populations,
+                n_cells=asked.n_cells,
                 seed=asked.seed,
             )
         if checkpoint.recipe.control is None:  # trained without control cells: to it they express nothing
