@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from perturbdiff.cells.contexts import Changes, Context, Vector
 from perturbdiff.cells.counts import Curves, whole
-from perturbdiff.cells.families import Families, Hidden
 from perturbdiff.cells.order import Loaded, Runs, totals_of
 from perturbdiff.core.population import PopulationBatch
+from perturbdiff.populations.departures import Families, Hidden
 from perturbdiff.populations.epochs import Draw, Populations, Slab
 
 CELLS_OF_CURVES = 128

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from perturbdiff.cells.families import Hidden
 from perturbdiff.cells.memory import Cells
 from perturbdiff.checkpoint import Checkpoint
+from perturbdiff.populations.departures import Hidden
 from perturbdiff.recipes.settings import Guidance, Settings
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from perturbdiff.cells.contexts import Changes
-from perturbdiff.cells.families import FREEDOM, Families, Hidden, _between
+from perturbdiff.populations.departures import FREEDOM, Families, Hidden, _between
 
 N_GENES = 30
 RESPONSE = np.repeat([2.0, -1.0, 0.0], 10)
