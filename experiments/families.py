@@ -14,6 +14,7 @@ Beside them one population, the changes of training donors drawn at random (the 
 the other test donors. What is done stays in experiments/runs, and the same command goes on from there. Results:
 experiments/results/families.md and families.png."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import anndata as ad
@@ -21,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from scipy.stats import t as student
 
 from common import STILL, markdown, on_panel, parsed, record, spread
 from perturbdiff import Cells, PerturbDiff, evaluate, read_recipe, simulate
@@ -299,14 +301,14 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
     return wide[[metric for metric in METRICS if metric in wide]]
 
 
-def against(table: pd.DataFrame, method: str, other: str) -> str:
-    """How far a family's score is from another's, mean and 95 % interval over donors and seeds, in words."""
+def against(table: pd.DataFrame, method: str, other: str, units: Sequence[str] = ("seed", "assay_batch")) -> str:
+    """How far a family's score is from another's, mean and 95 % interval over units, in words."""
     own = table[(table["suite"] == FAMILIES) & (table["metric"] == "family_score")]
-    wide = own.pivot_table(index=["seed", "assay_batch"], columns="method", values="value")
+    wide = own.pivot_table(index=list(units), columns="method", values="value")
     if method not in wide or other not in wide:
         return ""
     apart = (wide[method] - wide[other]).dropna()
-    half = 1.96 * apart.std() / np.sqrt(len(apart))
+    half = float(student.ppf(0.975, len(apart) - 1)) * apart.std() / np.sqrt(len(apart))
     return f"{method} less {other}: {apart.mean():+.4f} ({apart.mean() - half:+.4f} to {apart.mean() + half:+.4f})"
 
 
@@ -360,12 +362,14 @@ def main() -> None:
         table = pd.concat([left_out(arguments.data, name, seed).assign(seed=seed) for seed in arguments.seeds])
         n = table.loc[table["suite"] == FAMILIES, "assay_batch"].replace("", np.nan).nunique()
         lines.append(f"## {name}, each of {n} left out, step 0\n\n{markdown(means(table))}\n")
-        lines.append(f"Score, over donors and seeds: {against(table, 'step 0', TRAINED)}.\n")
+        lines.append(f"Score, over the {n}: {against(table, 'step 0', TRAINED, ['assay_batch'])}.\n")
         own = table[(table["suite"] == FAMILIES) & table["metric"].isin(METRICS)]
         rows.append(own.groupby(["method", "metric", "seed"])["value"].mean().reset_index().assign(data=name))
         print("\n".join(lines[-2:]), flush=True)
     law = linear_gaussian()
-    lines.append(f"## A linear-Gaussian family: standard deviation of the level\n\n{markdown(law.round(3))}\n")
+    lines.append(
+        f"## A linear-Gaussian family: standard deviation of the level\n\n{markdown(law.round(3).set_index('steps'))}\n"
+    )
     record("families", "\n".join(lines), pd.concat(rows).dropna(subset=["value"]), arguments.out)
     drawing(pictures, arguments.out / "families.png")
 
