@@ -6,7 +6,7 @@ draws from a stream of its own, a function of (seed, repeat, condition, chunk), 
 have in common from another, of (seed, repeat, condition): the result does not depend on how chunks are batched.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import batched, count, groupby
@@ -60,6 +60,11 @@ class Chunk:
     condition: int
     repeat: int
     number: int
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """What tells it from all others."""
+        return self.condition, self.repeat, self.number
 
 
 @dataclass(frozen=True)
@@ -157,8 +162,7 @@ class Drawing:
             control = control._replace(expression=sp.csr_matrix(control.expression.shape, dtype=np.float32))
         self._control = control
         self._denoiser = build_guided(settings.sampling, checkpoint.denoiser(known).to(device))
-        m = settings.training.cells_per_population
-        self._per_batch = max(1, NUMBERS_AT_ONCE // (m * len(checkpoint.genes)))
+        self._per_batch = max(1, NUMBERS_AT_ONCE // (asked.m * len(checkpoint.genes)))
 
     def batches(self, chunks: Sequence[Chunk]) -> list[list[Chunk]]:
         """Minibatches of chunks of equal length, the longest first.
@@ -168,6 +172,11 @@ class Drawing:
         order = sorted(chunks, key=lambda chunk: -len(chunk.rows))
         alike = (list(own) for _, own in groupby(order, key=lambda chunk: len(chunk.rows)))
         return [list(some) for own in alike for some in batched(own, self._per_batch)]
+
+    def each(self, batches: Iterable[Sequence[Chunk]]) -> Iterator[tuple[Chunk, Made]]:
+        """The chunks of minibatches, one after the other, with their cells."""
+        for batch in batches:
+            yield from zip(batch, self.of(batch), strict=True)
 
     def of(self, batch: Sequence[Chunk]) -> list[Made]:
         """The cells of one minibatch: those of each chunk, log1p counts per 10^4."""

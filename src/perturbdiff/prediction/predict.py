@@ -18,7 +18,7 @@ from perturbdiff.labels.conditions import Conditions
 from perturbdiff.labels.members import grammar_of
 from perturbdiff.predicted import Predicted, as_file
 from perturbdiff.prediction.controls import Controls, check_whole_numbers, panel_of, totals_of
-from perturbdiff.prediction.drawing import Asked, Drawing, Made, Track
+from perturbdiff.prediction.drawing import Asked, Drawing, Track
 from perturbdiff.recipes.settings import Settings
 from perturbdiff.spelling import nearest
 
@@ -74,12 +74,8 @@ def predict(
         integers=integers,
     )
     chunks = start.asked.chunks
-    place = {id(chunk): i for i, chunk in enumerate(chunks)}
-    found: list[Made | None] = [None] * len(chunks)
-    for batch in track(start.drawing.batches(chunks)):
-        for chunk, made in zip(batch, start.drawing.of(batch), strict=True):
-            found[place[id(chunk)]] = made
-    parts = [made for made in found if made is not None]
+    found = {chunk.key: made for chunk, made in start.drawing.each(track(start.drawing.batches(chunks)))}
+    parts = [found[chunk.key] for chunk in chunks]
     totals = [made.totals for made in parts if made.totals is not None]
     sizes = [len(chunk.rows) for chunk in chunks]
     every = Predicted(

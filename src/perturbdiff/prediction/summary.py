@@ -132,12 +132,11 @@ def _drawn(start: Prepared, condition: int, batches: Iterable[list[Chunk]], weig
     own = _features(control.toarray(), weights)
     sums, squares = np.zeros((2, asked.populations, own.shape[1]))
     sizes = np.zeros(asked.populations)
-    for batch in batches:
-        for chunk, made in zip(batch, start.drawing.of(batch), strict=True):
-            values = _features(made.cells.toarray(), weights)
-            sums[chunk.repeat] += values.sum(axis=0)
-            squares[chunk.repeat] += np.square(values).sum(axis=0)
-            sizes[chunk.repeat] += len(values)
+    for chunk, made in start.drawing.each(batches):
+        values = _features(made.cells.toarray(), weights)
+        sums[chunk.repeat] += values.sum(axis=0)
+        squares[chunk.repeat] += np.square(values).sum(axis=0)
+        sizes[chunk.repeat] += len(values)
     means = sums / sizes[:, None]
     variance = np.maximum(squares / sizes[:, None] - np.square(means), 0.0)
     # the control cells that a population starts from are a sample as well
