@@ -155,8 +155,7 @@ def _curves(cells: Cells, key: Any, counts: Counts, totals: Totals) -> Curves:  
     held = _CURVES.get(cells)
     if held is not None and held[0] == key and np.array_equal(held[1], totals):
         return held[2]
-    rows = np.linspace(0, len(totals) - 1, min(CURVE_CELLS, len(totals))).round().astype(np.int64)
-    made = Curves.of(counts[rows], totals[rows])
+    made = Curves.of_some(counts, totals, CURVE_CELLS)
     _CURVES[cells] = key, totals, made
     return made
 

@@ -199,6 +199,12 @@ class Curves:
         knots = np.concatenate([_LOSSES, _GAINS])
         return cls(knots, means.astype(np.float32), slopes.astype(np.float32), shares)
 
+    @classmethod
+    def of_some(cls, counts: Counts, totals: Totals, most: int) -> "Curves":
+        """Of so many of the control cells, evenly taken, at most."""
+        rows = np.linspace(0, len(totals) - 1, min(most, len(totals))).round().astype(np.int64)
+        return cls.of(counts[rows], totals[rows])
+
     @property
     def unchanged(self) -> Vector:
         """The mean of x [genes]."""

@@ -198,8 +198,7 @@ class _Judging:
         if np.isnan(totals).any():
             return values, totals, None, None
         counts = whole(values, totals)
-        some = np.linspace(0, len(values) - 1, min(CURVE_CELLS, len(values))).round().astype(np.int64)
-        return values, totals, counts, Curves.of(counts[some], totals[some])
+        return values, totals, counts, Curves.of_some(counts, totals, CURVE_CELLS)
 
     def _change(self, condition: Condition) -> Vector:
         found: Vector = self.pairs.observed_cells(condition).mean - self.control(condition.context).mean
